@@ -1,0 +1,18 @@
+"""The words of the project as frozen values. Knows numpy and torch, nothing of ours."""
+
+from overread.domain.errors import BadInputError, NotFoundError, OverreadError
+from overread.domain.geometry import Grid
+from overread.domain.opinions import Opinions, OpinionSums
+from overread.domain.registry import Registry
+from overread.domain.uncertainty_map import UncertaintyMap
+
+__all__ = [
+    "BadInputError",
+    "Grid",
+    "NotFoundError",
+    "OpinionSums",
+    "Opinions",
+    "OverreadError",
+    "Registry",
+    "UncertaintyMap",
+]

@@ -1,0 +1,13 @@
+"""One family of errors; the server maps it to HTTP answers in one place."""
+
+
+class OverreadError(Exception):
+    """Something a user can read: it names the culprit, what it was, what was expected, the likely mistake."""
+
+
+class BadInputError(OverreadError):
+    """What was sent or configured cannot be used (HTTP 400)."""
+
+
+class NotFoundError(BadInputError):
+    """A model, case, map or file that was named does not exist (HTTP 404)."""

@@ -1,0 +1,119 @@
+"""An ensemble ready to speak: members, how to prepare a volume for them, and how to go back to its grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from overread.domain import Grid
+from overread.imaging.volumes import Volume
+
+Interpolation = Literal["linear", "nearest"]
+
+
+class Member(Protocol):
+    """One network, fold or augmentation: windows in, logits out."""
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        """`(batch, channel, *patch)` to logits `(batch, class, *patch)`; no activation applied."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A volume as the members want to see it, with the way back.
+
+    The way: permute the input's axes (`axes`), flip some (`flips`), cut out the box `crop`, resample the box to
+    the model's spacing, normalise. Going back runs it in reverse; outside `crop` there is background only.
+
+    Attributes:
+        voxels: `(channel, *model_space)` float32, resampled and normalised.
+        input_grid: the grid of the input, in its own axis order.
+        axes: model axis `a` runs along input axis `axes[a]`.
+        flips: whether model axis `a` runs against that input axis.
+        crop: box in the permuted, flipped input (before resampling), one `(start, stop)` an axis.
+        interpolation: per model axis, how logits return to the box's voxels; `nearest` across thick slices.
+    """
+
+    voxels: torch.Tensor
+    input_grid: Grid
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+    crop: tuple[tuple[int, int], ...]
+    interpolation: tuple[Interpolation, ...]
+
+
+@dataclass(frozen=True)
+class DoubtBands:
+    """Thresholds that turn an uncertainty map into bands, and what they were worth on validation cases.
+
+    Attributes:
+        measure: the uncertainty map that is cut.
+        high: doubt at or above this is `doubt: high`, in the measure's unit.
+        moderate: doubt at or above this (and below `high`) is `doubt: moderate`.
+        high_error_share: share of wrong voxels found inside `high` on validation cases.
+        high_voxel_share: share of all voxels that `high` covers there.
+        moderate_error_share: share of wrong voxels inside `high` or `moderate`.
+        moderate_voxel_share: share of all voxels in `high` or `moderate`.
+        cases: number of validation cases this was measured on.
+    """
+
+    measure: str
+    high: float
+    moderate: float
+    high_error_share: float
+    high_voxel_share: float
+    moderate_error_share: float
+    moderate_voxel_share: float
+    cases: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What validation cases say about the ensemble's probabilities.
+
+    Attributes:
+        temperature: every member's logits are divided by this before the softmax; 1 changes nothing.
+        ece_before, ece_after: expected calibration error at temperature 1 and at `temperature`.
+        bands: doubt bands, one per measure that can be shown.
+    """
+
+    temperature: float = 1.0
+    ece_before: float | None = None
+    ece_after: float | None = None
+    bands: dict[str, DoubtBands] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Members that share one way of seeing a volume.
+
+    Attributes:
+        name: the recipe's name.
+        classes: names in channel order; the first is the background.
+        channels: names of the image channels.
+        members: the networks, evaluated one after the other on each window.
+        patch: window size in model voxels, as many axes as the model has.
+        prepare: from a volume to what the members see.
+        step: distance of neighbouring windows as a share of the patch (nnU-Net uses 0.5).
+        calibration: temperature and bands.
+        identity: sha256 (hexadecimal) over weights and plan; the champion's hash.
+        folder: where it was loaded from.
+        metadata: anything else the kind wants to tell `/info/`; plain JSON.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: tuple[str, ...]
+    members: Sequence[Member]
+    patch: tuple[int, ...]
+    prepare: Callable[[Volume], Prepared]
+    step: float = 0.5
+    calibration: Calibration = field(default_factory=Calibration)
+    identity: str = ""
+    folder: Path | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)

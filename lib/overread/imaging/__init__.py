@@ -1,0 +1,1 @@
+"""Volumes, images and data folders: read, check, resample, cut into windows, put together again."""

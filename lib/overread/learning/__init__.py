@@ -1,0 +1,1 @@
+"""Champions: which weights are in service, and how others take their place."""

@@ -1,0 +1,1 @@
+"""Against raters: overlap, calibration, and whether doubt finds the errors."""

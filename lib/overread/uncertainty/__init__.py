@@ -1,0 +1,1 @@
+"""How unsure: measures (opinions to map), aggregations (map to score), calibration. Pure functions."""
