@@ -140,7 +140,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
             f"{path} is {len(shape)}-D {tuple(image.shape)}, expected 3-D; is it a time series?"
         )
     array = np.asanyarray(image.dataobj).reshape(shape + (1,) * (3 - len(shape)))
-    return array, Grid(array.shape, image.affine)
+    return array, Grid(array.shape, np.asarray(image.affine))
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, Grid]:
