@@ -52,9 +52,9 @@ def draw_phantoms(folder: Path, picture: Path, cases: int = 3) -> None:
                 _outline(panel, labels[:, :, level].T == LESION, "#ffb703")
     picture.parent.mkdir(parents=True, exist_ok=True)
     canvas.draw()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(128).save(
-        picture, optimize=True
-    )
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(
+        200, Image.Quantize.MAXCOVERAGE
+    ).save(picture, optimize=True)
 
 
 def _outline(panel, mask: np.ndarray, colour: str) -> None:
