@@ -23,7 +23,9 @@ FOLDS = 5
 
 def main() -> None:
     """Command line entry."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--raw", type=Path, required=True, help="training data in nnU-Net raw layout")
     parser.add_argument("--work", type=Path, required=True, help="where nnU-Net keeps its three folders")
     parser.add_argument("--minutes", type=float, required=True, help="training minutes, all folds together")
@@ -61,7 +63,9 @@ def train_nnunet(raw: Path, work: Path, minutes: float, threads: int | None = No
     results = folders["nnUNet_results"] / dataset / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     for fold in range(FOLDS):
         if not (results / f"fold_{fold}" / "checkpoint_final.pth").exists():
-            _train_fold(plans_file, folders["nnUNet_raw"] / dataset / "dataset.json", fold, 60 * minutes / FOLDS)
+            _train_fold(
+                plans_file, folders["nnUNet_raw"] / dataset / "dataset.json", fold, 60 * minutes / FOLDS
+            )
     return results
 
 
