@@ -42,7 +42,7 @@ def train_nnunet(raw: Path, work: Path, minutes: float, threads: int | None = No
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(folder)
     # Augmentation in the training process: the time that it costs counts.
-    os.environ["nnUNet_n_proc_DA"] = "0"
+    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112
     if not (folders["nnUNet_raw"] / dataset).exists():
         shutil.copytree(raw, folders["nnUNet_raw"] / dataset)
 
