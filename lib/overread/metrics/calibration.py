@@ -61,7 +61,9 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -
         raise BadInputError(f"calibration needs at least 1 bin, got {bins}")
     p = confidence.astype(np.float64).ravel()
     if not ((p >= -CONFIDENCE_TOLERANCE) & (p <= 1 + CONFIDENCE_TOLERANCE)).all():
-        raise BadInputError(f"confidences lie in {p.min():.3g}..{p.max():.3g}, expected 0..1; are these logits?")
+        raise BadInputError(
+            f"confidences lie in {p.min():.3g}..{p.max():.3g}, expected 0..1; are these logits?"
+        )
     p = p.clip(0, 1)
     upper_edges = np.arange(1, bins + 1) / bins
     which = np.searchsorted(upper_edges, p, side="left").clip(max=bins - 1)

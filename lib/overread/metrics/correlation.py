@@ -72,7 +72,9 @@ def bootstrap_interval(
     rows = np.asarray(values)
     owner = np.arange(len(rows)) if groups is None else np.asarray(groups)
     if len(rows) == 0 or owner.shape != (len(rows),):
-        raise BadInputError(f"a bootstrap needs rows and one group for each, got {len(rows)} and {owner.shape}")
+        raise BadInputError(
+            f"a bootstrap needs rows and one group for each, got {len(rows)} and {owner.shape}"
+        )
     if not 0 < level < 1 or resamples < 1:
         raise BadInputError(f"a bootstrap needs a level in (0, 1) and resamples, got {level} and {resamples}")
     names, which = np.unique(owner, return_inverse=True)

@@ -105,6 +105,4 @@ def _check_pair(predicted: np.ndarray, reference: np.ndarray, classes: int) -> N
         if not np.issubdtype(labels.dtype, np.integer):
             raise BadInputError(f"the {name} must hold class numbers, got {labels.dtype}")
         if labels.size and (labels.min() < 0 or labels.max() >= classes):
-            raise BadInputError(
-                f"the {name} holds {labels.min()}..{labels.max()}, expected 0..{classes - 1}"
-            )
+            raise BadInputError(f"the {name} holds {labels.min()}..{labels.max()}, expected 0..{classes - 1}")
