@@ -215,13 +215,8 @@ class _Member:
             self.network = build_network(plan, for_training=True).to(device)
         self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self.loss = SupervisedLoss()
-        self.optimiser = torch.optim.SGD(
-            self.network.parameters(),
-            LEARNING_RATE,
-            momentum=MOMENTUM,
-            weight_decay=WEIGHT_DECAY,
-            nesterov=True,
-        )
+        self.optimiser = _optimiser(self.network, device)
+        self.full_rate: float = self.optimiser.param_groups[0]["lr"]
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self.iteration, self.spent_s = 0, 0.0
         self.curve: list[list[float]] = [[0.0, 0] for _ in range(CURVE_POINTS)]
