@@ -47,7 +47,9 @@ def axes_towards(affine: np.ndarray, codes: str) -> tuple[tuple[int, ...], tuple
     letters = codes.upper()
     pairs = ("LR", "PA", "IS")
     if len(letters) != 3 or any(sum(letter in pair for letter in letters) != 1 for pair in pairs):
-        raise BadInputError(f"orientation {codes!r} is not three letters such as RAS: one each of L/R, P/A, I/S")
+        raise BadInputError(
+            f"orientation {codes!r} is not three letters such as RAS: one each of L/R, P/A, I/S"
+        )
     # Row i of the transform: input axis i goes to which axis, in which direction.
     transform = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(letters)))
     axes = tuple(int(axis) for axis in np.argsort(transform[:, 0]))

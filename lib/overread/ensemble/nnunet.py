@@ -14,7 +14,6 @@ import json
 import pickle
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +142,9 @@ def load(folder: Path, description: dict[str, Any], device: torch.device) -> Ens
 class _Model:
     """What dataset.json, plans.json, the configuration and the trainer say about a trained model."""
 
-    def __init__(self, dataset: dict[str, Any], plans: dict[str, Any], configuration: str, trainer: str) -> None:
+    def __init__(
+        self, dataset: dict[str, Any], plans: dict[str, Any], configuration: str, trainer: str
+    ) -> None:
         from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
         self.dataset, self.trainer, self.configuration_name = dataset, trainer, configuration
@@ -155,7 +156,7 @@ class _Model:
             )
         settings = dict(self.plans_manager.get_configuration(configuration).configuration)
         # The mask of non-zero voxels is needed for normalisation only: nobody looks at it after resampling.
-        settings["resampling_fn_seg"] = "no_resampling_data_or_seg_to_shape"
+        settings["resampling_fn_seg"] = "no_resampling_hack"
         settings["resampling_fn_seg_kwargs"] = {}
         self.configuration = ConfigurationManager(settings)
         channels = dataset.get("channel_names", dataset.get("modality", {}))
@@ -197,7 +198,9 @@ class _Model:
         try:
             network.load_state_dict(weights, assign=True)
         except RuntimeError as error:
-            raise BadInputError(f"the weights do not fit the network that {self.trainer} builds: {error}") from error
+            raise BadInputError(
+                f"the weights do not fit the network that {self.trainer} builds: {error}"
+            ) from error
         network.eval().requires_grad_(False)
         return _Slicewise(network) if self.is_slicewise else network
 
@@ -222,8 +225,8 @@ class _Model:
             trainer = recursive_find_trainer_class_by_name(self.trainer)
         except RuntimeError as error:
             raise BadInputError(
-                f"trainer {self.trainer} is not part of the installed nnunetv2; "
-                "set nnUNet_extTrainer to the folder that holds it"
+                f"trainer {self.trainer} cannot be had from the installed nnunetv2; if it is somebody's own, "
+                f"set nnUNet_extTrainer to the folder that holds it ({_last_line(error)})"
             ) from error
         return trainer.build_network_architecture(
             self.plans_manager, self.configuration, len(self.channels), len(self.classes), False
@@ -301,7 +304,10 @@ def _way_back(
     if function == "resample_data_or_seg_to_shape":
         within = {0: "nearest", 1: "linear"}.get(options.get("order", 3))
         across = {0: "nearest", 1: "linear"}.get(options.get("order_z", 0))
-        force, modes = options.get("force_separate_z", False), (options.get("order", 3), options.get("order_z", 0))
+        force, modes = (
+            options.get("force_separate_z", False),
+            (options.get("order", 3), options.get("order_z", 0)),
+        )
     elif function == "resample_torch_fornnunet":
         known = {"linear": "linear", "nearest": "nearest", "nearest-exact": "nearest"}
         modes = (options.get("mode", "linear"), options.get("aniso_axis_mode", "nearest-exact"))
@@ -314,10 +320,13 @@ def _way_back(
             f"the plans return probabilities to the image with {function} {list(modes)}; "
             "known are linear and nearest interpolation of nnU-Net's own resampling functions"
         )
-    threshold = {
-        key: options[key] for key in ("separate_z_anisotropy_threshold",) if key in options
-    }
-    is_separate, thick = determine_do_sep_z_and_axis(force, model_spacing, box_spacing, **threshold)
+    threshold = {key: options[key] for key in ("separate_z_anisotropy_threshold",) if key in options}
+    is_separate, thick = determine_do_sep_z_and_axis(
+        force,  # type: ignore[arg-type]  # None means: decide by the spacing
+        model_spacing,
+        box_spacing,
+        **threshold,
+    )
     return tuple(across if is_separate and axis == thick else within for axis in range(3))  # type: ignore[return-value]
 
 
@@ -349,7 +358,9 @@ def _model_folder(folder: Path) -> Path:
 
 def _fold_checkpoints(folder: Path, folds: Sequence[int | str] | str, checkpoint: str) -> dict[str, Path]:
     """Checkpoint file by fold name, in fold order."""
-    found = {path.parent.name.removeprefix("fold_"): path for path in sorted(folder.glob(f"fold_*/{checkpoint}"))}
+    found = {
+        path.parent.name.removeprefix("fold_"): path for path in sorted(folder.glob(f"fold_*/{checkpoint}"))
+    }
     if not found:
         others = sorted({path.name for path in folder.glob("fold_*/*.pth")})
         hint = f"; there is {', '.join(others)}" if others else ""
@@ -381,8 +392,13 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         _ = content["network_weights"], content["trainer_name"], content["init_args"]["configuration"]
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
         raise BadInputError(
-            f"{path} is not an nnU-Net v2 checkpoint, is damaged, or holds more than weights: {reason.strip()}"
+            f"{path} is not an nnU-Net v2 checkpoint, is damaged, or holds more than weights: {_last_line(error)}"
         ) from error
     return content
+
+
+def _last_line(error: Exception) -> str:
+    return next(
+        (line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__
+    )

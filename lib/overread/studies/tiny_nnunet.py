@@ -50,7 +50,9 @@ def make_case(
     grid = Grid(shape, np.diag([*spacing_mm, 1.0]) if affine is None else affine)
     extent_mm = np.array(shape) * grid.spacing_mm
     centres = [extent_mm * share for share in ((0.38, 0.5, 0.45), (0.66, 0.5, 0.6))]
-    position_mm = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), axis=-1) * grid.spacing_mm
+    position_mm = (
+        np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), axis=-1) * grid.spacing_mm
+    )
     labels = np.zeros(shape, np.uint8)
     image = generator.normal(100, 12, shape)
     for label, (centre, brightness) in enumerate(zip(centres, (60, -45), strict=True), start=1):
@@ -88,16 +90,27 @@ def train_tiny_nnunet(
     dataset_json = _write_raw(folder, cases, reader)
     with _quiet(), _environment(folder):
         # Imported here: nnunetv2 reads some of the environment while it is being imported.
-        from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-        from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
-        from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+        from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (
+            DatasetFingerprintExtractor,
+        )
+        from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+            ExperimentPlanner,
+        )
+        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
         from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-        extract_fingerprint_dataset(901, DatasetFingerprintExtractor, num_processes=1)
+        raw, preprocessed = folder / "raw" / DATASET, folder / "preprocessed" / DATASET
+        files = [
+            ([str(image)], str(raw / "labelsTr" / image.name.replace("_0000", "")))
+            for image in sorted((raw / "imagesTr").iterdir())
+        ]
+        # nnunetv2's own run() starts processes and draws 100 million voxels: too slow for six small volumes.
+        reader = determine_reader_writer_from_dataset_json(dataset_json, files[0][0][0])
+        seen = [DatasetFingerprintExtractor.analyze_case(*pair, reader, num_samples=1000) for pair in files]
+        _write_fingerprint(preprocessed, seen)
         ExperimentPlanner(901).plan_experiment()
-        preprocessed = folder / "preprocessed" / DATASET
         plans_file = preprocessed / "nnUNetPlans.json"
         plans = json.loads(plans_file.read_text())
         _shrink(plans["configurations"][configuration], NETWORKS[dimensions])
@@ -107,17 +120,16 @@ def train_tiny_nnunet(
         shrunk = manager.get_configuration(configuration)
         target = preprocessed / shrunk.data_identifier
         target.mkdir()
-        raw = folder / "raw" / DATASET
-        for image in sorted((raw / "imagesTr").iterdir()):
-            case = image.name.removesuffix("_0000.nii.gz")
-            DefaultPreprocessor(verbose=False).run_case_save(
-                str(target / case), [str(image)], str(raw / "labelsTr" / f"{case}.nii.gz"), manager, shrunk, dataset_json
-            )
+        for images, label in files:
+            preprocessor = DefaultPreprocessor(verbose=False)
+            identifier = Path(label).name.removesuffix(".nii.gz")
+            preprocessor.run_case_save(str(target / identifier), images, label, manager, shrunk, dataset_json)
         # Batches are made in this process; the planner, above, cannot take this value.
-        os.environ["nnUNet_n_proc_DA"] = "0"
+        os.environ.update({"nnUNet_n_proc_DA": "0"})
         for fold in range(folds):
             torch.manual_seed(fold)
-            np.random.seed(fold)  # noqa: NPY002  nnU-Net draws its patches from the global generator
+            # nnU-Net draws its patches from the global generator.
+            np.random.seed(fold)
             plans = {**json.loads(plans_file.read_text()), "continue_training": False}
             trainer = nnUNetTrainer(plans, configuration, fold, dataset_json, device=torch.device("cpu"))
             trainer.num_epochs = 1
@@ -145,6 +157,30 @@ def _write_raw(folder: Path, cases: int, reader: str | None) -> dict[str, Any]:
         dataset_json["overwrite_image_reader_writer"] = reader
     (raw / "dataset.json").write_text(json.dumps(dataset_json))
     return dataset_json
+
+
+def _write_fingerprint(preprocessed: Path, cases: list[tuple[Any, ...]]) -> None:
+    """What nnU-Net's planner reads about the data set, from `analyze_case` of every case."""
+    shapes, spacings, intensities, _, kept = zip(*cases, strict=True)
+    voxels = np.concatenate([channels[0] for channels in intensities])
+    low, median, high = (float(value) for value in np.percentile(voxels, (0.5, 50, 99.5)))
+    properties = {
+        "mean": float(voxels.mean()),
+        "std": float(voxels.std()),
+        "min": float(voxels.min()),
+        "max": float(voxels.max()),
+        "median": median,
+        "percentile_00_5": low,
+        "percentile_99_5": high,
+    }
+    fingerprint = {
+        "shapes_after_crop": [[int(n) for n in shape] for shape in shapes],
+        "spacings": [[float(n) for n in spacing] for spacing in spacings],
+        "foreground_intensity_properties_per_channel": {"0": properties},
+        "median_relative_size_after_cropping": float(np.median(kept)),
+    }
+    preprocessed.mkdir(parents=True)
+    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
 
 
 def _shrink(configuration: dict[str, Any], network: dict[str, Any]) -> None:
