@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class EnsembleTask(InferTask):
             "measure": _first(self.default_measure, tuple(MEASURES)),
             "members": _first(
                 str(first_members or ALL_MEMBERS),
-                (ALL_MEMBERS, *(str(n) for n in range(1, self.member_count() + 1))),
+                (ALL_MEMBERS, *(str(n) for n in range(1, self.models.member_count(self.recipe.name) + 1))),
             ),
         }
 
@@ -88,12 +89,6 @@ class EnsembleTask(InferTask):
     def default_measure(self) -> str:
         """The uncertainty map that is shown unless the reader picks another."""
         return self.models.settings.measure or self.recipe.measure
-
-    def member_count(self) -> int:
-        """How many members the champion has."""
-        description = self.models.description(self.recipe.name)
-        plan = description.get("plan", {})
-        return len(description["members"]) or len(plan.get("offsets", [])) or 1
 
     def label_values(self) -> dict[str, int]:
         """Label names to voxel values of an ordinary answer."""
@@ -135,9 +130,9 @@ class EnsembleTask(InferTask):
             The label map's file, which the caller deletes, and plain JSON.
         """
         started = time.perf_counter()
+        ensemble = self.models.ensemble(self.recipe.name)
         options = self.options(request)
         path = Path(request["image"])
-        ensemble = self.models.ensemble(self.recipe.name)
         with called(path, request.get("image_name") or path.name):
             volume = read_volume([path])
         read_at = time.perf_counter()
@@ -192,7 +187,7 @@ class EnsembleTask(InferTask):
         }
 
     def _written(self, values: np.ndarray, grid: Any, options: Options) -> Path:
-        file = Path(tempfile.mkdtemp(prefix="answer-")) / f"answer-{time.time_ns()}{options.suffix}"
+        file = Path(tempfile.gettempdir()) / f"answer-{uuid.uuid4().hex}{options.suffix}"
         if options.suffix == ".nrrd":
             write_nrrd(file, values, grid, compress=options.compress)
         else:

@@ -75,6 +75,14 @@ class ServedModels:
                 self._loaded[recipe] = (folder, load_ensemble(folder, self.device))
             return self._loaded[recipe][1]
 
+    def member_count(self, recipe: str) -> int:
+        """How many members the champion has; its number of files until it is loaded."""
+        folder = self.current(recipe)
+        loaded = self._loaded.get(recipe)
+        if loaded is not None and loaded[0] == folder:
+            return len(loaded[1].members)
+        return max(1, len(self.description(recipe)["members"]))
+
     def with_classes(self, names: set[str]) -> list[str]:
         """Models that know all these class names."""
         return [recipe for recipe in self.names() if names <= set(self.classes(recipe))]
