@@ -148,7 +148,8 @@ class _MemberWindows:
         device: torch.device,
     ) -> None:
         self.members, self.patch, self.step, self.cascade = members, patch, step, cascade
-        self.precision, self.device = precision, device
+        self.precision: Precision = precision
+        self.device = device
         self.evaluations = 0
         self.spared = 0
 
@@ -180,7 +181,8 @@ class _MemberWindows:
             )
             done = upto
             if done < box[along]:
-                keep_from = int(paths[along].low[done])
+                # The next output may lie beyond what has come so far (when there are fewer outputs than inputs).
+                keep_from = min(int(paths[along].low[done]), received)
                 ready = ready.narrow(2 + along, keep_from - first, received - keep_from).clone()
                 first = keep_from
 
