@@ -6,23 +6,20 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
-from monailabel.interfaces.datastore import DefaultLabelTag
 
 from overread.domain import BadInputError, NotFoundError
 from overread.imaging.headers import read_header
 from overread.imaging.volumes import READABLE_SUFFIXES, read_array, read_volume, write_nifti
 from overread.server.inference import called
-from overread.server.labels import AcceptedLabel, accept, names_in_order, read_submission
+from overread.server.labels import NOT_CLASSES, AcceptedLabel, accept, names_in_order, read_submission
 from overread.server.maps import MapStore
 from overread.server.models import ServedModels
 from overread.server.names import checked_name
@@ -59,6 +56,15 @@ class StudyStore(LocalDatastore):
             raise NotFoundError(f"no image is called {image_id!r} in the studies folder")
         return Path(path)
 
+    def known_label(self, label_id: str, label_tag: str) -> Path:
+        """File of a label. Raises BadInputError for names that cannot be, NotFoundError where it is not."""
+        checked_name(label_id, "label id")
+        checked_name(label_tag, "tag")
+        path = self.get_label_uri(label_id, label_tag)
+        if not path or not Path(path).is_file():
+            raise NotFoundError(f"image {label_id!r} has no label with tag {label_tag!r}")
+        return Path(path)
+
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is known of an image, finite numbers only. Raises NotFoundError for an unknown one."""
         self.known_image(image_id)
@@ -66,7 +72,7 @@ class StudyStore(LocalDatastore):
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is known of a label. Raises NotFoundError for an unknown one."""
-        self._known_label(label_id, label_tag)
+        self.known_label(label_id, label_tag)
         return finite(super().get_label_info(label_id, label_tag))
 
     def list_images(self) -> list[str]:
@@ -74,7 +80,9 @@ class StudyStore(LocalDatastore):
         with self._change:
             return super().list_images()
 
-    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+    def get_unlabeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
         """Ids of the images without a final label."""
         with self._change:
             return super().get_unlabeled_images(label_tag, labels)
@@ -101,7 +109,9 @@ class StudyStore(LocalDatastore):
         image_id = checked_name(image_id or source.name, "image id")
         suffix = volume_suffix(source.name)
         if f"*{suffix}" not in self._extensions:
-            raise BadInputError(f"images of kind {suffix} are not listed here; {', '.join(self._extensions)} are")
+            raise BadInputError(
+                f"images of kind {suffix} are not listed here; {', '.join(self._extensions)} are"
+            )
         image_id = image_id.removesuffix(suffix)
         check_volume(source, image_id, self._models.settings.max_upload_bytes)
         target = Path(self._datastore.image_path()) / self._filename(image_id, suffix)
@@ -113,7 +123,9 @@ class StudyStore(LocalDatastore):
             self._update_datastore_file()
         return image_id
 
-    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+    ) -> str:
         """Take a label in; see `overread.server.labels` for what becomes of its values.
 
         Raises:
@@ -156,7 +168,7 @@ class StudyStore(LocalDatastore):
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label. Raises NotFoundError for an unknown one."""
-        self._known_label(label_id, label_tag)
+        self.known_label(label_id, label_tag)
         with self._change:
             super().remove_label(label_id, label_tag)
             self.refresh()
@@ -169,7 +181,7 @@ class StudyStore(LocalDatastore):
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Add to what is known of a label. Raises NotFoundError for an unknown one."""
-        self._known_label(label_id, label_tag)
+        self.known_label(label_id, label_tag)
         with self._change:
             super().update_label_info(label_id, label_tag, finite(as_dict(info, "info")))
 
@@ -193,12 +205,6 @@ class StudyStore(LocalDatastore):
             temporary.replace(index)
             self._config_ts = os.stat(index).st_mtime  # noqa: PTH116
 
-    def _known_label(self, label_id: str, label_tag: str) -> None:
-        checked_name(label_id, "label id")
-        checked_name(label_tag, "tag")
-        if not self.get_label_uri(label_id, label_tag):
-            raise NotFoundError(f"image {label_id!r} has no label with tag {label_tag!r}")
-
     def _recipe_of(self, names: list[str] | None, model: Any) -> str | None:
         """The model whose classes a label speaks of: the one it names, else the only one that knows the names."""
         served = self._models.names()
@@ -207,11 +213,13 @@ class StudyStore(LocalDatastore):
                 return model
             raise NotFoundError(f"no model is called {model!r}; there are {', '.join(served) or 'none'}")
         if names is not None and len(served) > 1:
-            wanted = {name for name in names if name not in label_overlays()}
+            wanted = set(names) - NOT_CLASSES
             served = self._models.with_classes(wanted) or served
         return served[0] if served else None
 
-    def _provenance(self, accepted: AcceptedLabel, names: list[str] | None, recipe: str | None) -> dict[str, Any]:
+    def _provenance(
+        self, accepted: AcceptedLabel, names: list[str] | None, recipe: str | None
+    ) -> dict[str, Any]:
         return {
             "label_info": [{"name": name, "idx": index} for name, index in accepted.names.items()],
             "label_names": accepted.names,
@@ -240,7 +248,9 @@ def volume_suffix(name: str) -> str:
     for suffix in sorted(READABLE_SUFFIXES, key=len, reverse=True):
         if lower.endswith(suffix):
             return suffix
-    raise BadInputError(f"file {Path(name).name!r} is of no kind that is read here: {', '.join(READABLE_SUFFIXES)}")
+    raise BadInputError(
+        f"file {Path(name).name!r} is of no kind that is read here: {', '.join(READABLE_SUFFIXES)}"
+    )
 
 
 def check_volume(path: Path, name: str, most_bytes: int) -> None:
@@ -249,7 +259,7 @@ def check_volume(path: Path, name: str, most_bytes: int) -> None:
         announced = read_header(path).voxels * BYTES_A_VOXEL
         if announced > most_bytes:
             raise BadInputError(
-                f"image {name} announces {announced / 1e9:.3g} GB of voxels; at most {most_bytes / 1e9:.3g} GB are taken"
+                f"image {name} announces {announced / 1e9:.3g} GB of voxels, at most {most_bytes / 1e9:.3g} are taken"
             )
         read_volume([path])
 
@@ -264,7 +274,7 @@ def as_dict(value: Any, what: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadInputError(f"{what} is a JSON {type(value).__name__}, expected an object like {{\"key\": 1}}")
+        raise BadInputError(f'{what} is a JSON {type(value).__name__}, expected an object like {{"key": 1}}')
     return value
 
 
@@ -275,11 +285,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def label_overlays() -> set[str]:
-    """Names in `label_info` that are no classes."""
-    from overread.server.doubt import DOUBT_NAMES
-    from overread.server.labels import BACKGROUND
-
-    return {*DOUBT_NAMES, BACKGROUND}

@@ -98,8 +98,6 @@ def band_facts(measure: str, bands: DoubtBands | None) -> dict[str, Any]:
     if bands is not None:
         facts["thresholds"] = {"high": bands.high, "moderate": bands.moderate}
         facts["validation"] = {
-            key: value
-            for key, value in asdict(bands).items()
-            if key.endswith("_share") or key == "cases"
+            key: value for key, value in asdict(bands).items() if key.endswith("_share") or key == "cases"
         }
     return facts

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.interfaces.tasks.infer_v2 import InferTask
 
 from overread.domain import BadInputError, OverreadError
 from overread.ensemble.ensemble import Ensemble
@@ -21,7 +21,7 @@ from overread.ensemble.prediction import predict
 from overread.imaging.volumes import read_volume, write_nifti, write_nrrd
 from overread.learning.champions import HASH_LENGTH
 from overread.recipes import recipe_named
-from overread.server.doubt import DOUBT_MODES, BANDS_OFF, DoubtMode, band_facts, draw, label_values
+from overread.server.doubt import BANDS_OFF, DOUBT_MODES, DoubtMode, band_facts, draw, label_values
 from overread.server.maps import MapKey, MapStore
 from overread.server.models import ServedModels
 from overread.uncertainty.calibration import band_map
@@ -53,7 +53,7 @@ class EnsembleTask(InferTask):
 
     def __init__(self, recipe: str, models: ServedModels, maps: MapStore) -> None:
         self.recipe, self.models, self.maps = recipe_named(recipe), models, maps
-        super().__init__(InferType.SEGMENTATION, None, 3, self.recipe.description)
+        super().__init__("segmentation", None, 3, self.recipe.description)
 
     def is_valid(self) -> bool:
         """Whether the model can be asked now."""
@@ -64,7 +64,7 @@ class EnsembleTask(InferTask):
         description = self.models.description(self.recipe.name)
         measure = self.default_measure
         return {
-            "type": InferType.SEGMENTATION.value,
+            "type": "segmentation",
             "labels": self.label_values(),
             "dimension": 3,
             "description": self.recipe.description,
@@ -150,14 +150,16 @@ class EnsembleTask(InferTask):
         predicted_at = time.perf_counter()
         thresholds = ensemble.calibration.bands.get(options.measure)
         values = prediction.maps[options.measure].values
-        bands = None if thresholds is None else band_map(values, thresholds).cpu().numpy().astype(np.uint8)
+        bands = None if thresholds is None else band_map(values, thresholds)
         drawing = draw(prediction.labels, bands, ensemble.classes, options.doubt, self.lists_bands())
         file = self._written(drawing.values, volume.grid, options)
         facts = self._facts(ensemble, options, bands)
-        if request.get("image_id") and self.models.settings.keep_maps:
+        if request.get("image_id"):
             key = MapKey(self.recipe.name, ensemble.identity[:HASH_LENGTH], request["image_id"])
-            self.maps.keep(key, prediction, ensemble.classes)
-            shown: DoubtMode = BANDS_OFF if bands is None and options.doubt == DOUBT_MODES[0] else options.doubt
+            self.maps.keep(key, prediction, ensemble.classes, floats=self.models.settings.keep_maps)
+            shown: DoubtMode = (
+                BANDS_OFF if bands is None and options.doubt == DOUBT_MODES[0] else options.doubt
+            )
             self.maps.record_shown(key, str(request.get("client_id") or ""), shown)
         finished = time.perf_counter()
         logger.info("%s answered in %.1f s", self.recipe.name, finished - started)

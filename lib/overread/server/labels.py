@@ -26,6 +26,7 @@ from overread.server.doubt import DOUBT_NAMES
 from overread.server.maps import Proposal
 
 BACKGROUND = "background"
+NOT_CLASSES = frozenset({*DOUBT_NAMES, BACKGROUND})
 LARGEST_CLASS_INDEX = 255
 
 
@@ -68,7 +69,9 @@ def read_submission(path: Path, grid: Grid) -> np.ndarray:
     """
     shape = read_header(path).shape
     if _with_depth(shape) != _with_depth(grid.shape):
-        raise BadInputError(f"the label lies on another grid than the image: shape {shape} instead of {grid.shape}")
+        raise BadInputError(
+            f"the label lies on another grid than the image: shape {shape} instead of {grid.shape}"
+        )
     labels, label_grid = read_labelmap(path)
     # A picture carries no position that viewers agree on; its shape was compared above.
     if len(grid.shape) == 3 and (difference := label_grid.difference_from(grid)):
@@ -101,14 +104,16 @@ def accept(
     if names is None:
         limit = LARGEST_CLASS_INDEX if classes is None else len(classes) - 1
         if highest > limit:
-            raise BadInputError(f"the label holds value {highest}, expected 0..{limit} (no label_info was sent)")
+            raise BadInputError(
+                f"the label holds value {highest}, expected 0..{limit} (no label_info was sent)"
+            )
         known = {} if classes is None else {name: i for i, name in enumerate(classes) if i > 0}
         return AcceptedLabel(labels.astype(np.uint8), known, 0)
     if highest > len(names):
         raise BadInputError(
             f"the label holds value {highest}, but label_info has {len(names)} entries ({', '.join(names)})"
         )
-    wanted = [name for name in names if name not in DOUBT_NAMES and name != BACKGROUND]
+    wanted = [name for name in names if name not in NOT_CLASSES]
     if classes is None:
         indices = {name: index for index, name in enumerate(dict.fromkeys(wanted), start=1)}
     else:

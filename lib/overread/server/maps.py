@@ -73,12 +73,16 @@ class MapStore:
         self._pending: dict[MapKey, Future[None]] = {}
         self._shown = threading.Lock()
 
-    def keep(self, key: MapKey, prediction: Prediction, classes: tuple[str, ...]) -> Future[None]:
-        """Write an inference's maps in the background."""
+    def keep(
+        self, key: MapKey, prediction: Prediction, classes: tuple[str, ...], floats: bool = True
+    ) -> Future[None]:
+        """Write an inference's proposal, and with `floats` its maps and probabilities, in the background."""
 
         def write() -> None:
             folder = self._folder(key)
             write_nifti(folder / f"{PROPOSAL}{SUFFIX}", prediction.labels, prediction.grid)
+            if not floats:
+                return
             for name, field in prediction.maps.items():
                 write_nifti(folder / _file_name(name), field.values.float().cpu().numpy(), prediction.grid)
             for name, probability in zip(classes, prediction.probabilities, strict=True):
@@ -140,10 +144,6 @@ class MapStore:
                 return Proposal(labels, grid, classes_hold_doubt=mode == BANDS_INSIDE)
         return None
 
-    def close(self) -> None:
-        """Finish what is being written."""
-        self._writer.shutdown(wait=True)
-
     def _in_background(self, key: MapKey, write: Callable[[], None]) -> Future[None]:
         self._room.acquire()
 
@@ -151,7 +151,9 @@ class MapStore:
             started = time.perf_counter()
             try:
                 write()
-                logger.info("Kept maps of %s (%s) in %.1f s", key.case, key.recipe, time.perf_counter() - started)
+                logger.info(
+                    "Kept maps of %s (%s) in %.1f s", key.case, key.recipe, time.perf_counter() - started
+                )
             except OSError:
                 # The answer is with the reader already; a full disk must not take the server down.
                 logger.exception("Maps of %s (%s) could not be kept", key.case, key.recipe)

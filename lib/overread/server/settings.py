@@ -26,7 +26,8 @@ class Settings:
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `full` or `reduced`; see `overread.ensemble.prediction`.
         cascade: where the first member is this sure, the others are not asked; None asks all everywhere.
-        keep_maps: whether float maps and probabilities are kept per case.
+        keep_maps: whether float maps and probabilities are kept per case. The proposal always is: a label that
+            is submitted with doubt left in it is completed from it.
         max_upload_bytes: the largest image that may be uploaded.
         threads: CPU threads for one inference; None leaves one core to light requests.
     """
@@ -54,9 +55,7 @@ class Settings:
             if key in FOREIGN_KEYS:
                 continue
             if key not in READERS:
-                raise BadInputError(
-                    f"--conf {key} is not known; known keys are {', '.join(sorted(READERS))}"
-                )
+                raise BadInputError(f"--conf {key} is not known; known keys are {', '.join(sorted(READERS))}")
             name, read = READERS[key]
             chosen[name] = read(key, str(text).strip())
         return cls(**chosen)
