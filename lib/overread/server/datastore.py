@@ -106,13 +106,14 @@ class StudyStore(LocalDatastore):
             BadInputError: a name that cannot be a file's, an unreadable volume, or one larger than allowed.
         """
         source = Path(image_filename)
-        image_id = checked_name(image_id or source.name, "image id")
         suffix = volume_suffix(source.name)
+        image_id = checked_name(image_id, "image id")
+        if image_id.endswith(READABLE_SUFFIXES):
+            raise BadInputError(f"image id {image_id!r} ends as a file does; leave the suffix out")
         if f"*{suffix}" not in self._extensions:
             raise BadInputError(
                 f"images of kind {suffix} are not listed here; {', '.join(self._extensions)} are"
             )
-        image_id = image_id.removesuffix(suffix)
         check_volume(source, image_id, self._models.settings.max_upload_bytes)
         target = Path(self._datastore.image_path()) / self._filename(image_id, suffix)
         info = {**as_dict(image_info, "params"), "ts": int(time.time()), "name": target.name}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, Form, Response, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, Response, UploadFile
 from fastapi.responses import FileResponse
 from fastapi.routing import APIRoute
 from monailabel.config import settings as monai_settings
@@ -96,7 +96,6 @@ def our_router(serving: Serving) -> APIRouter:
 
     @router.post("/infer/{model}", tags=["Infer"], summary="Segment an image and show the doubt")
     async def infer(
-        background: BackgroundTasks,
         model: str,
         image: str = "",
         session_id: str = "",
@@ -108,12 +107,13 @@ def our_router(serving: Serving) -> APIRouter:
     ) -> Any:
         def answer() -> Any:
             request = inference_request(serving, model, image, session_id, params, file)
-            if request.pop("temporary", False):
-                background.add_task(Path(str(request["image"])).unlink, missing_ok=True)
-            if output == ResultType.dicom_seg:
-                raise BadInputError("output dicom_seg needs a DICOM server; this app serves a folder")
-            result, facts = serving.answer(model, request)
-            background.add_task(result.unlink, missing_ok=True)
+            try:
+                if output == ResultType.dicom_seg:
+                    raise BadInputError("output dicom_seg needs a DICOM server; this app serves a folder")
+                result, facts = serving.answer(model, request)
+            finally:
+                if file is not None and not session_id:
+                    Path(request["image"]).unlink(missing_ok=True)
             return inference_answer(result, finite(facts), output)
 
         return await to_thread.run_sync(answer, limiter=at_once)
@@ -128,11 +128,10 @@ def our_router(serving: Serving) -> APIRouter:
     ) -> dict[str, Any]:
         info = parsed(params, "params") | {"user": user.username}
         name = Path(file.filename or "").name
-        if image:
-            checked_name(image, "image id")
+        image = checked_name(image or name.removesuffix(volume_suffix(name)), "image id")
         path = received(file)
         try:
-            return {"image": serving.store.add_image(image or name, str(path), info)}
+            return {"image": serving.store.add_image(image, str(path), info)}
         finally:
             path.unlink(missing_ok=True)
 
@@ -220,7 +219,7 @@ def our_router(serving: Serving) -> APIRouter:
 def inference_request(
     serving: Serving, model: str, image: str, session_id: str, params: str, file: UploadFile | None
 ) -> dict[str, Any]:
-    """What the task is asked. `temporary` marks an image that is to be removed afterwards.
+    """What the task is asked. An image that came as `file` lies in the temporary folder.
 
     Raises:
         NotFoundError: unknown model, image or session.
@@ -236,7 +235,7 @@ def inference_request(
         return request | {"image": session.image, "image_id": storable(image), "image_name": "of the session"}
     if file is not None:
         path = received(file)
-        return request | {"image": str(path), "image_name": file.filename, "temporary": True}
+        return request | {"image": str(path), "image_name": file.filename}
     if not image:
         raise BadInputError("name an image of the studies folder, a session, or send a file")
     known = serving.store.known_image(image)
@@ -245,14 +244,19 @@ def inference_request(
 
 def inference_answer(result: Path, facts: dict[str, Any], output: ResultType | None) -> Any:
     """The label map and the facts in the form the client asked for: both, unless it said otherwise."""
+    try:
+        content = result.read_bytes()
+    finally:
+        result.unlink(missing_ok=True)
     if output == ResultType.json:
         return facts
     if output == ResultType.image:
-        return FileResponse(result, media_type="application/octet-stream", filename=result.name)
+        disposition = {"Content-Disposition": f'attachment; filename="{result.name}"'}
+        return Response(content, media_type="application/octet-stream", headers=disposition)
     encoder = MultipartEncoder(
         {
             "params": (None, json.dumps(facts, allow_nan=False), "application/json"),
-            "image": (result.name, result.read_bytes(), "application/octet-stream"),
+            "image": (result.name, content, "application/octet-stream"),
         }
     )
     return Response(encoder.to_string(), media_type=encoder.content_type)
