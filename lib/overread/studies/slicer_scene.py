@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from overread.domain import Grid
 from overread.imaging.volumes import LPS_TO_RAS
 
 # The module leaves these out of what is submitted.
@@ -42,9 +43,10 @@ class SlicerScene:
     Args:
         volume: image file, read by Slicer's own reader.
         labels: names of empty segments that the module makes from the server's labels.
+        drawn: whether `render` will be called.
     """
 
-    def __init__(self, volume: Path, labels: Sequence[str] = ()) -> None:
+    def __init__(self, volume: Path, labels: Sequence[str] = (), *, drawn: bool = False) -> None:
         # Slicer's Python modules are generated when they are imported: no checker knows their names.
         self._slicer: Any = importlib.import_module("slicer")
         self._numpy_of: Any = importlib.import_module("vtkmodules.util.numpy_support")
@@ -52,7 +54,7 @@ class SlicerScene:
         self._app: Any = importlib.import_module("trame_slicer.core").SlicerApp()
         (self.volume,) = self._app.io_manager.load_volumes(str(volume))
         # What is drawn first lies below: the view takes up the volume before there are segments.
-        self._view = self._slice_view()
+        self._view = self._slice_view() if drawn else None
         self.segmentation = self._app.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
         self.segmentation.CreateDefaultDisplayNodes()
         self.segmentation.SetReferenceImageGeometryParameterFromVolumeNode(self.volume)
@@ -84,7 +86,7 @@ class SlicerScene:
         }
 
     def segment_voxels(self) -> dict[str, np.ndarray]:
-        """Each segment on the volume's grid, `(i, j, k)` bool."""
+        """Each segment on the volume's grid as Slicer holds it, `(i, j, k)` bool."""
         return {
             self._segment(identity).GetName(): self._merged([identity])[0] > 0
             for identity in self._identities()
@@ -94,9 +96,12 @@ class SlicerScene:
         """The volume `(i, j, k)` as Slicer read it."""
         return self._array_of(self.volume)
 
-    def volume_affine(self) -> np.ndarray:
-        """Voxel index to millimetres in RAS+, as Slicer read it."""
-        return self._affine_of(self.volume)
+    def volume_grid(self) -> Grid:
+        """Where Slicer holds the volume: left-handed files get their slices in reverse."""
+        matrix = self._vtk.vtkMatrix4x4()
+        self.volume.GetIJKToRASMatrix(matrix)
+        affine = [[matrix.GetElement(row, column) for column in range(4)] for row in range(4)]
+        return Grid(self.volume.GetImageData().GetDimensions(), np.array(affine))
 
     def submit(self, file: Path) -> list[dict[str, Any]]:
         """Write what the module uploads on "Submit Label" and return its `label_info`."""
@@ -120,7 +125,7 @@ class SlicerScene:
         fill: Mapping[str, float],
         size_px: tuple[int, int] = (560, 560),
     ) -> None:
-        """Draw slice `k` of the volume with its segments in Slicer's slice view, offscreen, to a PNG.
+        """Draw slice `k` (in Slicer's order) of the volume with its segments in Slicer's slice view, offscreen, to a PNG.
 
         Args:
             window_hu: densities drawn black and white.
@@ -142,9 +147,9 @@ class SlicerScene:
         window = self._view.render_window()
         window.SetSize(*size_px)
         self._view.fit_view_to_content()
-        middle = np.append((np.array(self.volume.GetImageData().GetDimensions()) - 1) / 2, 1.0)
-        middle[2] = slice_k
-        self._view.get_view_node().JumpSliceByCentering(*(self.volume_affine() @ middle)[:3])
+        grid = self.volume_grid()
+        middle = grid.affine @ [(grid.shape[0] - 1) / 2, (grid.shape[1] - 1) / 2, slice_k, 1]
+        self._view.get_view_node().JumpSliceByCentering(*middle[:3])
         window.Render()
         shot = self._vtk.vtkWindowToImageFilter()
         shot.SetInput(window)
@@ -203,8 +208,3 @@ class SlicerScene:
         image = node.GetImageData()
         flat = self._numpy_of.vtk_to_numpy(image.GetPointData().GetScalars())
         return flat.reshape(image.GetDimensions()[::-1]).transpose(2, 1, 0).copy()
-
-    def _affine_of(self, node: Any) -> np.ndarray:
-        matrix = self._vtk.vtkMatrix4x4()
-        node.GetIJKToRASMatrix(matrix)
-        return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
