@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from overread.domain import Grid
 from overread.imaging.volumes import Volume
-
-Interpolation = Literal["linear", "nearest"]
+from overread.imaging.windows import Interpolation
 
 
 class Member(Protocol):
