@@ -55,8 +55,9 @@ def predict(
         float | None,
         typer.Option(
             min=0,
-            help="Ask the other members only where the first one's entropy (nat) exceeds this. Faster, and doubt that "
-            "the first member does not feel is lost. [default: ask all everywhere]",
+            max=1,
+            help="Ask the other members only in windows where the first one's 1 - max p reaches this, such as 0.1. "
+            "Faster, and doubt that the first member does not feel is lost. [default: ask all everywhere]",
             show_default=False,
         ),
     ] = None,
