@@ -245,11 +245,11 @@ def test_progress_ends_at_one_and_can_cancel():
     assert shares == sorted(shares)
     assert shares[-1] == 1
 
-    class Cancelled(Exception):
+    class CancelledError(Exception):
         pass
 
     def stop(share: float) -> None:
-        raise Cancelled
+        raise CancelledError
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(CancelledError):
         predict(ensemble, a_volume((8, 8, 8)), progress=stop)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from overread.domain import BadInputError
 from overread.ensemble.ensemble import Calibration, Ensemble
@@ -16,12 +15,10 @@ from overread.ensemble.prediction import predict
 from overread.ensemble.storage import calibration_to_json, load_ensemble, read_description, write_description
 from overread.imaging.dataset import Case, Dataset
 from overread.imaging.volumes import read_labelmap, read_volume
-from overread.metrics.calibration import expected_calibration_error
+from overread.metrics.calibration import expected_calibration_error, foreground_region
 from overread.uncertainty.calibration import choose_bands, fit_temperature
 from overread.uncertainty.measures import MEASURES
 
-# Probabilities are judged near the structures: elsewhere everything is easy and would hide miscalibration.
-REGION_MARGIN_VOXEL = 3
 # Enough voxels a case for shares to three digits, few enough for a hundred large cases in memory.
 REGION_VOXELS_PER_CASE = 20_000
 BAND_VOXELS_PER_CASE = 1_000_000
@@ -46,7 +43,7 @@ def calibrate(
 
     Each case is predicted by the members that did not learn from it: all of a deep ensemble (whose held-out
     cases are shared), one fold of a cross-validation. The temperature minimises the negative log likelihood
-    near the structures (`REGION_MARGIN_VOXEL` around any class); bands then count all voxels.
+    near the structures (elsewhere everything is easy and would hide miscalibration); bands then count all voxels.
 
     Args:
         folder: a trained ensemble; its plan's `held_out` names, per member, the cases it did not see.
@@ -122,8 +119,8 @@ def _region_logits(
     ensemble: Ensemble, item: _HeldOut, device: torch.device | str, generator: np.random.Generator
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Logits `(member, class, voxel)` and true classes of voxels near the structures of one case."""
-    truth, _ = read_labelmap(_label_of(item.case))
-    region = ndimage.binary_dilation(truth > 0, iterations=REGION_MARGIN_VOXEL)
+    truth, grid = read_labelmap(_label_of(item.case))
+    region = foreground_region(truth, spacing_mm=grid.spacing_mm)
     flat = _some(np.flatnonzero(region), REGION_VOXELS_PER_CASE, generator)
     region = np.zeros(truth.size, bool)
     region[flat] = True

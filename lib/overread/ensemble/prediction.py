@@ -180,7 +180,8 @@ class _MemberWindows:
             )
             done = upto
             if done < box[along]:
-                keep_from = int(paths[along].low[done])
+                # The next output may lie beyond what has come so far (when there are fewer outputs than inputs).
+                keep_from = min(int(paths[along].low[done]), received)
                 ready = ready.narrow(2 + along, keep_from - first, received - keep_from).clone()
                 first = keep_from
 
