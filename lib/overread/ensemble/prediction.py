@@ -148,7 +148,8 @@ class _MemberWindows:
         device: torch.device,
     ) -> None:
         self.members, self.patch, self.step, self.cascade = members, patch, step, cascade
-        self.precision, self.device = precision, device
+        self.precision: Precision = precision
+        self.device = device
         self.evaluations = 0
         self.spared = 0
 

@@ -2,7 +2,9 @@
 
 Fingerprint, plan, preprocessing, network, augmentation, loss and optimiser are nnunetv2's defaults (`3d_fullres`,
 five folds). Only the length differs: instead of 1000 epochs each fold trains for its share of the minutes, and the
-polynomial learning rate falls with the share of the time that is spent, so that the schedule is complete.
+polynomial learning rate falls with the share of the time that is spent, so that the schedule is complete. Minutes
+are processor time of the training process (with one thread: wall time of an otherwise idle core), so that what else
+runs on the machine does not count against it.
 
     python -m overread.studies.nnunet_rival --raw FOLDER --work FOLDER --minutes 25
 """
@@ -28,7 +30,7 @@ def main() -> None:
     )
     parser.add_argument("--raw", type=Path, required=True, help="training data in nnU-Net raw layout")
     parser.add_argument("--work", type=Path, required=True, help="where nnU-Net keeps its three folders")
-    parser.add_argument("--minutes", type=float, required=True, help="training minutes, all folds together")
+    parser.add_argument("--minutes", type=float, required=True, help="processor minutes, all folds together")
     parser.add_argument("--threads", type=int, default=None)
     arguments = parser.parse_args()
     print(train_nnunet(arguments.raw, arguments.work, arguments.minutes, arguments.threads))
@@ -41,8 +43,6 @@ def train_nnunet(raw: Path, work: Path, minutes: float, threads: int | None = No
     for name, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(folder)
-    # Augmentation in the training process: the time that it costs counts.
-    os.environ["nnUNet_n_proc_DA"] = "0"
     if not (folders["nnUNet_raw"] / dataset).exists():
         shutil.copytree(raw, folders["nnUNet_raw"] / dataset)
 
@@ -53,14 +53,16 @@ def train_nnunet(raw: Path, work: Path, minutes: float, threads: int | None = No
         preprocess,
     )
 
-    if threads:
-        torch.set_num_threads(threads)
     plans_file = folders["nnUNet_preprocessed"] / dataset / "nnUNetPlans.json"
     if not plans_file.exists():
         extract_fingerprints([DATASET_ID], num_processes=1)
         plan_experiments([DATASET_ID])
         preprocess([DATASET_ID], configurations=("3d_fullres",), num_processes=(1,))
+    # Augmentation in the training process: the time that it costs counts. (The planner refuses 0, hence here.)
+    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112
     results = folders["nnUNet_results"] / dataset / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    if threads:
+        torch.set_num_threads(threads)  # only now, as the planner sets it as well
     for fold in range(FOLDS):
         if not (results / f"fold_{fold}" / "checkpoint_final.pth").exists():
             _train_fold(
@@ -82,15 +84,15 @@ def _train_fold(plans_file: Path, dataset_json: Path, fold: int, budget_s: float
     assert trainer.network is not None
     assert trainer.optimizer is not None
     trainer.network.train()
-    started, steps, loss = time.monotonic(), 0, float("nan")
-    while (share := (time.monotonic() - started) / budget_s) < 1:
+    started, steps, loss = time.process_time(), 0, float("nan")
+    while (share := (time.process_time() - started) / budget_s) < 1:
         for group in trainer.optimizer.param_groups:
             group["lr"] = trainer.initial_lr * (1 - share) ** POLY_EXPONENT
         loss = float(trainer.train_step(next(trainer.dataloader_train))["loss"])  # type: ignore[arg-type]
         steps += 1
     folder = Path(str(trainer.output_folder))
     trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
-    facts = {"fold": fold, "steps": steps, "seconds": time.monotonic() - started, "last_loss": loss}
+    facts = {"fold": fold, "steps": steps, "seconds": time.process_time() - started, "last_loss": loss}
     (folder / "facts.json").write_text(json.dumps(facts) + "\n")
     print(json.dumps(facts), flush=True)
 
