@@ -80,7 +80,9 @@ def check_versions() -> Iterator[Finding]:
             misfits += 1
             yield Finding(name, "fail", f"{found} does not fit {wanted}: {reason}", remedy)
     if not misfits:
-        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("monailabel", "monai", "torch"))
+        versions = ", ".join(
+            f"{name} {importlib.metadata.version(name)}" for name in ("monailabel", "monai", "torch")
+        )
         yield Finding("versions", "ok", versions)
 
 
@@ -132,7 +134,9 @@ def check_memory() -> Finding:
 def check_folder(topic: str, folder: Path) -> Iterator[Finding]:
     """Whether a folder is there, can be written to and has room."""
     if not folder.exists():
-        yield Finding(topic, "fail", f"{folder} does not exist", f"mkdir -p '{folder}', or name another folder")
+        yield Finding(
+            topic, "fail", f"{folder} does not exist", f"mkdir -p '{folder}', or name another folder"
+        )
         return
     if not folder.is_dir():
         yield Finding(topic, "fail", f"{folder} is a file, not a folder", "name a folder")
@@ -153,7 +157,9 @@ def check_folder(topic: str, folder: Path) -> Iterator[Finding]:
     text = f"{free:.1f} GiB free"
     if free < DISK_WARN_GIB:
         verdict: Verdict = "fail" if free < DISK_FAIL_GIB else "warn"
-        yield Finding(f"disk of {topic}", verdict, text, "free some space: training and label versions need it")
+        yield Finding(
+            f"disk of {topic}", verdict, text, "free some space: training and label versions need it"
+        )
     else:
         yield Finding(f"disk of {topic}", "ok", text)
 

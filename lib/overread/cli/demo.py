@@ -15,12 +15,20 @@ from typing import Annotated
 import typer
 from rich.panel import Panel
 
-from overread.cli.console import AppOption, DeviceOption, app_folder, champion_store, project_root, remarks, waiting
+from overread.cli.console import (
+    AppOption,
+    DeviceOption,
+    app_folder,
+    champion_store,
+    project_root,
+    remarks,
+    waiting,
+)
 from overread.cli.serve import HOST, PORT, HostOption, PortOption, refuse_port_in_use, server_command
 from overread.cli.train import learn
 
 RECIPE = "liver_phantom"
-# Two members by the clock, calibration and start included, keep the first demo near five minutes on two cores.
+# Training steps of all members together; preparing the cases and calibration come on top.
 TRAINING_MINUTES = 4.0
 LAST_LOG_LINES = 20
 
@@ -31,14 +39,19 @@ def demo(
     app: AppOption = None,
     folder: Annotated[
         Path | None,
-        typer.Option(help="Working folder for sample data's copy and the log. [default: .demo]", show_default=False),
+        typer.Option(
+            help="Working folder for sample data's copy and the log. [default: .demo]", show_default=False
+        ),
     ] = None,
     minutes: Annotated[
         float, typer.Option(min=0.05, help="Training time of the starter model, all members together.")
     ] = TRAINING_MINUTES,
     device: DeviceOption = "auto",
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start from unlabelled studies again; labels of earlier demos are lost.")
+        bool,
+        typer.Option(
+            "--fresh", help="Start from unlabelled studies again; labels of earlier demos are lost."
+        ),
     ] = False,
     serve: Annotated[bool, typer.Option(help="Start the server, or only prepare everything for it.")] = True,
 ) -> None:
@@ -59,7 +72,7 @@ def demo(
     sample = project_root() / "sample-data" / "phantom"
     working = (folder or project_root() / ".demo").expanduser().resolve()
     _make_sample_data(sample)
-    _make_starter_champion(app_dir, sample, working, minutes, device)
+    _make_starter_champion(app_dir, sample, minutes, device)
     studies = working / "studies"
     if fresh:
         shutil.rmtree(studies, ignore_errors=True)
@@ -87,12 +100,12 @@ def _make_sample_data(sample: Path) -> None:
         make_phantoms(sample)
 
 
-def _make_starter_champion(app: Path, sample: Path, working: Path, minutes: float, device: str) -> None:
+def _make_starter_champion(app: Path, sample: Path, minutes: float, device: str) -> None:
     store = champion_store(app, None)
     if RECIPE in store.recipes():
         return
     remarks.print(f"Training the starter model {RECIPE} for about {minutes:g} minutes; this happens once.")
-    learn(RECIPE, sample, store, working / "training", minutes=minutes, device=device)
+    learn(RECIPE, sample, store, minutes=minutes, device=device)
 
 
 def _serve(command: list[str], working: Path, host: str, port: int) -> int:
@@ -123,12 +136,18 @@ def _serve(command: list[str], working: Path, host: str, port: int) -> int:
 
 def _wait_until_up(server: subprocess.Popen[bytes], address: str) -> bool:
     while server.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return True
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
+        if _answers(address):
+            return True
+        time.sleep(0.5)
     return False
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 def _what_to_click(host: str, port: int, log_file: Path) -> Panel:

@@ -24,9 +24,13 @@ def models(app: AppOption = None, models: ModelsOption = None, as_json: JsonOpti
         print_json(rows)
         return
     if not rows:
-        answers.print(f"No champion in {store.root}. Train one with `overread train NAME --data DIR`.", markup=False)
+        answers.print(
+            f"No champion in {store.root}. Train one with `overread train NAME --data DIR`.", markup=False
+        )
         return
-    table = Table("model", "kind", "members", "classes", "channels", "temperature", "doubt bands for", "champion")
+    table = Table(
+        "model", "kind", "members", "classes", "channels", "temperature", "doubt bands for", "champion"
+    )
     for row in rows:
         table.add_row(
             row["name"],

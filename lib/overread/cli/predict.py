@@ -42,14 +42,20 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder to write to; made where it is missing.")],
     maps: Annotated[
-        bool, typer.Option("--maps", help="Also write the uncertainty maps and the mean probabilities (float NIfTI).")
+        bool,
+        typer.Option(
+            "--maps", help="Also write the uncertainty maps and the mean probabilities (float NIfTI)."
+        ),
     ] = False,
     measure: Annotated[
         list[str] | None,
-        typer.Option(help="Uncertainty map to compute; may be repeated. [default: the recipe's]", show_default=False),
+        typer.Option(
+            help="Uncertainty map to compute; may be repeated. [default: the recipe's]", show_default=False
+        ),
     ] = None,
     members: Annotated[
-        int | None, typer.Option(min=1, help="Ask only the first so many members. [default: all]", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Ask only the first so many members. [default: all]", show_default=False),
     ] = None,
     cascade: Annotated[
         float | None,
@@ -106,7 +112,13 @@ def predict(
             written = write_prediction(out, case, ensemble, prediction, maps=maps)
             rows.append(_summary(case, files, ensemble, prediction, written))
             progress.update(task, completed=number + 1)
-    summary = {"model": name, "champion": folder.name, "device": chosen, "measures": list(measures), "cases": rows}
+    summary = {
+        "model": name,
+        "champion": folder.name,
+        "device": chosen,
+        "measures": list(measures),
+        "cases": rows,
+    }
     (out / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
     if as_json:
         print_json(summary)
@@ -161,7 +173,9 @@ def write_prediction(
     if maps:
         for measure, uncertainty in prediction.maps.items():
             written[f"{case}.{measure}.nii.gz"] = f"{measure} in {uncertainty.unit}"
-            write_nifti(out / f"{case}.{measure}.nii.gz", uncertainty.values.float().cpu().numpy(), prediction.grid)
+            write_nifti(
+                out / f"{case}.{measure}.nii.gz", uncertainty.values.float().cpu().numpy(), prediction.grid
+            )
         for label, probability in zip(ensemble.classes, prediction.probabilities, strict=True):
             file = f"{case}.probability-{re.sub(r'[^A-Za-z0-9_-]+', '_', label)}.nii.gz"
             written[file] = f"mean probability of {label}"
@@ -184,7 +198,9 @@ def _summary(
             label: round(float(count * scale), 4)
             for label, count in zip(ensemble.classes[1:], counts[1:], strict=True)
         },
-        "mean_uncertainty": {name: float(shown.values.float().mean()) for name, shown in prediction.maps.items()},
+        "mean_uncertainty": {
+            name: float(shown.values.float().mean()) for name, shown in prediction.maps.items()
+        },
         "scores": {score: float(number) for score, number in prediction.scores.items()},
         "members_spared": prediction.members_spared,
         "timing_s": {stage: round(seconds, 3) for stage, seconds in prediction.timing_s.items()},

@@ -35,7 +35,9 @@ def serve(
     port: PortOption = PORT,
     conf: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="A setting of the app, as in MONAI Label's --conf; may be repeated."),
+        typer.Option(
+            metavar="KEY=VALUE", help="A setting of the app, as in MONAI Label's --conf; may be repeated."
+        ),
     ] = None,
 ) -> None:
     """Serve the champions to 3D Slicer and other MONAI Label clients.
@@ -51,7 +53,9 @@ def serve(
     """
     refuse_port_in_use(host, port)
     command = server_command(app_folder(app), studies.expanduser().resolve(), host, port, conf or [])
-    remarks.print(f"Starting MONAI Label on http://{host}:{port}; this takes up to a minute.", highlight=False)
+    remarks.print(
+        f"Starting MONAI Label on http://{host}:{port}; this takes up to a minute.", highlight=False
+    )
     os.execv(command[0], command)
 
 
