@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -15,7 +14,7 @@ from overread.cli import demo, doctor, imports, models, predict, serve, train
 class PlainErrors(TyperGroup):
     """Tells an OverreadError in one sentence and exits with 1; `--debug` shows where it came from."""
 
-    def invoke(self, ctx: click.Context) -> object:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
