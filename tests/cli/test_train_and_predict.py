@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """Folder of champions after one training, and what the command told."""
     models = tmp_path_factory.mktemp("my models")
-    arguments = ["--data", str(data), "--models", str(models), "--members", "2", "--iterations", "20"]
+    arguments = ["--data", str(data), "--models", str(models), "--members", "2", "--iterations", "30"]
     result = runner.invoke(
         app, ["train", "ball", *arguments, "--device", "cpu", "--json"], catch_exceptions=False
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,80 @@ def import_nnunet(
     _take_in(fill, name, champion_store(app, models), data, chosen_device(device), as_json)
 
 
+def import_bundle(
+    path: Annotated[
+        Path, typer.Argument(exists=True, help="A MONAI bundle's folder, or a TorchScript file (.ts, .pt).")
+    ],
+    name: NameOption,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of the output channels, background first: background,spleen.", show_default=False
+        ),
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="Names of the image channels: CT, or T1,T2.", show_default=False)
+    ] = None,
+    patch: Annotated[
+        str | None, typer.Option(help="Window size in the network's voxels: 96,96,96.", show_default=False)
+    ] = None,
+    spacing: Annotated[
+        str | None, typer.Option(help="The network's voxel size in mm: 1.5,1.5,2.", show_default=False)
+    ] = None,
+    intensity: Annotated[
+        str | None,
+        typer.Option(
+            help="What is done to the intensities: a JSON list of MONAI transforms as in a bundle's configuration; "
+            "[] for nothing.",
+            show_default=False,
+        ),
+    ] = None,
+    orientation: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the network's axes run to. [default: the bundle's, or RAS]", show_default=False
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=1, max=8, help="Members: the image as it is, then mirrored in different ways.")
+    ] = 4,
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    app: AppOption = None,
+    models: ModelsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a MONAI bundle or a TorchScript file an ensemble whose members are test-time augmentations.
+
+    What a bundle says about itself need not be given; a TorchScript file mostly says nothing. Mirror images
+    know less about doubt than members that were trained independently. A bundle's configuration may run Python
+    code: import only bundles that you trust.
+
+    Examples:
+
+        overread import-bundle spleen_ct_segmentation/ --name spleen
+
+        overread import-bundle net.ts --name spleen --classes background,spleen --channels CT --patch 96,96,96
+        --spacing 1.5,1.5,2 --intensity '[]'
+    """
+    from overread.ensemble.bundle import import_bundle as make_members
+
+    given = {
+        "classes": _list(classes, str, "--classes"),
+        "channels": _list(channels, str, "--channels"),
+        "patch": _list(patch, int, "--patch"),
+        "spacing_mm": _list(spacing, float, "--spacing"),
+        "intensity": _transforms(intensity),
+        "orientation": orientation,
+        "draws": draws,
+    }
+
+    def fill(target: Path) -> None:
+        make_members(path, name, target, **given)  # type: ignore[arg-type]
+
+    _take_in(fill, name, champion_store(app, models), data, chosen_device(device), as_json)
+
+
 def _take_in(
     fill: Callable[[Path], Any],
     name: str,
@@ -149,5 +224,25 @@ def _folds(text: str) -> list[int | str] | None:
     return folds
 
 
-def import_bundle() -> None:
-    """placeholder."""
+def _list(text: str | None, kind: type, option: str) -> list[Any] | None:
+    """`96,96,96` as a list. Raises typer.BadParameter where an entry is not of that kind."""
+    if text is None:
+        return None
+    try:
+        return [kind(part.strip()) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} {text!r} should be numbers separated by commas") from error
+
+
+def _transforms(text: str | None) -> list[dict[str, Any]] | None:
+    if text is None:
+        return None
+    try:
+        steps = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--intensity is not valid JSON: {error}") from error
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise typer.BadParameter(
+            "--intensity should be a JSON list of transforms, each an object with `_target_`"
+        )
+    return steps
