@@ -199,7 +199,11 @@ def _take_in(
     if as_json:
         print_json(answer)
         return
-    answers.print(f"{name} has {members} members; champion {published}", markup=False, soft_wrap=True)
+    answers.print(
+        f"{name} has {members} {'member' if members == 1 else 'members'}; champion {published}",
+        markup=False,
+        soft_wrap=True,
+    )
     print_calibration(answer["calibration"])
 
 
