@@ -121,11 +121,13 @@ def working_dtype(tensor: torch.Tensor) -> torch.dtype:
 
 def check_probabilities(probabilities: torch.Tensor, who: str) -> None:
     """Raise BadInputError unless `(class, *space)` holds finite probabilities that sum to 1 over classes."""
+    if probabilities.numel() == 0:
+        return
     p = probabilities.to(working_dtype(probabilities))
     if not bool(torch.isfinite(p).all()):
         raise BadInputError(f"{who} holds values that are not finite")
     total = p.sum(dim=0)
-    low, high = (float(total.min()), float(total.max())) if total.numel() else (1.0, 1.0)
+    low, high = float(total.min()), float(total.max())
     if low < 1 - SUM_TOLERANCE or high > 1 + SUM_TOLERANCE or float(p.min()) < 0:
         raise BadInputError(
             f"{who} sums to {low:.2f}..{high:.2f} over classes, expected 1; did the network return logits?"

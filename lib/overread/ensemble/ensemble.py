@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from overread.domain import Grid
 from overread.imaging.volumes import Volume
+from overread.imaging.windows import Interpolation
+from overread.uncertainty.calibration import Calibration, DoubtBands
 
-Interpolation = Literal["linear", "nearest"]
+__all__ = ["Calibration", "DoubtBands", "Ensemble", "Interpolation", "Member", "Prepared"]
 
 
 class Member(Protocol):
@@ -45,47 +47,6 @@ class Prepared:
     flips: tuple[bool, ...]
     crop: tuple[tuple[int, int], ...]
     interpolation: tuple[Interpolation, ...]
-
-
-@dataclass(frozen=True)
-class DoubtBands:
-    """Thresholds that turn an uncertainty map into bands, and what they were worth on validation cases.
-
-    Attributes:
-        measure: the uncertainty map that is cut.
-        high: doubt at or above this is `doubt: high`, in the measure's unit.
-        moderate: doubt at or above this (and below `high`) is `doubt: moderate`.
-        high_error_share: share of wrong voxels found inside `high` on validation cases.
-        high_voxel_share: share of all voxels that `high` covers there.
-        moderate_error_share: share of wrong voxels inside `high` or `moderate`.
-        moderate_voxel_share: share of all voxels in `high` or `moderate`.
-        cases: number of validation cases this was measured on.
-    """
-
-    measure: str
-    high: float
-    moderate: float
-    high_error_share: float
-    high_voxel_share: float
-    moderate_error_share: float
-    moderate_voxel_share: float
-    cases: int
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What validation cases say about the ensemble's probabilities.
-
-    Attributes:
-        temperature: every member's logits are divided by this before the softmax; 1 changes nothing.
-        ece_before, ece_after: expected calibration error at temperature 1 and at `temperature`.
-        bands: doubt bands, one per measure that can be shown.
-    """
-
-    temperature: float = 1.0
-    ece_before: float | None = None
-    ece_after: float | None = None
-    bands: dict[str, DoubtBands] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from overread.domain import Grid, UncertaintyMap
-from overread.ensemble.ensemble import Ensemble
+from overread.domain import BadInputError, Grid, OpinionSums, UncertaintyMap
+from overread.ensemble.ensemble import Ensemble, Member, Prepared
+from overread.ensemble.precision import Precision, autocast_for
 from overread.imaging.volumes import Volume
+from overread.imaging.windows import AxisInterpolation, gaussian_weight, padding_to, window_starts
+from overread.uncertainty.agreement import AgreementCounts
+from overread.uncertainty.measures import MEASURES
 
-# (slices of the input grid in model axis order …) see `predict`.
-Visitor = Callable[[tuple[slice, ...], torch.Tensor], None]
+# Called for each finished block: the members' logits `(member, class, *block)` before any temperature, and a
+# function that cuts the same block out of an array `(*space)` on the input grid.
+Visitor = Callable[[torch.Tensor, Callable[[np.ndarray], np.ndarray]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +30,10 @@ class Prediction:
         probabilities: mean over members `(class, *space)`, float32.
         labels: class index of the largest mean probability, `(*space)` uint8.
         maps: uncertainty maps by measure name.
-        scores: one number per whole-case score, such as `pairwise_dice_disagreement`.
+        scores: whole-case scores by name: `pairwise_dice_disagreement`.
         grid: the input's grid.
         timing_s: seconds by stage: `prepare`, `members`, `total`.
-        members_spared: share of member evaluations that the cascade left out (0 without cascade).
+        members_spared: share of the members' window evaluations that the cascade left out (0 without).
     """
 
     probabilities: torch.Tensor
@@ -47,10 +52,223 @@ def predict(
     measures: Sequence[str] = ("predictive_entropy",),
     members: int | None = None,
     cascade: float | None = None,
-    precision: str = "auto",
+    precision: Precision = "auto",
     device: torch.device | str = "cpu",
-    visit: Callable[[Any, torch.Tensor], None] | None = None,
+    visit: Visitor | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Prediction:
-    """Let the members speak about a volume. To be written."""
-    raise NotImplementedError
+    """Let the members speak about a volume.
+
+    The volume is prepared once; each window is cut out once and shown to every member. Windows run along one
+    axis, and what no later window touches is interpolated to the input's voxels, turned into opinions, summed
+    and forgotten: memory holds the members' logits for one window's depth, whatever the volume's length.
+
+    Args:
+        measures: names of uncertainty maps to make.
+        members: use only the first so many.
+        cascade: in windows where the first member's largest `1 - max p` is below this, the others are not asked;
+            their logits are taken to be those of the first. None asks everybody everywhere.
+        precision: `full` is float32; `reduced` is bfloat16 (CPU) or float16 (GPU); `auto` is reduced where the
+            hardware has fast arithmetic for it.
+        device: where the members' weights are.
+        visit: see `Visitor`.
+        progress: told the share done, in (0, 1]; may raise to cancel.
+
+    Raises:
+        BadInputError: the volume's channels or axes are not those the members were trained on.
+    """
+    started = time.perf_counter()
+    if volume.voxels.shape[0] != len(ensemble.channels):
+        raise BadInputError(
+            f"{ensemble.name} expects {len(ensemble.channels)} channels ({', '.join(ensemble.channels)}), "
+            f"the image has {volume.voxels.shape[0]}"
+        )
+    if members is not None and not 1 <= members <= len(ensemble.members):
+        raise BadInputError(f"{ensemble.name} has {len(ensemble.members)} members, {members} were asked for")
+    asked = list(ensemble.members[:members])
+    fields = [MEASURES[name] for name in measures]
+    prepared = ensemble.prepare(volume)
+    prepared_at = time.perf_counter()
+
+    box_shape = tuple(stop - start for start, stop in prepared.crop)
+    probabilities = torch.zeros(len(ensemble.classes), *box_shape)
+    values = {field.name: torch.zeros(box_shape) for field in fields}
+    counts = AgreementCounts(len(asked), len(ensemble.classes))
+    windows = _MemberWindows(asked, ensemble.patch, ensemble.step, cascade, precision, torch.device(device))
+    for where, logits in windows.blocks(prepared, progress):
+        if visit is not None:
+            visit(logits, lambda array, where=where: _to_box(array, prepared)[where])
+        sums = OpinionSums()
+        votes = []
+        for member_logits in logits:
+            opinion = torch.softmax(member_logits / ensemble.calibration.temperature, dim=0)
+            sums.add(opinion)
+            votes.append(opinion.argmax(dim=0).to(torch.uint8))
+        counts.add(torch.stack(votes))
+        probabilities[(slice(None), *where)] = sums.mean.cpu()
+        for field in fields:
+            values[field.name][where] = field(sums).values.cpu()
+    finished = time.perf_counter()
+
+    full_probabilities = _to_input(probabilities, prepared, background=True)
+    labels = full_probabilities.argmax(dim=0).to(torch.uint8).numpy()
+    maps = {
+        field.name: UncertaintyMap(
+            _to_input(values[field.name][None], prepared, background=False)[0],
+            field.unit,
+            field.upper(len(asked), len(ensemble.classes)),
+        )
+        for field in fields
+    }
+    return Prediction(
+        probabilities=full_probabilities,
+        labels=labels,
+        maps=maps,
+        scores={"pairwise_dice_disagreement": counts.pairwise_dice_disagreement()},
+        grid=volume.grid,
+        timing_s={
+            "prepare": prepared_at - started,
+            "members": finished - prepared_at,
+            "total": time.perf_counter() - started,
+        },
+        members_spared=windows.spared / max(windows.evaluations, 1),
+    )
+
+
+class _MemberWindows:
+    """The pass over the windows: members' logits, block by block along one axis."""
+
+    def __init__(
+        self,
+        members: list[Member],
+        patch: tuple[int, ...],
+        step: float,
+        cascade: float | None,
+        precision: Precision,
+        device: torch.device,
+    ) -> None:
+        self.members, self.patch, self.step, self.cascade = members, patch, step, cascade
+        self.precision: Precision = precision
+        self.device = device
+        self.evaluations = 0
+        self.spared = 0
+
+    def blocks(
+        self, prepared: Prepared, progress: Callable[[float], None] | None
+    ) -> Iterator[tuple[tuple[slice, ...], torch.Tensor]]:
+        """Yield `(where in the box, logits (member, class, *block))`; together the blocks fill the box."""
+        shape = tuple(prepared.voxels.shape[1:])
+        box = tuple(stop - start for start, stop in prepared.crop)
+        # The axis with the most windows, so that a block is a small part of the volume.
+        along = max(range(len(shape)), key=lambda axis: shape[axis] / self.patch[axis])
+        paths = [AxisInterpolation(*sizes) for sizes in zip(shape, box, prepared.interpolation, strict=True)]
+        ready: torch.Tensor | None = None
+        first, done = 0, 0
+        received = 0
+        for slices in self._slabs(prepared.voxels, along, progress):
+            received += slices.shape[2 + along]
+            for axis, path in enumerate(paths):
+                if axis != along:
+                    slices = path(slices, 2 + axis)
+            ready = slices if ready is None else torch.cat([ready, slices], dim=2 + along)
+            upto = paths[along].outputs_from(received)
+            if upto == done:
+                continue
+            outputs = slice(done, upto)
+            yield (
+                tuple(outputs if axis == along else slice(None) for axis in range(len(box))),
+                paths[along](ready, 2 + along, outputs, first),
+            )
+            done = upto
+            if done < box[along]:
+                # The next output may lie beyond what has come so far (when there are fewer outputs than inputs).
+                keep_from = min(int(paths[along].low[done]), received)
+                ready = ready.narrow(2 + along, keep_from - first, received - keep_from).clone()
+                first = keep_from
+
+    def _slabs(
+        self, image: torch.Tensor, along: int, progress: Callable[[float], None] | None
+    ) -> Iterator[torch.Tensor]:
+        """Yield blended logits `(member, class, *slab)`; the slabs joined along `along` are the image's."""
+        padding = padding_to(tuple(image.shape[1:]), self.patch)
+        flat = [n for pair in reversed(padding) for n in pair]
+        image = torch.nn.functional.pad(image, flat) if any(flat) else image
+        size = tuple(image.shape[1:])
+        starts = [window_starts(n, p, self.step) for n, p in zip(size, self.patch, strict=True)]
+        weight = gaussian_weight(self.patch).to(self.device)
+        depth = self.patch[along]
+        buffer_shape = tuple(depth if axis == along else n for axis, n in enumerate(size))
+        total_weight = torch.zeros(buffer_shape, device=self.device)
+        buffer: torch.Tensor | None = None
+        rows = starts[along]
+        others = [[0] if axis == along else starts[axis] for axis in range(len(size))]
+        corners = [
+            tuple(int(n) for n in corner)
+            for corner in np.array(np.meshgrid(*others)).reshape(len(size), -1).T
+        ]
+        inside = tuple(slice(low, n - high) for n, (low, high) in zip(size, padding, strict=True))
+        for row, start in enumerate(rows):
+            for index, corner in enumerate(corners):
+                place = tuple(slice(c, c + p) for c, p in zip(corner, self.patch, strict=True))
+                source = tuple(
+                    slice(start, start + depth) if axis == along else place[axis] for axis in range(len(size))
+                )
+                logits = self._opinions(image[(slice(None), *source)])
+                if buffer is None:
+                    buffer = torch.zeros(*logits.shape[:2], *buffer_shape, device=self.device)
+                buffer[(..., *place)].addcmul_(logits, weight)
+                total_weight[place] += weight
+                if progress is not None:
+                    progress((row * len(corners) + index + 1) / (len(rows) * len(corners)))
+            assert buffer is not None
+            following = rows[row + 1] if row + 1 < len(rows) else start + depth
+            complete = following - start
+            finished = buffer.narrow(2 + along, 0, complete) / total_weight.narrow(along, 0, complete)
+            # Cut the padding off again; along the pass it lies at the very first and very last slices.
+            keep = [slice(None), slice(None), *inside]
+            low, high = padding[along]
+            keep[2 + along] = slice(max(low - start, 0), min(complete, size[along] - high - start))
+            yield finished[tuple(keep)]
+            for field, axis in ((buffer, 2 + along), (total_weight, along)):
+                rest = field.narrow(axis, complete, depth - complete).clone()
+                field.zero_()
+                field.narrow(axis, 0, depth - complete).copy_(rest)
+
+    @torch.inference_mode()
+    def _opinions(self, window: torch.Tensor) -> torch.Tensor:
+        """Logits `(member, class, *patch)` of all members for one window `(channel, *patch)`, float32."""
+        batch = window[None].to(self.device)
+        if batch.ndim == 5:
+            batch = batch.contiguous(memory_format=torch.channels_last_3d)
+        self.evaluations += len(self.members)
+        with autocast_for(self.device, self.precision):
+            logits = [self.members[0](batch)[0].float()]
+            if self.cascade is not None and len(self.members) > 1:
+                doubt = 1 - torch.softmax(logits[0], dim=0).amax(dim=0)
+                if float(doubt.max()) < self.cascade:
+                    self.spared += len(self.members) - 1
+                    return logits[0].expand(len(self.members), *logits[0].shape)
+            logits += [member(batch)[0].float() for member in self.members[1:]]
+        return torch.stack(logits)
+
+
+def _to_box(array: np.ndarray, prepared: Prepared) -> np.ndarray:
+    """An array `(*space)` of the input grid, in model axis order, cut to the box."""
+    turned = np.transpose(array, prepared.axes)
+    turned = np.flip(turned, [axis for axis, flipped in enumerate(prepared.flips) if flipped])
+    return turned[tuple(slice(*bounds) for bounds in prepared.crop)]
+
+
+def _to_input(fields: torch.Tensor, prepared: Prepared, *, background: bool) -> torch.Tensor:
+    """Fields `(field, *box)` back on the input grid; outside the box 0, or 1 in field 0 if `background`."""
+    turned_shape = tuple(prepared.input_grid.shape[axis] for axis in prepared.axes)
+    if tuple(fields.shape[1:]) != turned_shape:
+        whole = torch.zeros(fields.shape[0], *turned_shape)
+        if background:
+            whole[0] = 1
+        whole[(slice(None), *(slice(*bounds) for bounds in prepared.crop))] = fields
+        fields = whole
+    flipped = [1 + axis for axis, is_flipped in enumerate(prepared.flips) if is_flipped]
+    fields = torch.flip(fields, flipped) if flipped else fields
+    back = np.argsort(prepared.axes)
+    return fields.permute(0, *(1 + int(axis) for axis in back)).contiguous()

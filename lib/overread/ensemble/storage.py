@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from overread.domain import BadInputError, NotFoundError, Registry
-from overread.ensemble.ensemble import Calibration, DoubtBands, Ensemble
+from overread.ensemble.ensemble import Ensemble
+from overread.uncertainty.calibration import Calibration, DoubtBands
 
 DESCRIPTION = "ensemble.json"
 FORMAT = 1
@@ -31,6 +32,7 @@ MODULES = {
     "dynunet": "overread.ensemble.dynunet",
     "nnunet": "overread.ensemble.nnunet",
     "bundle": "overread.ensemble.bundle",
+    "threshold": "overread.ensemble.threshold",
 }
 
 

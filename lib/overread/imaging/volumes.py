@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,15 +117,49 @@ def write_nifti(path: Path, voxels: np.ndarray, grid: Grid) -> None:
     shape = voxels.shape if voxels.ndim == 3 else (*voxels.shape, 1)
     image = Nifti1Image(np.asarray(voxels).reshape(shape), grid.affine)
     image.header.set_xyzt_units("mm")
-    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else ".nii"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    try:
+    with _whole_or_not_at_all(path, ".nii.gz" if path.name.endswith(".nii.gz") else ".nii") as temporary:
         nib.save(image, temporary)
-        os.replace(temporary, path)  # noqa: PTH105
+
+
+def write_nrrd(path: Path, labels: np.ndarray, grid: Grid, compress: bool = True) -> None:
+    """Write labels `(*space)` as 8-bit NRRD, the form in which 3D Slicer asks for results, whole or not at all.
+
+    The affine is kept to the last bits of a double, also where it is oblique, flipped or sheared.
+
+    Raises:
+        BadInputError: a label is no whole number of 0..255, or the labels do not fit the grid.
+    """
+    labels = np.asarray(labels)
+    if labels.shape != grid.shape:
+        raise BadInputError(f"labels {labels.shape} do not fit the grid {grid.shape}")
+    with np.errstate(invalid="ignore"):
+        eight_bit = labels.astype(np.uint8)
+    if not np.array_equal(eight_bit, labels):
+        raise BadInputError(
+            f"labels go from {labels.min()} to {labels.max()}, an 8-bit label map holds whole numbers of 0..255"
+        )
+    if eight_bit.ndim == 2:
+        eight_bit = eight_bit[..., None]
+    image = sitk.GetImageFromArray(eight_bit.transpose(2, 1, 0))
+    affine = LPS_TO_RAS @ grid.affine
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    with _whole_or_not_at_all(path, ".nrrd") as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=compress, compressionLevel=1)
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path, suffix: str) -> Iterator[Path]:
+    """A name beside `path` to write to; it becomes `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}{suffix}"
+    try:
+        yield temporary
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, Grid]:

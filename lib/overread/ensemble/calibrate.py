@@ -1,0 +1,159 @@
+"""Temperature and doubt bands of a trained ensemble, from cases that its members did not learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from overread.domain import BadInputError
+from overread.ensemble.ensemble import Calibration, Ensemble
+from overread.ensemble.prediction import predict
+from overread.ensemble.storage import calibration_to_json, load_ensemble, read_description, write_description
+from overread.imaging.dataset import Case, Dataset
+from overread.imaging.volumes import read_labelmap, read_volume
+from overread.metrics.calibration import expected_calibration_error, foreground_region
+from overread.uncertainty.calibration import choose_bands, fit_temperature
+from overread.uncertainty.measures import MEASURES
+
+# Enough voxels a case for shares to three digits, few enough for a hundred large cases in memory.
+REGION_VOXELS_PER_CASE = 20_000
+BAND_VOXELS_PER_CASE = 300_000
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """A case and the members that may speak about it, having never seen it."""
+
+    case: Case
+    members: tuple[int, ...]
+
+
+def calibrate(
+    folder: Path,
+    dataset: Dataset,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[float], None] | None = None,
+) -> Calibration | None:
+    """Fit the temperature and the doubt bands and write them into the ensemble's description.
+
+    Each case is predicted by the members that did not learn from it: all of a deep ensemble (whose held-out
+    cases are shared), one fold of a cross-validation. The temperature minimises the negative log likelihood
+    near the structures (elsewhere everything is easy and would hide miscalibration); bands then count all voxels.
+
+    Args:
+        folder: a trained ensemble; its plan's `held_out` names, per member, the cases it did not see.
+        dataset: holds those cases with their labels.
+
+    Returns:
+        The calibration, or None where no case was held out (the folder is left as it was).
+    """
+    description = read_description(folder)
+    held_out = _held_out(description["plan"].get("held_out", []), dataset)
+    if not held_out:
+        return None
+    ensemble = replace(load_ensemble(folder, device), calibration=Calibration())
+    generator = np.random.default_rng(0)
+    steps = 2 * len(held_out)
+
+    samples = []
+    for index, item in enumerate(held_out):
+        samples.append(_region_logits(ensemble, item, device, generator))
+        if progress is not None:
+            progress((index + 1) / steps)
+    temperature = _common_temperature(samples)
+    calibrated = replace(ensemble, calibration=Calibration(temperature=temperature))
+
+    measures = list(MEASURES)
+    doubts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in measures}
+    for index, item in enumerate(held_out):
+        prediction = predict(
+            _speaking(calibrated, item), read_volume(item.case.channels), measures=measures, device=device
+        )
+        truth, _ = read_labelmap(_label_of(item.case))
+        wrong = (prediction.labels != truth).ravel()
+        chosen = _some(np.arange(wrong.size), BAND_VOXELS_PER_CASE, generator)
+        for name in measures:
+            doubts[name].append((prediction.maps[name].values.numpy().ravel()[chosen], wrong[chosen]))
+        if progress is not None:
+            progress((len(held_out) + index + 1) / steps)
+
+    calibration = Calibration(
+        temperature=temperature,
+        ece_before=_ece(samples, 1.0),
+        ece_after=_ece(samples, temperature),
+        bands={name: choose_bands(doubts[name], name) for name in measures},
+    )
+    write_description(folder, {**description, "calibration": calibration_to_json(calibration)})
+    return calibration
+
+
+def _held_out(per_member: Sequence[Sequence[str]], dataset: Dataset) -> list[_HeldOut]:
+    cases = {case.id: case for case in dataset.cases}
+    speakers: dict[str, list[int]] = {}
+    for member, ids in enumerate(per_member):
+        for case_id in ids:
+            if case_id not in cases:
+                raise BadInputError(
+                    f"held-out case {case_id} is not in {dataset.name}; is it the training data?"
+                )
+            speakers.setdefault(case_id, []).append(member)
+    return [_HeldOut(cases[case_id], tuple(members)) for case_id, members in sorted(speakers.items())]
+
+
+def _speaking(ensemble: Ensemble, item: _HeldOut) -> Ensemble:
+    return replace(ensemble, members=[ensemble.members[index] for index in item.members])
+
+
+def _label_of(case: Case) -> Path:
+    if case.label is None:
+        raise BadInputError(f"case {case.id} has no label to calibrate against")
+    return case.label
+
+
+def _region_logits(
+    ensemble: Ensemble, item: _HeldOut, device: torch.device | str, generator: np.random.Generator
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Logits `(member, class, voxel)` and true classes of voxels near the structures of one case."""
+    truth, grid = read_labelmap(_label_of(item.case))
+    region = foreground_region(truth, spacing_mm=grid.spacing_mm)
+    flat = _some(np.flatnonzero(region), REGION_VOXELS_PER_CASE, generator)
+    region = np.zeros(truth.size, bool)
+    region[flat] = True
+    region = region.reshape(truth.shape)
+    logits: list[torch.Tensor] = []
+    truths: list[np.ndarray] = []
+
+    def visit(block: torch.Tensor, take: Callable[[np.ndarray], np.ndarray]) -> None:
+        inside = np.ascontiguousarray(take(region))
+        logits.append(block[:, :, torch.from_numpy(inside).to(block.device)].cpu())
+        truths.append(take(truth)[inside])
+
+    predict(
+        _speaking(ensemble, item), read_volume(item.case.channels), measures=(), device=device, visit=visit
+    )
+    return torch.cat(logits, dim=2), np.concatenate(truths)
+
+
+def _some(indices: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:
+    return indices if indices.size <= most else np.sort(generator.choice(indices, most, replace=False))
+
+
+def _common_temperature(samples: Sequence[tuple[torch.Tensor, np.ndarray]]) -> float:
+    """One temperature for all cases: of all members together, or in cross-validation of each on its own cases."""
+    logits = torch.cat([logits for logits, _ in samples], dim=2)
+    return fit_temperature(logits, torch.from_numpy(np.concatenate([truth for _, truth in samples])))
+
+
+def _ece(samples: Sequence[tuple[torch.Tensor, np.ndarray]], temperature: float) -> float:
+    confidences, rights = [], []
+    for logits, truth in samples:
+        mean = torch.softmax(logits / temperature, dim=1).mean(dim=0)
+        confidence, first = mean.max(dim=0)
+        confidences.append(confidence.numpy())
+        rights.append(first.numpy() == truth)
+    return expected_calibration_error(np.concatenate(confidences), np.concatenate(rights))

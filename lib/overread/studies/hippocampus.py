@@ -1,0 +1,267 @@
+"""Hippocampus in MR: does the ensemble beat its members and nnU-Net, and does its doubt find its errors?
+
+Forty cases of the Medical Segmentation Decathlon's task 4 train five members and, in the same number of processor
+minutes, nnU-Net's default five folds; sixty other cases, never looked at before, judge both.
+
+    python -m overread.studies.hippocampus split    --data FOLDER --work WORK
+    python -m overread.studies.hippocampus train    --work WORK --minutes 30 --threads 1
+    python -m overread.studies.nnunet_rival --raw WORK/raw --work WORK/nnunet --minutes 30 --threads 1
+    python -m overread.studies.hippocampus evaluate --work WORK --out docs/results
+
+`FOLDER` holds `images/` and `labels/` with the same file names. Every step can be repeated; what is there is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from overread.ensemble.calibrate import calibrate
+from overread.ensemble.ensemble import Ensemble
+from overread.ensemble.nnunet import import_nnunet
+from overread.ensemble.prediction import Prediction, predict
+from overread.ensemble.storage import calibration_to_json, load_ensemble
+from overread.ensemble.training import TrainingOptions, train_ensemble
+from overread.imaging.dataset import read_dataset
+from overread.imaging.volumes import read_labelmap, read_volume
+from overread.metrics.calibration import expected_calibration_error, foreground_region
+from overread.metrics.correlation import Interval, bootstrap_interval, spearman_interval
+from overread.metrics.overlap import dice
+from overread.metrics.selective import augrc, aurc
+from overread.uncertainty.aggregation import AGGREGATIONS
+from overread.uncertainty.calibration import band_map
+
+CLASSES = {"background": 0, "anterior": 1, "posterior": 2}
+TRAINING_CASES = 40
+TEST_CASES = 60
+SPLIT_SEED = 20
+# Optimiser, network size and augmentation were chosen on these cases: none of them may judge.
+DEVELOPMENT_SEED = 7
+DEVELOPMENT_CASES = slice(60, 100)
+MEASURE = "predictive_entropy"
+
+
+def split(data: Path, work: Path) -> None:
+    """Draw the cases once, by seed, and lay the training cases out as nnU-Net expects them."""
+    names = sorted(path.name for path in (data / "images").glob("*.nii.gz"))
+    shuffled = list(names)
+    random.Random(DEVELOPMENT_SEED).shuffle(shuffled)
+    development = shuffled[DEVELOPMENT_CASES]
+    order = np.random.default_rng(SPLIT_SEED).permutation(names).tolist()
+    unseen = [name for name in order[TRAINING_CASES:] if name not in development]
+    drawn = order[:TRAINING_CASES] + unseen[:TEST_CASES]
+    raw = work / "raw"
+    for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+        (raw / folder).mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(drawn):
+        part = "Tr" if index < TRAINING_CASES else "Ts"
+        case = name.removesuffix(".nii.gz")
+        shutil.copyfile(data / "images" / name, raw / f"images{part}" / f"{case}_0000.nii.gz")
+        shutil.copyfile(data / "labels" / name, raw / f"labels{part}" / name)
+    description = {
+        "channel_names": {"0": "MRI"},
+        "labels": CLASSES,
+        "numTraining": TRAINING_CASES,
+        "file_ending": ".nii.gz",
+    }
+    (raw / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def train(work: Path, minutes: float, seed: int, threads: int | None) -> Path:
+    """Train and calibrate our five members; minutes are processor time, so use one thread."""
+    dataset = read_dataset(work / "raw")
+    options = TrainingOptions(members=5, minutes=minutes, seed=seed, threads=threads, clock="processor")
+    folder = train_ensemble("hippocampus", dataset, work / f"overread-{seed}", options)
+    calibrate(folder, dataset)
+    return folder
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One system on one test case.
+
+    Attributes:
+        dice: per foreground class.
+        ece, aurc, augrc: over the voxels near the structures; doubt is predictive entropy, risk is being wrong.
+        score: 1 - mean pairwise Dice of the members; foreground_entropy: mean doubt near the prediction.
+        caught, shown: share of the wrong voxels in the band `high`, and the band's share of all voxels.
+    """
+
+    dice: list[float]
+    ece: float
+    aurc: float
+    augrc: float
+    score: float
+    foreground_entropy: float
+    wrong_voxels: int
+    caught: float | None
+    shown: float | None
+
+
+def judge(ensemble: Ensemble, prediction: Prediction, truth: np.ndarray) -> Judged:
+    """Compare a prediction with the rater's label."""
+    wrong = prediction.labels != truth
+    doubt = prediction.maps[MEASURE]
+    region = foreground_region(truth, prediction.labels, spacing_mm=prediction.grid.spacing_mm)
+    confidence = prediction.probabilities.amax(dim=0).numpy()
+    bands = ensemble.calibration.bands.get(MEASURE)
+    high = band_map(doubt.values, bands) == 2 if bands else None
+    return Judged(
+        dice=[float(d) for d in dice(prediction.labels, truth, len(CLASSES), both_empty=1.0)],
+        ece=expected_calibration_error(confidence[region], ~wrong[region]),
+        aurc=aurc(doubt.values.numpy()[region], wrong[region]),
+        augrc=augrc(doubt.values.numpy()[region], wrong[region]),
+        score=prediction.scores["pairwise_dice_disagreement"],
+        foreground_entropy=float(AGGREGATIONS["foreground_mean"](doubt, prediction.labels)),
+        wrong_voxels=int(wrong.sum()),
+        caught=float(high[wrong].mean()) if high is not None and wrong.any() else None,
+        shown=float(high.mean()) if high is not None else None,
+    )
+
+
+def evaluate(work: Path, out: Path, seed: int) -> None:
+    """Judge every system on the test cases and write `hippocampus.json` and `hippocampus.md`."""
+    ours = load_ensemble(work / f"overread-{seed}" / "ensemble")
+    systems: dict[str, tuple[Ensemble, int | None]] = {"Overread, 5 members": (ours, None)}
+    for index in range(len(ours.members)):
+        systems[f"Overread, member {index + 1} alone"] = (_only(ours, index), None)
+    rival = work / "nnunet" / "nnUNet_results"
+    if rival.exists():
+        folder = work / "nnunet-imported"
+        if not folder.exists():
+            import_nnunet(rival, "nnunet", folder)
+        systems["nnU-Net v2, 5 folds"] = (load_ensemble(folder), None)
+
+    images = sorted((work / "raw" / "imagesTs").glob("*.nii.gz"))
+    judged: dict[str, list[Judged]] = {name: [] for name in systems}
+    for image in track(images, "test cases"):
+        volume = read_volume([image])
+        truth, _ = read_labelmap(work / "raw" / "labelsTs" / image.name.replace("_0000", ""))
+        for name, (ensemble, members) in systems.items():
+            prediction = predict(ensemble, volume, measures=[MEASURE], members=members)
+            judged[name].append(judge(ensemble, prediction, truth))
+    out.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "training_cases": TRAINING_CASES,
+        "test_cases": len(images),
+        "split_seed": SPLIT_SEED,
+        "seed": seed,
+        "training": {"overread": ours.metadata, "nnunet": _nnunet_facts(rival)},
+        "calibration": _calibration_facts(ours),
+        "cases": [image.name.replace("_0000.nii.gz", "") for image in images],
+        "systems": {name: [vars(case) for case in cases] for name, cases in judged.items()},
+    }
+    (out / "hippocampus.json").write_text(json.dumps(facts, indent=1, default=str) + "\n")
+    table = render(judged)
+    (out / "hippocampus.md").write_text(table)
+    print(table)
+
+
+def render(judged: dict[str, list[Judged]]) -> str:
+    """The tables of the report, as Markdown."""
+    lines = [
+        "| system | Dice anterior | Dice posterior | Dice mean [95 % CI] | ECE | AURC | AUGRC |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    means = {name: np.array([np.mean(case.dice) for case in cases]) for name, cases in judged.items()}
+    for name, cases in judged.items():
+        per_class = np.array([case.dice for case in cases]).mean(axis=0)
+        figures = [np.mean([getattr(case, key) for case in cases]) for key in ("ece", "aurc", "augrc")]
+        lines.append(
+            f"| {name} | {per_class[0]:.3f} | {per_class[1]:.3f} | {_interval(means[name])} | "
+            + " | ".join(f"{figure:.4f}" for figure in figures)
+            + " |"
+        )
+    first, cases = next(iter(judged.items()))
+    lines += ["", f"Against {first}, mean Dice, paired over cases:", ""]
+    alone = [name for name in judged if name.endswith("alone")]
+    if alone:
+        mean_alone = np.mean([means[name] for name in alone], axis=0)
+        lines.append(f"- ensemble minus the mean of its members: {_interval(means[first] - mean_alone)}")
+    lines += [
+        f"- ensemble minus {name}: {_interval(means[first] - means[name])}"
+        for name in judged
+        if name != first and name not in alone
+    ]
+    lines += ["", "Does doubt find the errors?", ""]
+    caught = np.array([case.caught for case in cases if case.caught is not None])
+    shown = np.array([case.shown for case in cases if case.shown is not None])
+    wrong = np.array([case.wrong_voxels for case in cases if case.caught is not None])
+    if caught.size:
+        pooled = float((caught * wrong).sum() / wrong.sum())
+        lines += [
+            f"- `doubt: high` holds {100 * pooled:.1f} % of all wrong voxels "
+            f"(mean over cases {_interval(caught)}) in {100 * shown.mean():.1f} % of the voxels shown",
+        ]
+    for key, words in (
+        ("score", "pairwise Dice disagreement of the members"),
+        ("foreground_entropy", "mean predictive entropy near the foreground"),
+    ):
+        values = np.array([getattr(case, key) for case in cases])
+        rank = spearman_interval(values, means[first], generator=np.random.default_rng(0))
+        lines.append(f"- Spearman correlation of {words} with Dice: {_signed(rank)}")
+    return "\n".join(lines) + "\n"
+
+
+def _only(ensemble: Ensemble, index: int) -> Ensemble:
+    return replace(ensemble, members=[ensemble.members[index]])
+
+
+def _interval(values: np.ndarray) -> str:
+    return _signed(
+        bootstrap_interval(values, lambda rows: float(np.mean(rows)), generator=np.random.default_rng(0))
+    )
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _calibration_facts(ensemble: Ensemble) -> dict[str, Any]:
+    return calibration_to_json(ensemble.calibration)
+
+
+def _nnunet_facts(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(results.rglob("facts.json"))]
+
+
+def main() -> None:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("step", choices=["split", "train", "evaluate"])
+    parser.add_argument("--data", type=Path, help="folder with images/ and labels/ (split)")
+    parser.add_argument("--work", type=Path, required=True, help="where the study keeps its files")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/results"), help="where the report goes (evaluate)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=25, help="processor minutes, all members together (train)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument("--threads", type=int, default=None)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.step == "split":
+        if arguments.data is None:
+            parser.error("split needs --data")
+        split(arguments.data, arguments.work)
+    elif arguments.step == "train":
+        print(train(arguments.work, arguments.minutes, arguments.seed, arguments.threads))
+    else:
+        evaluate(arguments.work, arguments.out, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
