@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from hashlib import sha256
@@ -55,8 +56,8 @@ class MemberTraining:
         seed: of the whole training.
         most_iterations, budget_s: what ends the training; at least one is given.
         checkpoint_every_s: time between checkpoints.
-        clock: seconds by which the budget is spent.
         device, precision: where and how to compute.
+        clock: seconds that count against the budget.
     """
 
     def __init__(
@@ -71,14 +72,14 @@ class MemberTraining:
         most_iterations: int | None,
         budget_s: float | None,
         checkpoint_every_s: float,
-        clock: Callable[[], float],
         device: torch.device,
         precision: torch.dtype,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.index, self.plan, self.cases, self.store, self.folder = index, plan, cases, store, folder
         self.seed, self.most_iterations, self.budget_s = seed, most_iterations, budget_s
-        self.checkpoint_every_s, self.clock = checkpoint_every_s, clock
-        self.device, self.precision = device, precision
+        self.checkpoint_every_s, self.device, self.precision = checkpoint_every_s, device, precision
+        self.clock = clock
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(seed, index, "weights"))
             self.network = build_network(plan, for_training=True).to(device)
@@ -89,6 +90,7 @@ class MemberTraining:
         self.full_rate: float = self.optimiser.param_groups[0]["lr"]
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self.iteration, self.spent_s = 0, 0.0
+        self.saved_s = 0.0
         self.loss: float | None = None
         self.curve = [[0.0, 0.0] for _ in range(CURVE_POINTS)]
         self._resume()
@@ -109,7 +111,6 @@ class MemberTraining:
             heard: called with this after every step.
         """
         until_s = self.spent_s + seconds
-        saved_s = self.spent_s
         with closing(self._batches()) as batches:
             while self.share < 1 and self.spent_s < until_s and not stop.is_set():
                 started = self.clock()
@@ -128,9 +129,8 @@ class MemberTraining:
                 self.iteration += 1
                 self.spent_s += self.clock() - started
                 heard(self)
-                if self.spent_s - saved_s > self.checkpoint_every_s and self.share < 1:
+                if self.spent_s - self.saved_s > self.checkpoint_every_s and self.share < 1:
                     self._save()
-                    saved_s = self.spent_s
         if self.share >= 1:
             self._finish()
         elif stop.is_set():
@@ -169,7 +169,7 @@ class MemberTraining:
             labels.append(label)
         return torch.stack(images), torch.stack(labels)
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _batches(self) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Batches from the current iteration on; made ahead by threads where a GPU does the steps."""
         following = self.iteration
         if self.device.type == "cpu":
@@ -203,6 +203,7 @@ class MemberTraining:
         self.average = state["average"]
         self.iteration, self.spent_s = state["iteration"], state["spent_s"]
         self.loss, self.curve = state["loss"], state["curve"]
+        self.saved_s = self.spent_s
 
     def _save(self) -> None:
         state = {
@@ -216,6 +217,7 @@ class MemberTraining:
             "curve": self.curve,
         }
         _save_whole(state, self._file("checkpoint.pt"))
+        self.saved_s = self.spent_s
 
     def _finish(self) -> None:
         with torch.no_grad():

@@ -16,11 +16,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from threading import Event, Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -28,13 +26,14 @@ import torch
 
 from overread.domain import BadInputError
 from overread.ensemble.compute import choose_device, choose_precision
-from overread.ensemble.ensemble import Calibration
 from overread.ensemble.fingerprint import take_fingerprint
 from overread.ensemble.member_training import MemberTraining, write_json
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import CPU, GPU, Plan, make_plan
 from overread.ensemble.storage import DESCRIPTION, calibration_to_json, write_description
+from overread.ensemble.turns import train_in_turns
 from overread.imaging.dataset import Dataset, ensure_sound
+from overread.uncertainty.calibration import Calibration
 
 # Steps per member where neither steps nor minutes are given.
 DEFAULT_ITERATIONS = {"cpu": 2_000, "cuda": 50_000}
@@ -62,9 +61,8 @@ class TrainingOptions:
         threads: cores to use on the CPU, None for all. Each trains a member of its own: several that share the steps
             of one member wait for each other, much so on a busy machine.
         checkpoint_every_s: most seconds of training that an interruption can cost.
-        clock: what `minutes` are measured by; `processor` (the time that the training threads computed, all members
-            together) makes trainings comparable on a busy machine. It needs one core a member: no more `threads`
-            than members.
+        clock: what `minutes` are measured by; `processor` (computing time, summed over the cores) is for comparing
+            trainings on a busy machine, and holds each member to one core.
     """
 
     members: int = 5
@@ -92,8 +90,6 @@ class TrainingOptions:
                 raise BadInputError(f"{name} is {value}, expected more than 0")
         if not 0 <= self.validation_share < 1:
             raise BadInputError(f"validation_share is {self.validation_share}, expected 0 to below 1")
-        if self.clock not in ("wall", "processor"):
-            raise BadInputError(f"clock {self.clock!r} is not known; use wall or processor")
 
 
 @dataclass(frozen=True)
@@ -193,77 +189,59 @@ def _train_members(
     """Train what is not finished; on the CPU several members at once, each on cores of its own."""
     cores = (options.threads or os.cpu_count() or 1) if device.type == "cpu" else 1
     at_once = min(cores, options.members)
-    side_by_side = at_once if options.clock == "wall" else 1
-    budget_s = options.minutes * 60 * side_by_side / options.members if options.minutes else None
+    by_clock = options.clock == "wall"
+    budget_s = None
+    if options.minutes:
+        budget_s = options.minutes * 60 * (at_once if by_clock else 1) / options.members
     most = options.iterations
     if most is None and budget_s is None:
         most = DEFAULT_ITERATIONS[device.type]
     store = PatchStore(work / "cases")
     shares = [1.0 if (work / f"member_{index}.json").exists() else 0.0 for index in range(options.members)]
-    waiting = [index for index, share in enumerate(shares) if share < 1]
-    members: dict[int, MemberTraining] = {}
-    stop, lock = Event(), Lock()
-    began, share_then, told = time.monotonic(), float(np.mean(shares)), [0.0]
+    began, told, share_then = time.monotonic(), 0.0, float(np.mean(shares))
 
-    def tell(member: MemberTraining) -> None:
-        with lock:
-            shares[member.index] = member.share
-            now, share = time.monotonic(), float(np.mean(shares))
-            if now - told[0] < 1 and share < 1:
-                return
-            told[0] = now
-            left = (now - began) * (1 - share) / (share - share_then) if share > share_then else None
-            report(
-                TrainingProgress(
-                    "training", member.index, options.members, share, member.iteration, member.loss, left
-                )
+    def begin(index: int) -> MemberTraining:
+        nonlocal share_then
+        member = MemberTraining(
+            index,
+            plan,
+            [case.id for case in dataset.cases if case.id not in held_out[index]],
+            store,
+            work,
+            seed=options.seed,
+            most_iterations=most,
+            budget_s=budget_s,
+            checkpoint_every_s=options.checkpoint_every_s,
+            device=device,
+            precision=precision,
+            clock=time.monotonic if by_clock else time.thread_time,
+        )
+        share_then += member.share / options.members
+        return member
+
+    def heard(member: MemberTraining) -> None:
+        nonlocal told
+        shares[member.index] = member.share
+        now, share = time.monotonic(), float(np.mean(shares))
+        if now - told < 1 and share < 1:
+            return
+        told = now
+        gained = share - share_then
+        left = (now - began) * (1 - share) / gained if gained > 0 else None
+        report(
+            TrainingProgress(
+                "training", member.index, options.members, share, member.iteration, member.loss, left
             )
+        )
 
-    def take_turns() -> None:
-        while not stop.is_set():
-            with lock:
-                if not waiting:
-                    return
-                index = min(waiting, key=lambda i: shares[i])
-                waiting.remove(index)
-                if index not in members:
-                    cases = [case.id for case in dataset.cases if case.id not in held_out[index]]
-                    members[index] = MemberTraining(
-                        index,
-                        plan,
-                        cases,
-                        store,
-                        work,
-                        seed=options.seed,
-                        most_iterations=most,
-                        budget_s=budget_s,
-                        checkpoint_every_s=options.checkpoint_every_s,
-                        clock=time.monotonic if options.clock == "wall" else time.thread_time,
-                        device=device,
-                        precision=precision,
-                    )
-                    shares[index] = members[index].share
-            member = members[index]
-            member.run(TURN_S if device.type == "cpu" else float("inf"), stop, tell)
-            with lock:
-                if member.share < 1:
-                    waiting.append(index)
-                else:
-                    del members[index]
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, cores // at_once))
-    try:
-        with ThreadPoolExecutor(at_once) as pool:
-            turns = [pool.submit(take_turns) for _ in range(at_once)]
-            try:
-                wait(turns, return_when=FIRST_EXCEPTION)
-            finally:
-                stop.set()
-            for turn in turns:
-                turn.result()
-    finally:
-        torch.set_num_threads(before)
+    train_in_turns(
+        shares,
+        begin,
+        heard,
+        at_once=at_once,
+        threads_each=max(1, cores // at_once) if by_clock else 1,
+        turn_s=TURN_S if device.type == "cpu" else float("inf"),
+    )
 
 
 def _prepare_cases(
