@@ -82,7 +82,7 @@ def literal_opinions(ensemble: Ensemble, prepared: Prepared) -> torch.Tensor:
     return torch.stack(opinions)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     space=st.tuples(st.integers(3, 20), st.integers(3, 20), st.integers(3, 20)),
     box=st.tuples(st.integers(2, 24), st.integers(2, 24), st.integers(2, 24)),

@@ -21,7 +21,7 @@ from overread.uncertainty.measures import MEASURES
 
 # Enough voxels a case for shares to three digits, few enough for a hundred large cases in memory.
 REGION_VOXELS_PER_CASE = 20_000
-BAND_VOXELS_PER_CASE = 1_000_000
+BAND_VOXELS_PER_CASE = 300_000
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,148 @@
+"""Variations of a training patch, after nnU-Net's default augmentation, with most patches left mostly alone.
+
+Isensee et al. 2021 (Nature Methods 18:203), supplementary note 4: order, probabilities and ranges.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from overread.ensemble.plan import COARSE, Plan
+
+ROTATION = 0.2
+SCALING = 0.2
+NOISE = 0.1
+BLUR = 0.2
+BRIGHTNESS = 0.15
+CONTRAST = 0.15
+LOW_RESOLUTION = 0.25
+GAMMA_INVERTED = 0.1
+GAMMA = 0.3
+MIRROR = 0.5
+# Degrees either way: volumes turn a little, pictures and the plane of thick slices turn freely.
+VOLUME_ROTATION = 30.0
+PLANE_ROTATION = 180.0
+SCALE = (0.7, 1.4)
+SMALLEST_RANGE = 1e-7
+
+
+def augment(
+    image: torch.Tensor, label: torch.Tensor, plan: Plan, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One patch, varied: `(channel, *patch)` float and `(*patch)` integer. The inputs stay as they are."""
+    image, label = _rotate_and_scale(image, label, plan, generator)
+    if _chance(NOISE, generator):
+        std = _between(0, 0.1, generator) ** 0.5
+        image = image + std * torch.randn(image.shape, generator=generator)
+    if _chance(BLUR, generator):
+        image = _blur(image, _between(0.5, 1.0, generator))
+    if _chance(BRIGHTNESS, generator):
+        image = image * _between(0.75, 1.25, generator)
+    if _chance(CONTRAST, generator):
+        image = _contrast(image, _between(0.75, 1.25, generator))
+    if _chance(LOW_RESOLUTION, generator):
+        image = _low_resolution(image, _between(0.5, 1.0, generator))
+    if _chance(GAMMA_INVERTED, generator):
+        image = -_gamma(-image, _between(0.7, 1.5, generator))
+    if _chance(GAMMA, generator):
+        image = _gamma(image, _between(0.7, 1.5, generator))
+    mirrored = [axis for axis in plan.mirror_axes if _chance(MIRROR, generator)]
+    if mirrored:
+        image = image.flip([axis + 1 for axis in mirrored])
+        label = label.flip(mirrored)
+    return image, label
+
+
+def _rotate_and_scale(
+    image: torch.Tensor, label: torch.Tensor, plan: Plan, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    turns, scales = _chance(ROTATION, generator), _chance(SCALING, generator)
+    if not turns and not scales:
+        return image, label
+    axes = plan.axes
+    mm = torch.eye(axes)
+    if turns:
+        mm = _rotation(plan, generator)
+    if scales:
+        # Sampling positions that lie farther apart show the patch smaller.
+        mm = mm / _between(*SCALE, generator)
+    spacing = torch.tensor(plan.spacing_mm)
+    half = torch.tensor(label.shape) / 2
+    # From millimetres to voxels to grid_sample's -1..1, whose axes run in the opposite order.
+    theta = (mm * spacing / spacing[:, None] * half / half[:, None]).flip(0, 1)
+    theta = torch.cat([theta, torch.zeros(axes, 1)], dim=1)[None]
+    grid = F.affine_grid(theta, [1, 1, *label.shape], align_corners=False)
+    moved = F.grid_sample(image[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    moved_label = F.grid_sample(
+        label[None, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
+    )
+    return moved[0], moved_label[0, 0].round().to(label.dtype)
+
+
+def _rotation(plan: Plan, generator: torch.Generator) -> torch.Tensor:
+    """A rotation in millimetres; within the slices only where they are thick."""
+    matrix = torch.eye(plan.axes)
+    coarse = max(range(plan.axes), key=lambda axis: plan.spacing_mm[axis])
+    thick = plan.axes == 3 and plan.spacing_mm[coarse] > COARSE * min(plan.spacing_mm)
+    planes = [(0, 1), (0, 2), (1, 2)] if plan.axes == 3 else [(0, 1)]
+    if thick:
+        planes = [plane for plane in planes if coarse not in plane]
+    most = PLANE_ROTATION if len(planes) == 1 else VOLUME_ROTATION
+    for first, second in planes:
+        angle = math.radians(_between(-most, most, generator))
+        turn = torch.eye(plan.axes)
+        turn[first, first] = turn[second, second] = math.cos(angle)
+        turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
+        matrix = matrix @ turn
+    return matrix
+
+
+def _blur(image: torch.Tensor, sigma_voxel: float) -> torch.Tensor:
+    reach = math.ceil(3 * sigma_voxel)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offsets / sigma_voxel) ** 2)
+    kernel = (kernel / kernel.sum())[None, None]
+    for axis in range(1, image.ndim):
+        if image.shape[axis] == 1:
+            continue
+        lines = image.movedim(axis, -1)
+        flat = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
+        image = F.conv1d(flat, kernel).reshape(lines.shape).movedim(-1, axis)
+    return image
+
+
+def _contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
+    dims = tuple(range(1, image.ndim))
+    mean = image.mean(dim=dims, keepdim=True)
+    low, high = image.amin(dim=dims, keepdim=True), image.amax(dim=dims, keepdim=True)
+    return ((image - mean) * factor + mean).clamp(low, high)
+
+
+def _low_resolution(image: torch.Tensor, factor: float) -> torch.Tensor:
+    small = [max(1, round(n * factor)) for n in image.shape[1:]]
+    coarse = F.interpolate(image[None], size=small, mode="nearest-exact")
+    smooth = "trilinear" if image.ndim == 4 else "bilinear"
+    return F.interpolate(coarse, size=image.shape[1:], mode=smooth, align_corners=False)[0]
+
+
+def _gamma(image: torch.Tensor, exponent: float) -> torch.Tensor:
+    """Bend the grey scale; each channel keeps its mean and standard deviation."""
+    dims = tuple(range(1, image.ndim))
+    mean, std = image.mean(dim=dims, keepdim=True), image.std(dim=dims, keepdim=True)
+    low = image.amin(dim=dims, keepdim=True)
+    reach = (image.amax(dim=dims, keepdim=True) - low).clamp_min(SMALLEST_RANGE)
+    bent = ((image - low) / reach) ** exponent
+    return (bent - bent.mean(dim=dims, keepdim=True)) / bent.std(dim=dims, keepdim=True).clamp_min(
+        SMALLEST_RANGE
+    ) * std + mean
+
+
+def _chance(probability: float, generator: torch.Generator) -> bool:
+    return float(torch.rand(1, generator=generator)) < probability
+
+
+def _between(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand(1, generator=generator))

@@ -1,0 +1,123 @@
+"""MONAI's DynUNet as member: built from a plan, trained with losses at several resolutions, loaded to speak."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.losses.dice import DiceCELoss
+from monai.networks.nets.dynunet import DynUNet
+from torch import nn
+from torch.nn import functional as F
+
+from overread.domain import BadInputError
+from overread.ensemble.ensemble import Ensemble
+from overread.ensemble.plan import Plan
+from overread.ensemble.preparation import prepare
+from overread.ensemble.storage import KINDS, calibration_from_json
+
+# nnU-Net's smoothing of the Dice loss.
+SMOOTH = 1e-5
+
+
+def build_network(plan: Plan, *, for_training: bool) -> DynUNet:
+    """A network with random weights; the heads for the coarser losses exist `for_training` only."""
+    heads = plan.supervised - 1
+    return DynUNet(
+        spatial_dims=plan.axes,
+        in_channels=len(plan.normalisation),
+        out_channels=plan.classes,
+        kernel_size=plan.kernels,
+        strides=plan.strides,
+        upsample_kernel_size=plan.strides[1:],
+        filters=plan.features,
+        norm_name=("INSTANCE", {"affine": True}),
+        act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
+        deep_supervision=for_training,
+        deep_supr_num=max(1, heads),
+    )
+
+
+def supervised_logits(network: DynUNet, windows: torch.Tensor) -> list[torch.Tensor]:
+    """Logits at full, half, quarter … resolution, each on its own grid.
+
+    DynUNet's own `forward` blows the coarse ones up to full size and stacks them, which costs more than the network's
+    coarse half.
+    """
+    features = network.skip_layers(windows)
+    return [network.output_block(features), *network.heads]
+
+
+class SupervisedLoss(nn.Module):
+    """Dice + cross-entropy at every resolution, weighted 1, 1/2, 1/4 … over their sum.
+
+    Dice is taken over the whole batch, so that a patch without a class does not count as a failure.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = DiceCELoss(
+            include_background=False,
+            to_onehot_y=True,
+            softmax=True,
+            batch=True,
+            smooth_nr=SMOOTH,
+            smooth_dr=SMOOTH,
+        )
+
+    def forward(self, outputs: list[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """Logits by resolution and labels `(batch, *patch)` to one number."""
+        weights = [0.5**i for i in range(len(outputs))]
+        total = torch.zeros((), device=labels.device)
+        for weight, logits in zip(weights, outputs, strict=True):
+            target = labels[:, None].float()
+            if target.shape[2:] != logits.shape[2:]:
+                target = F.interpolate(target, size=logits.shape[2:], mode="nearest-exact")
+            total = total + weight / sum(weights) * self.one(logits.float(), target)
+        return total
+
+
+def member_weights(network: DynUNet) -> dict[str, torch.Tensor]:
+    """What is needed to speak: no heads of coarser losses, each weight once, on the CPU."""
+    return {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(("skip_layers.", "deep_supervision_heads."))
+    }
+
+
+def load_member(plan: Plan, path: Path, device: torch.device) -> DynUNet:
+    """A member ready to speak: windows `(batch, channel, *patch)` to logits `(batch, class, *patch)`."""
+    network = build_network(plan, for_training=False)
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise BadInputError(f"{path} does not fit the plan: {str(error).splitlines()[-1].strip()}") from error
+    # `skip_layers` names the same modules a second time.
+    absent = [name for name in missing if not name.startswith("skip_layers.")]
+    if absent or unexpected:
+        raise BadInputError(
+            f"{path} does not fit the plan: {len(absent)} weights absent, {len(unexpected)} unknown"
+        )
+    return network.to(device).eval().requires_grad_(False)
+
+
+@KINDS.register("dynunet")
+def load_dynunet(folder: Path, description: dict[str, Any], device: torch.device) -> Ensemble:
+    """Load what `training.train_ensemble` wrote."""
+    plan = Plan.from_json(description["plan"])
+    return Ensemble(
+        name=description["name"],
+        classes=tuple(description["classes"]),
+        channels=tuple(description["channels"]),
+        members=[load_member(plan, folder / name, device) for name in description["members"]],
+        patch=plan.patch,
+        prepare=partial(prepare, plan),
+        calibration=calibration_from_json(description.get("calibration")),
+        identity=description["identity"],
+        folder=folder,
+        metadata={"training": description["plan"].get("training", {})},
+    )

@@ -1,0 +1,89 @@
+"""What a dataset looks like: sizes, spacings and intensities, from which the network is planned.
+
+Isensee et al. 2021 (nnU-Net, Nature Methods 18:203), "dataset fingerprint".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from overread.ensemble.orientation import canonical_axes, nonzero_box, to_canonical
+from overread.imaging.dataset import Dataset
+from overread.imaging.volumes import read_labelmap, read_volume
+
+# Foreground voxels drawn per case for the intensity statistics: enough for a 0.5 % percentile.
+SAMPLES_PER_CASE = 10_000
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """Foreground intensities of one channel over all cases, in the units of the file."""
+
+    mean: float
+    std: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Facts about the training cases.
+
+    Attributes:
+        shapes: voxels per case after the crop to non-zero, in canonical axis order.
+        spacings_mm: voxel edges per case, in canonical axis order.
+        intensities: per channel.
+        nonzero_share: median share of the volume that the non-zero box keeps.
+        classes, channels: names.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    spacings_mm: tuple[tuple[float, ...], ...]
+    intensities: tuple[Intensities, ...]
+    nonzero_share: float
+    classes: tuple[str, ...]
+    channels: tuple[str, ...]
+
+    @property
+    def axes(self) -> int:
+        """2 for pictures, 3 for volumes."""
+        return len(self.shapes[0])
+
+
+def take_fingerprint(
+    dataset: Dataset, rng: np.random.Generator, progress: Callable[[int, int], None] | None = None
+) -> Fingerprint:
+    """Read each case once. The dataset must be sound (`imaging.dataset.ensure_sound`)."""
+    shapes, spacings, shares, samples = [], [], [], []
+    for index, case in enumerate(dataset.cases):
+        volume = read_volume(case.channels)
+        labels, _ = read_labelmap(case.label)
+        axes, flips = canonical_axes(volume.grid)
+        box = nonzero_box(to_canonical(volume.voxels, axes, flips))
+        shapes.append(tuple(stop - start for start, stop in box))
+        spacings.append(tuple(volume.grid.spacing_mm[a] for a in axes))
+        shares.append(np.prod(shapes[-1]) / labels.size)
+        foreground = volume.voxels[:, labels > 0]
+        chosen = rng.choice(
+            foreground.shape[1], size=min(SAMPLES_PER_CASE, foreground.shape[1]), replace=False
+        )
+        samples.append(foreground[:, chosen])
+        if progress is not None:
+            progress(index + 1, len(dataset.cases))
+    values = np.concatenate(samples, axis=1).astype(np.float64)
+    return Fingerprint(
+        shapes=tuple(shapes),
+        spacings_mm=tuple(spacings),
+        intensities=tuple(_intensities(channel) for channel in values),
+        nonzero_share=float(np.median(shares)),
+        classes=dataset.classes,
+        channels=dataset.channels,
+    )
+
+
+def _intensities(values: np.ndarray) -> Intensities:
+    low, high = np.percentile(values, (0.5, 99.5))
+    return Intensities(float(values.mean()), float(values.std()), float(low), float(high))

@@ -1,0 +1,115 @@
+"""Prepared training cases on disk, from which patches are cut without loading the cases.
+
+    <folder>/CASE.image.npy       (channel, *model_space) float32
+    <folder>/CASE.label.npy       (*model_space) uint8
+    <folder>/CASE.places.npy      (n, 1 + axes) int32: class and voxel of a bounded sample of the foreground
+
+Files are mapped, not read: memory does not grow with the number or the size of the cases.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from overread.domain import BadInputError
+from overread.ensemble.plan import Plan
+from overread.ensemble.preparation import prepare, prepare_labels
+from overread.imaging.dataset import Case, Dataset
+from overread.imaging.volumes import read_labelmap, read_volume
+
+# Voxels remembered per case and class, so that a foreground patch is found without a search.
+PLACES_PER_CLASS = 1000
+
+
+class PatchStore:
+    """Prepared cases below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def fill(
+        self,
+        dataset: Dataset,
+        plan: Plan,
+        rng: np.random.Generator,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Prepare the cases that are not there yet. A case counts as there when its last file is."""
+        if plan.classes > 256:
+            raise BadInputError(f"{plan.classes} classes do not fit 8 bits; at most 256 are trained")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for index, case in enumerate(dataset.cases):
+            if not self._file(case.id, "places").exists():
+                self._add(case, plan, rng)
+            if progress is not None:
+                progress(index + 1, len(dataset.cases))
+
+    def sample(
+        self, case: str, patch: tuple[int, ...], generator: torch.Generator, *, on_foreground: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cut one patch at random.
+
+        Args:
+            case: its id.
+            patch: voxels per axis; where the case is smaller, zeros (background) surround it.
+            generator: decides the place.
+            on_foreground: centre it, as far as it then lies inside the case, on a voxel of a random class.
+
+        Returns:
+            Image `(channel, *patch)` float32 and label `(*patch)` int64.
+        """
+        image = np.load(self._file(case, "image"), mmap_mode="r")
+        label = np.load(self._file(case, "label"), mmap_mode="r")
+        places = np.load(self._file(case, "places"), mmap_mode="r")
+        centre = None
+        if on_foreground and len(places):
+            present = np.unique(places[:, 0])
+            rows = np.flatnonzero(places[:, 0] == present[_integer(len(present), generator)])
+            centre = places[rows[_integer(len(rows), generator)], 1:]
+        starts = []
+        for axis, (size, edge) in enumerate(zip(label.shape, patch, strict=True)):
+            low, high = min(0, size - edge), max(0, size - edge)
+            if centre is None or size <= edge:
+                starts.append(low + _integer(high - low + 1, generator))
+            else:
+                starts.append(int(np.clip(centre[axis] - edge // 2, low, high)))
+        source = tuple(
+            slice(max(0, s), min(n, s + e)) for s, n, e in zip(starts, label.shape, patch, strict=True)
+        )
+        target = tuple(slice(cut.start - s, cut.stop - s) for cut, s in zip(source, starts, strict=True))
+        image_patch = torch.zeros((image.shape[0], *patch))
+        label_patch = torch.zeros(patch, dtype=torch.int64)
+        image_patch[(slice(None), *target)] = torch.from_numpy(np.array(image[(slice(None), *source)]))
+        label_patch[target] = torch.from_numpy(np.array(label[source], dtype=np.int64))
+        return image_patch, label_patch
+
+    def _add(self, case: Case, plan: Plan, rng: np.random.Generator) -> None:
+        prepared = prepare(plan, read_volume(case.channels))
+        labels = prepare_labels(read_labelmap(case.label)[0], prepared, plan.classes).numpy()
+        places = []
+        for index in range(1, plan.classes):
+            found = np.argwhere(labels == index)
+            if len(found) > PLACES_PER_CLASS:
+                found = found[rng.choice(len(found), size=PLACES_PER_CLASS, replace=False)]
+            places.append(np.insert(found, 0, index, axis=1).astype(np.int32))
+        self._write(case.id, "image", prepared.voxels.numpy())
+        self._write(case.id, "label", labels)
+        self._write(case.id, "places", np.concatenate(places))
+
+    def _file(self, case: str, what: str) -> Path:
+        return self.folder / f"{case}.{what}.npy"
+
+    def _write(self, case: str, what: str, array: np.ndarray) -> None:
+        temporary = self.folder / f".{case}.{what}.partial"
+        with temporary.open("wb") as file:
+            np.save(file, array)
+        os.replace(temporary, self._file(case, what))  # noqa: PTH105
+
+
+def _integer(below: int, generator: torch.Generator) -> int:
+    return int(torch.randint(below, (1,), generator=generator))

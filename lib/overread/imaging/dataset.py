@@ -1,0 +1,248 @@
+"""A folder of labelled cases in nnU-Net v2's raw layout, and everything that is wrong with one.
+
+    dataset.json          channel_names, labels, file_ending, numTraining
+    imagesTr/CASE_0000.nii.gz, CASE_0001.nii.gz …   one file a channel
+    labelsTr/CASE.nii.gz
+    imagesTs/             optional, not read here
+
+A colour picture holds its three channels in the one file `CASE_0000.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from overread.domain import BadInputError, Grid, NotFoundError
+from overread.imaging.volumes import read_labelmap, read_volume
+
+DESCRIPTION = "dataset.json"
+REQUIRED_KEYS = ("channel_names", "labels", "file_ending", "numTraining")
+IMAGE_NAME = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One labelled image.
+
+    Attributes:
+        id: the name that the files share.
+        channels: image files in channel order.
+        label: the label map's file.
+    """
+
+    id: str
+    channels: tuple[Path, ...]
+    label: Path
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `dataset.json` and the folders say; no voxel was read yet.
+
+    Attributes:
+        name: the folder's name, or `name` of `dataset.json`.
+        classes: names by label value; the first is the background.
+        channels: names of the image channels, such as `CT` or `T1`.
+        cases: sorted by id. Files that are named here may be missing: see `check_dataset`.
+        announced: `numTraining` of `dataset.json`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: tuple[str, ...]
+    cases: tuple[Case, ...]
+    announced: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: with which case, in which file, and what."""
+
+    case: str
+    file: str
+    what: str
+
+
+class BrokenDatasetError(BadInputError):
+    """Cases that cannot be trained on.
+
+    Attributes:
+        problems: all of them.
+    """
+
+    def __init__(self, dataset: Dataset, problems: list[Problem]) -> None:
+        rows = "\n".join(f"  {p.case or '-'} | {p.file} | {p.what}" for p in problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"dataset {dataset.name} has {count}:\n{rows}")
+        self.problems = tuple(problems)
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read `dataset.json` and list the cases.
+
+    Raises:
+        NotFoundError: no `dataset.json`, or no case.
+        BadInputError: `dataset.json` is broken, or asks for what is not supported (regions, ignore label).
+    """
+    folder = Path(folder)
+    path = folder / DESCRIPTION
+    if not path.exists():
+        raise NotFoundError(f"{folder} holds no {DESCRIPTION}: expected nnU-Net v2's raw layout")
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise BadInputError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(description, dict):
+        raise BadInputError(f"{path} holds a {type(description).__name__}, expected an object")
+    if missing := [key for key in REQUIRED_KEYS if key not in description]:
+        raise BadInputError(f"{path} lacks {', '.join(repr(key) for key in missing)}")
+    if not isinstance(description["numTraining"], int):
+        raise BadInputError(f"{path}: numTraining is {description['numTraining']!r}, expected a whole number")
+    ending = description["file_ending"]
+    if not isinstance(ending, str) or not ending.startswith("."):
+        raise BadInputError(f"{path}: file_ending is {ending!r}, expected something like '.nii.gz'")
+    cases = _cases(folder, ending)
+    if not cases:
+        raise NotFoundError(f"{folder} holds no case: nothing in imagesTr or labelsTr ends in {ending}")
+    return Dataset(
+        name=str(description.get("name", folder.name)),
+        classes=_classes(path, description["labels"]),
+        channels=_channels(path, description["channel_names"]),
+        cases=cases,
+        announced=description["numTraining"],
+    )
+
+
+def check_dataset(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
+    """Read every file once and list all that would hurt training; an empty list means sound.
+
+    Args:
+        dataset: from `read_dataset`.
+        progress: called with (cases read, cases) after each case.
+    """
+    problems: list[Problem] = []
+    if dataset.announced != len(dataset.cases):
+        what = f"numTraining is {dataset.announced}, but there are {len(dataset.cases)} cases"
+        problems.append(Problem("", DESCRIPTION, what))
+    axes: dict[str, int] = {}
+    for index, case in enumerate(dataset.cases):
+        problems += _check_case(dataset, case, axes)
+        if progress is not None:
+            progress(index + 1, len(dataset.cases))
+    if len(set(axes.values())) > 1:
+        usual = Counter(axes.values()).most_common(1)[0][0]
+        problems += [
+            Problem(case, "", f"is {count}-D, most cases are {usual}-D")
+            for case, count in axes.items()
+            if count != usual
+        ]
+    return problems
+
+
+def ensure_sound(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> None:
+    """Raise one BrokenDatasetError that holds all problems, if there are any."""
+    if problems := check_dataset(dataset, progress):
+        raise BrokenDatasetError(dataset, problems)
+
+
+def _cases(folder: Path, ending: str) -> tuple[Case, ...]:
+    channels: dict[str, dict[int, Path]] = {}
+    for path in sorted((folder / "imagesTr").glob(f"*{ending}")):
+        if path.name.startswith("."):
+            continue
+        match = IMAGE_NAME.fullmatch(path.name[: -len(ending)])
+        # A name without channel number becomes a case of its own, so that the check can complain about it.
+        name, channel = (match["case"], int(match["channel"])) if match else (path.name[: -len(ending)], 0)
+        channels.setdefault(name, {})[channel] = path
+    labels = {
+        path.name[: -len(ending)]: path
+        for path in sorted((folder / "labelsTr").glob(f"*{ending}"))
+        if not path.name.startswith(".")
+    }
+    found = []
+    for name in sorted(channels.keys() | labels.keys()):
+        files = channels.get(name, {})
+        count = max(files, default=0) + 1
+        images = tuple(files.get(i, folder / "imagesTr" / f"{name}_{i:04d}{ending}") for i in range(count))
+        found.append(Case(name, images, labels.get(name, folder / "labelsTr" / f"{name}{ending}")))
+    return tuple(found)
+
+
+def _classes(path: Path, labels: Any) -> tuple[str, ...]:
+    if not isinstance(labels, dict):
+        raise BadInputError(f"{path}: labels is a {type(labels).__name__}, expected names with their values")
+    if regions := [name for name, value in labels.items() if isinstance(value, list)]:
+        raise BadInputError(
+            f"{path}: label {regions[0]!r} is a region made of several values; regions are not supported, "
+            "give each class a value of its own"
+        )
+    if "ignore" in labels:
+        raise BadInputError(f"{path}: an ignore label is not supported; label the cases fully")
+    values: dict[int, str] = {}
+    for name, value in labels.items():
+        if not str(value).isdigit() or isinstance(value, bool):
+            raise BadInputError(f"{path}: label {name!r} has value {value!r}, expected a whole number")
+        if int(value) in values:
+            raise BadInputError(f"{path}: labels {values[int(value)]!r} and {name!r} share value {value}")
+        values[int(value)] = name
+    if sorted(values) != list(range(len(values))) or len(values) < 2:
+        raise BadInputError(
+            f"{path}: label values are {sorted(values)}, expected 0 (background), 1, 2 … without a gap"
+        )
+    return tuple(values[value] for value in sorted(values))
+
+
+def _channels(path: Path, names: Any) -> tuple[str, ...]:
+    if not isinstance(names, dict) or sorted(names) != sorted(str(i) for i in range(len(names))) or not names:
+        raise BadInputError(f"{path}: channel_names is {names!r}, expected such as {{'0': 'CT'}}")
+    return tuple(str(names[str(i)]) for i in range(len(names)))
+
+
+def _check_case(dataset: Dataset, case: Case, axes: dict[str, int]) -> list[Problem]:
+    """Problems of one case; enters its number of axes into `axes` where it can be read."""
+    problems: list[Problem] = []
+    image_grid: Grid | None = None
+    missing = [path for path in case.channels if not path.exists()]
+    if missing:
+        problems += [Problem(case.id, path.name, "channel file is missing") for path in missing]
+    else:
+        try:
+            volume = read_volume(case.channels)
+            image_grid = volume.grid
+            axes[case.id] = len(image_grid.shape)
+            found, expected = len(volume.voxels), len(dataset.channels)
+            if found != expected:
+                names = ", ".join(dataset.channels)
+                what = f"has {found} channels, dataset.json names {expected} ({names}); is a file missing?"
+                problems.append(Problem(case.id, case.channels[0].name, what))
+        except BadInputError as error:
+            problems.append(Problem(case.id, _culprit(case, error), str(error)))
+    if not case.label.exists():
+        return [*problems, Problem(case.id, case.label.name, "label file is missing")]
+    try:
+        labels, label_grid = read_labelmap(case.label)
+    except BadInputError as error:
+        return [*problems, Problem(case.id, case.label.name, str(error))]
+    values = np.unique(labels)
+    if unknown := [int(value) for value in values if not 0 <= value < len(dataset.classes)]:
+        what = f"holds class values {unknown}, dataset.json knows 0 to {len(dataset.classes) - 1}"
+        problems.append(Problem(case.id, case.label.name, what))
+    elif not values.any():
+        problems.append(Problem(case.id, case.label.name, "is empty: every voxel is background"))
+    if image_grid is not None and (difference := label_grid.difference_from(image_grid)):
+        what = f"lies on another grid than its image: {difference}"
+        problems.append(Problem(case.id, case.label.name, what))
+    return problems
+
+
+def _culprit(case: Case, error: BadInputError) -> str:
+    named = [path.name for path in case.channels if str(path) in str(error)]
+    return named[0] if named else case.channels[0].name
