@@ -9,6 +9,7 @@ import pytest
 import requests
 from PIL import Image
 
+from overread.imaging.volumes import read_labelmap
 from support.servers import ROOT, app_copy, publish_threshold, running_server, write_case
 
 
@@ -36,7 +37,7 @@ def test_from_another_folder_with_options_and_a_picture(folders, tmp_path):
     (elsewhere / "a").write_text("not the image")
     conf = [
         "models",
-        "two, flat",
+        "two,flat",
         "measure",
         "variance",
         "bands",
@@ -52,7 +53,7 @@ def test_from_another_folder_with_options_and_a_picture(folders, tmp_path):
         info = requests.get(f"{url}/info/", timeout=60).json()
         assert set(info["models"]) == {"two", "flat"}
         # Without calibrated bands there are no segments for them.
-        assert info["labels"] == ["bright", "organ", "tumour"]
+        assert info["labels"] == ["organ", "tumour", "bright"]
         config = info["models"]["two"]["config"]
         assert (config["measure"][0], config["doubt"][0], config["members"][0]) == ("variance", "off", "2")
         query = {"image": "a", "output": "json"}
