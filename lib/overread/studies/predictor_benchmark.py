@@ -37,7 +37,6 @@ SYNTHETIC_SHAPE = (110, 20, 100)
 NNUNET_CALL = (
     "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder as run; run()"
 )
-)
 DEFAULT_CASCADE = 0.05
 
 
@@ -121,7 +120,9 @@ def compare(
     for _ in range(repetitions):
         costs["nnunetv2"].append(measure_command(nnunet, environment))
         for name, options in variants.items():
-            costs[name].append(measure_command([*ours, *channels, str(labelmaps[name]), *options], environment))
+            costs[name].append(
+                measure_command([*ours, *channels, str(labelmaps[name]), *options], environment)
+            )
     labels = {name: read_labelmap(path)[0] for name, path in labelmaps.items()}
     labels["nnunetv2"] = read_labelmap(nnunet_output / f"case{ending}")[0]
     classes = len(description["classes"])
