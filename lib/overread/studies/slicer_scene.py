@@ -54,7 +54,7 @@ class SlicerScene:
         self._app: Any = importlib.import_module("trame_slicer.core").SlicerApp()
         (self.volume,) = self._app.io_manager.load_volumes(str(volume))
         # What is drawn first lies below: the view takes up the volume before there are segments.
-        self._view = self._slice_view() if drawn else None
+        self._view: Any = self._slice_view() if drawn else None
         self.segmentation = self._app.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
         self.segmentation.CreateDefaultDisplayNodes()
         self.segmentation.SetReferenceImageGeometryParameterFromVolumeNode(self.volume)
@@ -125,9 +125,10 @@ class SlicerScene:
         fill: Mapping[str, float],
         size_px: tuple[int, int] = (560, 560),
     ) -> None:
-        """Draw slice `k` (in Slicer's order) of the volume with its segments in Slicer's slice view, offscreen, to a PNG.
+        """Draw a slice of the volume with its segments in Slicer's slice view, offscreen, to a PNG.
 
         Args:
+            slice_k: in Slicer's order.
             window_hu: densities drawn black and white.
             colours: red, green and blue in [0, 1] by segment name; others keep Slicer's colour.
             fill: opacity of the area by segment name, 0.5 where none is given; outlines are opaque.
