@@ -12,6 +12,7 @@ import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class SlicerScene:
     def import_result(self, file: Path, label_names: Mapping[str, int] | Sequence[str]) -> None:
         """Import the server's answer: voxel value k fills the k-th name, not counting `background`."""
         if isinstance(label_names, Mapping):
-            label_names = sorted(label_names, key=lambda name: label_names[name])
+            label_names = [name for name, _ in sorted(label_names.items(), key=itemgetter(1))]
         names = self._vtk.vtkStringArray()
         for name in label_names:
             if name != "background":
