@@ -52,7 +52,7 @@ def inspect(
     answers: Sequence[tuple[Path, dict[str, int]]],
     submission: Path,
 ) -> dict[str, Any]:
-    """In Slicer's process: load, import each answer in turn, submit; tell what the scene holds, in the file's voxel order."""
+    """In Slicer's process: load, import each answer in turn, submit; tell, in the file's voxel order, what there is."""
     scene = SlicerScene(image, labels)
     for file, label_names in answers:
         scene.import_result(file, label_names)
