@@ -32,7 +32,7 @@ SMALLEST_RANGE = 1e-7
 def augment(
     image: torch.Tensor, label: torch.Tensor, plan: Plan, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One patch, varied: `(channel, *patch)` float and `(*patch)` integer, of the same shapes. Inputs stay as they are."""
+    """One patch, varied: `(channel, *patch)` float and `(*patch)` integer. The inputs stay as they are."""
     image, label = _rotate_and_scale(image, label, plan, generator)
     if _chance(NOISE, generator):
         std = _between(0, 0.1, generator) ** 0.5

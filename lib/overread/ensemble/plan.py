@@ -152,7 +152,7 @@ def make_plan(
     Raises:
         BadInputError: an override names no field, or does not fit the rest.
     """
-    decided = {name: _frozen(value) for name, value in (overrides or {}).items()}
+    decided: dict[str, Any] = {name: _frozen(value) for name, value in (overrides or {}).items()}
     known = [field.name for field in fields(Plan)]
     if unknown := sorted(decided.keys() - set(known)):
         raise BadInputError(f"a plan has no {unknown[0]!r}; it has {', '.join(known)}")
@@ -169,7 +169,7 @@ def make_plan(
             raise BadInputError(f"patch {decided['patch']} does not suit the strides; the nearest is {patch}")
     else:
         patch, kernels, strides = _largest_patch(median, spacing, hardware)
-    planned = {
+    planned: dict[str, Any] = {
         "spacing_mm": spacing,
         "patch": patch,
         "batch": _batch(fingerprint, patch, median, hardware),

@@ -38,10 +38,16 @@ from overread.ensemble.plan import CPU, GPU, Plan, make_plan
 from overread.ensemble.storage import DESCRIPTION, calibration_to_json, write_description
 from overread.imaging.dataset import Dataset, ensure_sound
 
-# nnU-Net's optimiser: stochastic gradient descent with this rate and Nesterov momentum, rate falling as (1 - share)^0.9.
-LEARNING_RATE = 1e-2
-MOMENTUM = 0.99
-WEIGHT_DECAY = 3e-5
+# On the CPU, where budgets are short: AdamW. On 32 hippocampus cases (2026-11, 200 steps of 2 patches) it reached a
+# held-out Dice of 0.85 with rates from 3e-3 to 1e-2, where nnU-Net's SGD had not left the background yet.
+CPU_LEARNING_RATE = 5e-3
+CPU_BETAS = (0.9, 0.99)
+CPU_WEIGHT_DECAY = 1e-2
+# On a GPU, where budgets are long: nnU-Net's stochastic gradient descent.
+GPU_LEARNING_RATE = 1e-2
+GPU_MOMENTUM = 0.99
+GPU_WEIGHT_DECAY = 3e-5
+# Both: the rate falls as (1 - share of the budget)^0.9, as nnU-Net's.
 POLY_EXPONENT = 0.9
 LARGEST_GRADIENT = 12.0
 # Share of the patches that are centred on foreground.
@@ -212,13 +218,8 @@ class _Member:
             self.network = build_network(plan, for_training=True).to(device)
         self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self.loss = SupervisedLoss()
-        self.optimiser = torch.optim.SGD(
-            self.network.parameters(),
-            LEARNING_RATE,
-            momentum=MOMENTUM,
-            weight_decay=WEIGHT_DECAY,
-            nesterov=True,
-        )
+        self.optimiser = _optimiser(self.network, device)
+        self.full_rate: float = self.optimiser.param_groups[0]["lr"]
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self.iteration, self.spent_s = 0, 0.0
         self.curve: list[list[float]] = [[0.0, 0] for _ in range(CURVE_POINTS)]
@@ -247,7 +248,8 @@ class _Member:
             value = self._step(images, labels, share)
             if not np.isfinite(value):
                 raise OverreadError(
-                    f"member {self.member}: the loss became {value} at iteration {self.iteration}; try precision float32"
+                    f"member {self.member}: the loss became {value} at iteration {self.iteration}; "
+                    "try precision float32"
                 )
             recent = value if recent is None else 0.95 * recent + 0.05 * value
             point = self.curve[min(CURVE_POINTS - 1, int(share * CURVE_POINTS))]
@@ -268,7 +270,7 @@ class _Member:
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> float:
         for group in self.optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * (1 - min(share, 1.0)) ** POLY_EXPONENT
+            group["lr"] = self.full_rate * (1 - min(share, 1.0)) ** POLY_EXPONENT
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             outputs = supervised_logits(self.network, images)
@@ -371,6 +373,16 @@ class _Member:
         }
         _write_json(facts, _member_file(self.work, self.member, "json"))
         (self.work / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def _optimiser(network: torch.nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    if device.type == "cpu":
+        return torch.optim.AdamW(
+            network.parameters(), CPU_LEARNING_RATE, betas=CPU_BETAS, weight_decay=CPU_WEIGHT_DECAY
+        )
+    return torch.optim.SGD(
+        network.parameters(), GPU_LEARNING_RATE, GPU_MOMENTUM, weight_decay=GPU_WEIGHT_DECAY, nesterov=True
+    )
 
 
 def _prepare_cases(

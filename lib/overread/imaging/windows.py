@@ -22,7 +22,8 @@ def window_starts(size: int, patch: int, step: float) -> list[int]:
     """
     if size <= patch:
         return [0]
-    count = ceil((size - patch) / (patch * step)) + 1
+    # A patch of one voxel (slices shown to a 2D network) moves by whole voxels.
+    count = ceil((size - patch) / max(patch * step, 1)) + 1
     return [round((size - patch) * index / (count - 1)) for index in range(count)]
 
 
