@@ -21,6 +21,7 @@ import numpy as np
 
 from overread.domain import BadInputError, Grid
 from overread.imaging.headers import read_header
+from overread.imaging.lattice import in_order_of
 from overread.imaging.volumes import read_labelmap
 from overread.server.doubt import DOUBT_NAMES
 from overread.server.maps import Proposal
@@ -74,8 +75,11 @@ def read_submission(path: Path, grid: Grid) -> np.ndarray:
         )
     labels, label_grid = read_labelmap(path)
     # A picture carries no position that viewers agree on; its shape was compared above.
-    if len(grid.shape) == 3 and (difference := label_grid.difference_from(grid)):
-        raise BadInputError(f"the label lies on another grid than the image: {difference}")
+    if len(grid.shape) == 3:
+        try:
+            labels = in_order_of(labels, label_grid, grid)
+        except BadInputError as error:
+            raise BadInputError(f"the label lies on another grid than the image: {error}") from error
     labels = labels.reshape(grid.shape)
     if labels.min(initial=0) < 0:
         raise BadInputError(f"the label holds {labels.min()}; values begin at 0")

@@ -20,7 +20,6 @@ from PIL import Image, ImageDraw, ImageFont
 from overread.domain import BadInputError
 from overread.ensemble.prediction import predict
 from overread.ensemble.storage import load_ensemble
-from overread.imaging.lattice import in_order_of
 from overread.imaging.volumes import read_volume, write_nrrd
 from overread.studies.slicer_scene import SlicerScene, in_own_process
 from overread.uncertainty.calibration import band_map
@@ -28,6 +27,7 @@ from overread.uncertainty.calibration import band_map
 # The usual soft-tissue window: level 40, width 400.
 WINDOW_HU = (-160.0, 240.0)
 PANEL_PX = (600, 600)
+# The names under which the server sends them.
 DOUBT_HIGH, DOUBT_MODERATE = "doubt: high", "doubt: moderate"
 # Colours that stay apart for readers who cannot tell red from green, and fills through which the image shows.
 CLASS_COLOURS = ((0.35, 0.70, 0.90), (0.80, 0.47, 0.95), (0.45, 0.85, 0.60), (0.95, 0.75, 0.85))
@@ -75,9 +75,53 @@ def _draw_panels(
     scene = SlicerScene(image, drawn=True)
     scene.import_result(answer, names)
     segments = scene.segment_voxels()
-    telling = 1.0 * sum(segments[name] for name in (DOUBT_HIGH, DOUBT_MODERATE)) + 2.0 * segments[names[-3]]
-    slice_k = int(telling.sum(axis=(0, 1)).argmax())
+    # The slice with most doubt in which the last class (of the phantoms: lesions) is seen as well.
+    doubt = (segments[DOUBT_HIGH] | segments[DOUBT_MODERATE]).sum(axis=(0, 1))
+    last = segments[names[-3]].sum(axis=(0, 1))
+    slice_k = int((doubt * (last >= last.max() / 2)).argmax())
     scene.show_segments(False)
     scene.render(panels[0], slice_k, WINDOW_HU, colours, fills, PANEL_PX)
     scene.show_segments(True)
     scene.render(panels[1], slice_k, WINDOW_HU, colours, fills, PANEL_PX)
+
+
+def _beside_each_other(
+    panels: Sequence[Image.Image], colours: dict[str, tuple[float, float, float]], picture: Path
+) -> None:
+    """Panels from left to right over a strip that names the colours."""
+    gap_px, strip_px = 6, 44
+    width = sum(panel.width for panel in panels) + gap_px * (len(panels) - 1)
+    sheet = Image.new("RGB", (width, panels[0].height + strip_px), "black")
+    for index, panel in enumerate(panels):
+        sheet.paste(panel, (index * (panel.width + gap_px), 0))
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=19)
+    x, y = panels[0].width + gap_px, panels[0].height + strip_px // 2
+    for name, colour in colours.items():
+        rgb = tuple(round(255 * part) for part in colour)
+        pen.rectangle((x, y - 8, x + 16, y + 8), fill=rgb)
+        pen.text((x + 24, y), name, fill="white", font=font, anchor="lm")
+        x += 24 + round(pen.textlength(name, font=font)) + 26
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(picture, optimize=True)
+
+
+def main() -> None:
+    """Predict and draw."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="folder of a trained ensemble")
+    parser.add_argument("--image", type=Path, required=True, help="CT volume with one channel")
+    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--measure", default="predictive_entropy", help="uncertainty map to band")
+    wanted = parser.parse_args()
+    ensemble = load_ensemble(wanted.model)
+    bands = ensemble.calibration.bands.get(wanted.measure)
+    if bands is None:
+        raise BadInputError(f"{wanted.model} has no calibrated bands for {wanted.measure}")
+    said = predict(ensemble, read_volume([wanted.image]), measures=[wanted.measure])
+    doubt = band_map(said.maps[wanted.measure].values, bands)
+    draw_in_slicer(wanted.image, said.labels, doubt, ensemble.classes, wanted.out)
+
+
+if __name__ == "__main__":
+    main()

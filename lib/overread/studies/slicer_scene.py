@@ -93,6 +93,10 @@ class SlicerScene:
             for identity in self._identities()
         }
 
+    def show_segments(self, shown: bool) -> None:
+        """Show or hide all segments, as the eye in Slicer's list does."""
+        self.segmentation.GetDisplayNode().SetVisibility(shown)
+
     def volume_voxels(self) -> np.ndarray:
         """The volume `(i, j, k)` as Slicer read it."""
         return self._array_of(self.volume)
