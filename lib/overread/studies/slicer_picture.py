@@ -2,9 +2,8 @@
 
     python -m overread.studies.slicer_picture --model FOLDER --image case_0000.nii.gz --out docs/pictures/slicer.png
 
-`FOLDER` is a trained ensemble: `model/<recipe>/<hash>` of the app, or what `overread train` wrote. Slicer's core
-comes with `trame-slicer[standalone]`, and draws without a screen where OpenGL can be had by EGL (Debian:
-`libegl1 libgl1-mesa-dri libx11-6`).
+`FOLDER` is a trained ensemble: `model/<recipe>/<hash>` of the app, or what `overread train` wrote. What Slicer's
+core needs, `slicer_scene.NEEDS` says.
 """
 
 from __future__ import annotations
@@ -106,14 +105,18 @@ def _beside_each_other(
     sheet.save(picture, optimize=True)
 
 
-def main() -> None:
-    """Predict and draw."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Predict and draw.
+
+    Raises:
+        BadInputError: the ensemble has no calibrated bands for the measure.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained ensemble")
     parser.add_argument("--image", type=Path, required=True, help="CT volume with one channel")
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
     parser.add_argument("--measure", default="predictive_entropy", help="uncertainty map to band")
-    wanted = parser.parse_args()
+    wanted = parser.parse_args(arguments)
     ensemble = load_ensemble(wanted.model)
     bands = ensemble.calibration.bands.get(wanted.measure)
     if bands is None:

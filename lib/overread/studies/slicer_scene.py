@@ -7,7 +7,6 @@ libraries that other wheels bring as well, and an OpenGL context that does not s
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,13 +21,12 @@ import SimpleITK as sitk
 from overread.domain import Grid
 from overread.imaging.volumes import LPS_TO_RAS
 
+NEEDS = (
+    "it comes with `trame-slicer[standalone]` and draws without a screen where OpenGL can be had by EGL "
+    "(Debian: apt-get install libegl1 libgl1-mesa-dri libx11-6)"
+)
 # The module leaves these out of what is submitted.
 NOT_SUBMITTED = ("background", "foreground_scribbles", "background_scribbles")
-
-
-def is_installed() -> bool:
-    """Whether Slicer's core can be imported here; the import itself is left to the process that will use it."""
-    return all(importlib.util.find_spec(name) is not None for name in ("slicer_core", "trame_slicer"))
 
 
 @contextmanager
