@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from overread.cli.demo import copy_studies
+from overread.cli.serve import is_port_in_use
 from overread.studies.phantom import make_phantoms
 
 PROJECT = Path(__file__).parents[2]
@@ -85,8 +86,7 @@ def test_the_server_offers_the_model_over_a_copy_until_it_is_interrupted(place: 
         running.send_signal(signal.SIGINT)
         code = running.wait(timeout=60)
     assert code == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", int(port)))
+    assert not is_port_in_use("127.0.0.1", int(port))
     assert {path.name for path in (place / "work" / "studies").glob("*.nii.gz")} == {
         "phantom_101.nii.gz",
         "phantom_102.nii.gz",
