@@ -24,7 +24,6 @@ SMOOTH = 1e-5
 
 def build_network(plan: Plan, *, for_training: bool) -> DynUNet:
     """A network with random weights; the heads for the coarser losses exist `for_training` only."""
-    heads = plan.supervised - 1
     return DynUNet(
         spatial_dims=plan.axes,
         in_channels=len(plan.normalisation),
@@ -36,7 +35,7 @@ def build_network(plan: Plan, *, for_training: bool) -> DynUNet:
         norm_name=("INSTANCE", {"affine": True}),
         act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
         deep_supervision=for_training,
-        deep_supr_num=max(1, heads),
+        deep_supr_num=plan.supervised - 1,
     )
 
 

@@ -36,21 +36,21 @@ class Hardware:
     Attributes:
         patch: most voxels of a patch, by number of axes.
         batch: voxels a batch aims at, by number of axes.
-        first_features, most_features: channels of the first stage, and the most of any.
+        first_features, most_features: channels of the first stage, and the most of any, by number of axes.
         most_stages: resolutions.
     """
 
     patch: Mapping[int, int]
     batch: Mapping[int, int]
     first_features: int
-    most_features: int
+    most_features: Mapping[int, int]
     most_stages: int
 
 
 # Measured on one core with bfloat16: 0.2 s a step at 2 x 40x56x40 voxels and features 16 to 128.
-CPU = Hardware({2: 256**2, 3: 112_000}, {2: 4 * 256**2, 3: 180_000}, 16, 128, 6)
+CPU = Hardware({2: 256**2, 3: 112_000}, {2: 4 * 256**2, 3: 180_000}, 16, {2: 128, 3: 128}, 6)
 # nnU-Net's own sizes for 8 to 12 GB.
-GPU = Hardware({2: 512**2, 3: 128**3}, {2: 12 * 512**2, 3: 2 * 128**3}, 32, 320, 7)
+GPU = Hardware({2: 512**2, 3: 128**3}, {2: 12 * 512**2, 3: 2 * 128**3}, 32, {2: 512, 3: 320}, 7)
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class Plan:
 
     @property
     def supervised(self) -> int:
-        """Resolutions that get a loss: all but the coarsest two, at least the full one."""
-        return max(1, len(self.strides) - 1)
+        """Resolutions that get a loss: all but the bottleneck's."""
+        return len(self.strides) - 1
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON for `ensemble.json`."""
@@ -180,7 +180,9 @@ def make_plan(
         "classes": len(fingerprint.classes),
     } | decided
     stages = len(planned["strides"])
-    features = tuple(min(hardware.first_features * 2**i, hardware.most_features) for i in range(stages))
+    features = tuple(
+        min(hardware.first_features * 2**i, hardware.most_features[fingerprint.axes]) for i in range(stages)
+    )
     planned.setdefault("features", features)
     return Plan(**planned)
 

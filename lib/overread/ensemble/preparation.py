@@ -125,7 +125,10 @@ def _resample(
             continue
         lines = voxels.movedim(axis, -1)
         flat = lines.reshape(1, 1, -1, lines.shape[-1])
+        # `antialias` also chooses the cubic kernel that keeps straight lines straight.
         mode = "bicubic" if cubic else "bilinear"
-        scaled = F.interpolate(flat, size=(flat.shape[2], size), mode=mode, align_corners=False)
+        scaled = F.interpolate(
+            flat, size=(flat.shape[2], size), mode=mode, align_corners=False, antialias=cubic
+        )
         voxels = scaled.reshape(*lines.shape[:-1], size).movedim(-1, axis)
     return voxels.contiguous()

@@ -221,7 +221,7 @@ def _check_case(dataset: Dataset, case: Case, axes: dict[str, int]) -> list[Prob
             found, expected = len(volume.voxels), len(dataset.channels)
             if found != expected:
                 names = ", ".join(dataset.channels)
-                what = f"has {found} channels, dataset.json names {expected} ({names}); is a file missing?"
+                what = f"channels found: {found}, named in dataset.json: {expected} ({names}); is a file missing?"
                 problems.append(Problem(case.id, case.channels[0].name, what))
         except BadInputError as error:
             problems.append(Problem(case.id, _culprit(case, error), str(error)))
