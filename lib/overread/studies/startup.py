@@ -47,15 +47,21 @@ def seconds_to_first_answer(app: Path, studies: Path) -> float:
     )
     try:
         while time.perf_counter() - started < LONGEST_START_S and server.poll() is None:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/info/", timeout=5).close()
+            if _answers(f"http://127.0.0.1:{port}/info/"):
                 return time.perf_counter() - started
-            except (urllib.error.URLError, TimeoutError):
-                time.sleep(0.05)
+            time.sleep(0.05)
         raise SystemExit(f"the server of {app} did not answer")
     finally:
         server.terminate()
         server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except (urllib.error.URLError, TimeoutError):
+        return False
+    return True
 
 
 def main() -> None:
