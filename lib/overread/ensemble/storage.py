@@ -32,6 +32,7 @@ MODULES = {
     "dynunet": "overread.ensemble.dynunet",
     "nnunet": "overread.ensemble.nnunet",
     "bundle": "overread.ensemble.bundle",
+    "threshold": "overread.ensemble.threshold",
 }
 
 

@@ -1,0 +1,48 @@
+# `make demo` and `make test` need nothing but Python 3.11 (or 3.10); everything else goes into .venv.
+PYTHON ?=
+export PYTHON WHEELHOUSE
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help demo test check format wheelhouse clean
+
+help:
+	@echo "make demo        install, make sample data, train a starter model, serve it on http://127.0.0.1:8000"
+	@echo "make test        install and run all tests (make test ARGS='tests/cli -x' runs some of them)"
+	@echo "make check       ruff, pyright, import-linter"
+	@echo "make format      let ruff put the code in order"
+	@echo "make wheelhouse  download everything once, for machines without a network"
+	@echo "make clean       remove .venv and the demo's working copy"
+
+demo: $(VENV)/.installed-runtime
+	@$(BIN)/overread demo $(ARGS)
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check lib tests apps
+	$(BIN)/ruff format --check lib tests apps
+	$(BIN)/pyright lib apps
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix lib tests apps
+	$(BIN)/ruff format lib tests apps
+
+# Installed again only when the project's dependencies changed.
+$(VENV)/.installed-runtime: pyproject.toml constraints.txt
+	@.ci/install
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt
+	@.ci/install dev
+	@touch $(VENV)/.installed-runtime $@
+
+wheelhouse: $(VENV)/.installed-runtime
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip wheel --wheel-dir wheelhouse \
+		".[dev]" hatchling editables pip setuptools wheel uv
+
+clean:
+	rm -rf $(VENV) .demo

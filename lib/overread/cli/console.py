@@ -1,0 +1,108 @@
+"""What all commands share: where things are, what is printed where, progress bars."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+import overread
+
+if TYPE_CHECKING:
+    from overread.learning.champions import ChampionStore
+
+APP = Path("apps") / "radiology"
+
+# Progress and remarks go to stderr: what a script reads from stdout is the answer alone.
+remarks = Console(stderr=True)
+answers = Console()
+
+AppOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--app",
+        envvar="OVERREAD_APP",
+        help="Folder of the MONAI Label app; its model/ holds the champions. [default: the project's apps/radiology]",
+        show_default=False,
+    ),
+]
+ModelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--models", help="Folder of champions. [default: model/ in the app folder]", show_default=False
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(help="`cpu`, `cuda`, `cuda:1`, …; `auto` takes the first GPU there is."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
+
+
+def project_root() -> Path:
+    """Folder of the source checkout; of an installed wheel this is a folder without `apps/`."""
+    return Path(overread.__file__).resolve().parents[2]
+
+
+def app_folder(app: Path | None) -> Path:
+    """The MONAI Label app that is served. Raises typer.BadParameter where there is none."""
+    folder = (app or project_root() / APP).expanduser().resolve()
+    if (folder / "main.py").is_file():
+        return folder
+    if app is None:
+        raise typer.BadParameter(
+            f"the app is looked for at {folder}, beside the source code, and is not there; "
+            "name the folder apps/radiology of a source checkout with --app"
+        )
+    raise typer.BadParameter(f"{folder} holds no main.py: it is not a MONAI Label app folder")
+
+
+def champion_store(app: Path | None, models: Path | None) -> ChampionStore:
+    """The champions in `models`, or else those of the app."""
+    from overread.learning.champions import ChampionStore
+
+    return ChampionStore(models.expanduser().resolve() if models else app_folder(app) / "model")
+
+
+def chosen_device(name: str) -> str:
+    """`auto` resolved to what this machine has. Raises typer.BadParameter for a device that it lacks."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise typer.BadParameter(f"{name!r} is no device; use auto, cpu, cuda or cuda:0") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise typer.BadParameter(
+            f"{name!r} was asked for, but PyTorch sees {torch.cuda.device_count()} GPUs; `overread doctor` says more"
+        )
+    return name
+
+
+def print_json(answer: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(answer, indent=2, default=str, allow_nan=False))
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr, with a text that the command updates."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=remarks,
+    )
+
+
+def waiting(text: str) -> AbstractContextManager[Any]:
+    """A spinner on stderr for work that cannot say how far it is."""
+    return remarks.status(text)

@@ -1,0 +1,71 @@
+"""The command itself: which subcommands there are, and how an error is told."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from overread.cli import demo, doctor, imports, models, predict, serve, train
+
+
+class PlainErrors(TyperGroup):
+    """Tells an OverreadError in one sentence and exits with 1; `--debug` shows where it came from."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            errors = sys.modules.get("overread.domain.errors")
+            if errors is None or not isinstance(error, errors.OverreadError) or ctx.params.get("debug"):
+                raise
+            typer.secho(f"Error: {error}", err=True, fg="red")
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="overread",
+    cls=PlainErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from overread import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def overread(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="OVERREAD_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Several networks read a CT, MR or 2D study; where they disagree, a clinician is asked.
+
+    First steps: `overread demo` shows it on sample data, `overread doctor` says what is wrong with an
+    installation, `overread train NAME --data DIR` learns from your own cases, `overread serve --studies DIR`
+    offers the result to 3D Slicer. Research software, not a medical device.
+    """
+
+
+app.command("demo")(demo.demo)
+app.command("serve")(serve.serve)
+app.command("train")(train.train)
+app.command("import-nnunet")(imports.import_nnunet)
+app.command("import-bundle")(imports.import_bundle)
+app.command("predict")(predict.predict)
+app.command("models")(models.models)
+app.command("doctor")(doctor.doctor)

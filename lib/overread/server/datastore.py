@@ -1,0 +1,288 @@
+"""The studies folder: MONAI Label's own store, with a guard in front of everything that is written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+
+from overread.domain import BadInputError, NotFoundError
+from overread.imaging.headers import read_header
+from overread.imaging.volumes import READABLE_SUFFIXES, read_array, read_volume, write_nifti
+from overread.server.inference import called
+from overread.server.labels import NOT_CLASSES, AcceptedLabel, accept, names_in_order, read_submission
+from overread.server.maps import MapStore
+from overread.server.models import ServedModels
+from overread.server.names import checked_name
+
+LABEL_SUFFIX = ".nii.gz"
+# A voxel of an image takes at most 8 bytes in the files we read, and 4 where it is kept in memory.
+BYTES_A_VOXEL = 4
+# Uploads wait here, on the disk where they will be kept, so that they appear whole.
+INCOMING = ".incoming"
+
+
+class StudyStore(LocalDatastore):
+    """A folder of studies.
+
+    What is sent is checked before a byte of the store changes; a refused label leaves the earlier one in place.
+    Changes are made one at a time, and the store's index is replaced whole, because requests run in several
+    threads here.
+    """
+
+    def __init__(self, folder: str, extensions: list[str], models: ServedModels, maps: MapStore) -> None:
+        self._models, self._maps = models, maps
+        self._change = threading.RLock()
+        super().__init__(folder, extensions=tuple(extensions), auto_reload=True)
+        self._incoming = Path(folder) / INCOMING
+        shutil.rmtree(self._incoming, ignore_errors=True)
+
+    # -- what is there ------------------------------------------------------------------------------------------
+
+    def known_image(self, image_id: str) -> Path:
+        """File of an image. Raises BadInputError for a name that cannot be one, NotFoundError where it is not."""
+        checked_name(image_id, "image id")
+        path = self.get_image_uri(image_id)
+        if not path or not Path(path).is_file():
+            raise NotFoundError(f"no image is called {image_id!r} in the studies folder")
+        return Path(path)
+
+    def known_label(self, label_id: str, label_tag: str) -> Path:
+        """File of a label. Raises BadInputError for names that cannot be, NotFoundError where it is not."""
+        checked_name(label_id, "label id")
+        checked_name(label_tag, "tag")
+        path = self.get_label_uri(label_id, label_tag)
+        if not path or not Path(path).is_file():
+            raise NotFoundError(f"image {label_id!r} has no label with tag {label_tag!r}")
+        return Path(path)
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """What is known of an image, finite numbers only. Raises NotFoundError for an unknown one."""
+        self.known_image(image_id)
+        return finite(super().get_image_info(image_id))
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """What is known of a label. Raises NotFoundError for an unknown one."""
+        self.known_label(label_id, label_tag)
+        return finite(super().get_label_info(label_id, label_tag))
+
+    def list_images(self) -> list[str]:
+        """Ids of all images."""
+        with self._change:
+            return super().list_images()
+
+    def get_unlabeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
+        """Ids of the images without a final label."""
+        with self._change:
+            return super().get_unlabeled_images(label_tag, labels)
+
+    def status(self) -> dict[str, Any]:
+        """Counts for `/info/`."""
+        with self._change:
+            return super().status()
+
+    def json(self) -> dict[str, Any]:
+        """The whole index; numbers that JSON cannot hold are None."""
+        with self._change:
+            return finite(super().json())
+
+    # -- what changes -------------------------------------------------------------------------------------------
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Take an image in.
+
+        Raises:
+            BadInputError: a name that cannot be a file's, an unreadable volume, or one larger than allowed.
+        """
+        source = Path(image_filename)
+        suffix = volume_suffix(source.name)
+        image_id = checked_name(image_id, "image id")
+        if image_id.endswith(READABLE_SUFFIXES):
+            raise BadInputError(f"image id {image_id!r} ends as a file does; leave the suffix out")
+        if f"*{suffix}" not in self._extensions:
+            raise BadInputError(
+                f"images of kind {suffix} are not listed here; {', '.join(self._extensions)} are"
+            )
+        check_volume(source, image_id, self._models.settings.max_upload_bytes)
+        target = Path(self._datastore.image_path()) / self._filename(image_id, suffix)
+        info = {**as_dict(image_info, "params"), "ts": int(time.time()), "name": target.name}
+        with self._change:
+            self._place(source, target)
+            self._init_from_datastore_file()
+            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
+            self._update_datastore_file()
+        return image_id
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+    ) -> str:
+        """Take a label in; see `overread.server.labels` for what becomes of its values.
+
+        Raises:
+            NotFoundError: no such image. BadInputError: the label cannot be used; the earlier one stays.
+        """
+        image = self.known_image(image_id)
+        checked_name(label_tag, "tag")
+        info = dict(as_dict(label_info, "params"))
+        with called(image, f"image {image_id}"):
+            grid = read_array(image)[1]
+        with called(Path(label_filename), "the label"):
+            values = read_submission(Path(label_filename), grid)
+        names = names_in_order(info.get("label_info"))
+        client = str(info.get("client_id") or "")
+        recipe = self._recipe_of(names, info.get("model"))
+        accepted = accept(
+            values,
+            names,
+            None if recipe is None else self._models.classes(recipe),
+            lambda: self._maps.proposal(image_id, client, recipe),
+        )
+        info |= self._provenance(accepted, names, recipe)
+        target = Path(self._datastore.label_path(label_tag)) / self._filename(image_id, LABEL_SUFFIX)
+        info |= {"ts": int(time.time()), "name": target.name}
+        written = self._incoming_file(LABEL_SUFFIX)
+        write_nifti(written, accepted.labels, grid)
+        with self._change:
+            self._place(written, target)
+            self._init_from_datastore_file()
+            self._datastore.objects[image_id].labels[label_tag] = DataModel(info=info, ext=LABEL_SUFFIX)
+            self._update_datastore_file()
+        return image_id
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image with its labels. Raises NotFoundError for an unknown one."""
+        self.known_image(image_id)
+        with self._change:
+            super().remove_image(image_id)
+            self.refresh()
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label. Raises NotFoundError for an unknown one."""
+        self.known_label(label_id, label_tag)
+        with self._change:
+            super().remove_label(label_id, label_tag)
+            self.refresh()
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Add to what is known of an image. Raises NotFoundError for an unknown one."""
+        self.known_image(image_id)
+        with self._change:
+            super().update_image_info(image_id, finite(as_dict(info, "info")))
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Add to what is known of a label. Raises NotFoundError for an unknown one."""
+        self.known_label(label_id, label_tag)
+        with self._change:
+            super().update_label_info(label_id, label_tag, finite(as_dict(info, "info")))
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _reconcile_datastore(self) -> None:
+        with self._change:
+            super()._reconcile_datastore()
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        with self._change:
+            super()._init_from_datastore_file(throw_exception)
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """Replace the index whole: a reader, or a power cut, never meets half of it."""
+        index = Path(self._datastore_config_path)
+        with self._change, FileLock(self._lock_file):
+            text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
+            temporary = index.with_name(f".{index.name}.new")
+            temporary.write_text(text)
+            temporary.replace(index)
+            self._config_ts = os.stat(index).st_mtime  # noqa: PTH116
+
+    def _recipe_of(self, names: list[str] | None, model: Any) -> str | None:
+        """The model whose classes a label speaks of: the one it names, else the only one that knows the names."""
+        served = self._models.names()
+        if isinstance(model, str) and model:
+            if model in served:
+                return model
+            raise NotFoundError(f"no model is called {model!r}; there are {', '.join(served) or 'none'}")
+        if names is not None and len(served) > 1:
+            wanted = set(names) - NOT_CLASSES
+            served = self._models.with_classes(wanted) or served
+        return served[0] if served else None
+
+    def _provenance(
+        self, accepted: AcceptedLabel, names: list[str] | None, recipe: str | None
+    ) -> dict[str, Any]:
+        return {
+            "label_info": [{"name": name, "idx": index} for name, index in accepted.names.items()],
+            "label_names": accepted.names,
+            "submitted_names": names,
+            "recipe": recipe,
+            "doubt_voxels_returned_to_proposal": accepted.returned,
+        }
+
+    def _incoming_file(self, suffix: str) -> Path:
+        self._incoming.mkdir(exist_ok=True)
+        return self._incoming / f"{uuid.uuid4().hex}{suffix}"
+
+    def _place(self, source: Path, target: Path) -> None:
+        """Put a file in its place, whole or not at all."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.parent != self._incoming:
+            copied = self._incoming_file("".join(target.suffixes))
+            shutil.copyfile(source, copied)
+            source = copied
+        source.replace(target)
+
+
+def volume_suffix(name: str) -> str:
+    """The suffix of a volume's file name. Raises BadInputError for a kind that is not read here."""
+    lower = name.lower()
+    for suffix in sorted(READABLE_SUFFIXES, key=len, reverse=True):
+        if lower.endswith(suffix):
+            return suffix
+    raise BadInputError(
+        f"file {Path(name).name!r} is of no kind that is read here: {', '.join(READABLE_SUFFIXES)}"
+    )
+
+
+def check_volume(path: Path, name: str, most_bytes: int) -> None:
+    """Raise BadInputError unless the file is a volume or picture of finite values within the limit."""
+    with called(path, f"image {name}"):
+        announced = read_header(path).voxels * BYTES_A_VOXEL
+        if announced > most_bytes:
+            raise BadInputError(
+                f"image {name} announces {announced / 1e9:.3g} GB of voxels, at most {most_bytes / 1e9:.3g} are taken"
+            )
+        read_volume([path])
+
+
+def upload_limit(store: StudyStore, image_id: str) -> int:
+    """The most bytes that a label of this image can have: 8 a voxel, and a header."""
+    return read_header(store.known_image(image_id)).voxels * 8 + (1 << 20)
+
+
+def as_dict(value: Any, what: str) -> dict[str, Any]:
+    """The value itself, if it is a JSON object. Raises BadInputError otherwise."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadInputError(f'{what} is a JSON {type(value).__name__}, expected an object like {{"key": 1}}')
+    return value
+
+
+def finite(value: Any) -> Any:
+    """The same JSON with None for NaN and infinities, which JSON cannot hold and no client can read."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

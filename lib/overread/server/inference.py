@@ -1,0 +1,221 @@
+"""One served model: an image in, a label map with doubt bands and the facts about it out."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+
+from overread.domain import BadInputError, OverreadError
+from overread.ensemble.ensemble import Ensemble
+from overread.ensemble.prediction import predict
+from overread.imaging.volumes import read_volume, write_nifti, write_nrrd
+from overread.learning.champions import HASH_LENGTH
+from overread.recipes import recipe_named
+from overread.server.doubt import BANDS_OFF, DOUBT_MODES, DoubtMode, band_facts, draw, label_values
+from overread.server.maps import MapKey, MapStore
+from overread.server.models import ServedModels
+from overread.uncertainty.calibration import band_map
+from overread.uncertainty.measures import MEASURES
+
+logger = logging.getLogger(__name__)
+
+RESULT_SUFFIXES = (".nrrd", ".nii.gz", ".nii")
+ALL_MEMBERS = "all"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the reader chose for one inference."""
+
+    measure: str
+    doubt: DoubtMode
+    members: int | None
+    suffix: str
+    compress: bool
+
+
+class EnsembleTask(InferTask):
+    """A recipe's champion as a `segmentation` model.
+
+    What it tells `/info/` is read from the champion in service at that moment, so that a champion published
+    meanwhile is described and asked without a restart.
+    """
+
+    def __init__(self, recipe: str, models: ServedModels, maps: MapStore) -> None:
+        self.recipe, self.models, self.maps = recipe_named(recipe), models, maps
+        super().__init__("segmentation", None, 3, self.recipe.description)
+
+    def is_valid(self) -> bool:
+        """Whether the model can be asked now."""
+        return self.recipe.name in self.models.names()
+
+    def info(self) -> dict[str, Any]:
+        """What clients show: label values, options, the champion and what its bands were worth."""
+        description = self.models.description(self.recipe.name)
+        measure = self.default_measure
+        return {
+            "type": "segmentation",
+            "labels": self.label_values(),
+            "dimension": 3,
+            "description": self.recipe.description,
+            "config": self.config(),
+            "champion": description["identity"][:HASH_LENGTH],
+            "doubt": band_facts(measure, self.models.calibration(self.recipe.name).bands.get(measure)),
+        }
+
+    def config(self) -> dict[str, Any]:
+        """Options for the viewer's table; the first of each list is the default."""
+        first_members = self.models.settings.members
+        return {
+            "doubt": _first(self.models.settings.doubt, DOUBT_MODES),
+            "measure": _first(self.default_measure, tuple(MEASURES)),
+            "members": _first(
+                str(first_members or ALL_MEMBERS),
+                (ALL_MEMBERS, *(str(n) for n in range(1, self.models.member_count(self.recipe.name) + 1))),
+            ),
+        }
+
+    @property
+    def default_measure(self) -> str:
+        """The uncertainty map that is shown unless the reader picks another."""
+        return self.models.settings.measure or self.recipe.measure
+
+    def label_values(self) -> dict[str, int]:
+        """Label names to voxel values of an ordinary answer."""
+        return label_values(self.models.classes(self.recipe.name), self.lists_bands())
+
+    def lists_bands(self) -> bool:
+        """Whether any measure has calibrated bands, so that their names belong to the model."""
+        return bool(self.models.calibration(self.recipe.name).bands)
+
+    def options(self, request: dict[str, Any]) -> Options:
+        """The reader's choices, with the defaults for what was not sent.
+
+        Raises:
+            BadInputError: a choice that is not in the table.
+        """
+        table = self.config()
+        suffix = request.get("result_extension") or RESULT_SUFFIXES[0]
+        if suffix not in RESULT_SUFFIXES:
+            raise BadInputError(
+                f"result_extension {suffix!r} is not written; there are {', '.join(RESULT_SUFFIXES)}"
+            )
+        members = _choice(request, "members", table["members"])
+        return Options(
+            measure=_choice(request, "measure", table["measure"]),
+            doubt=next(m for m in DOUBT_MODES if m == _choice(request, "doubt", table["doubt"])),
+            members=None if members == ALL_MEMBERS else int(members),
+            suffix=suffix,
+            compress=request.get("result_compress") not in (False, "false"),
+        )
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Answer a request.
+
+        Args:
+            request: `image` is the path of the file; `image_id` its id where it belongs to the studies, and
+                `image_name` what to call it in messages; the rest is what the client sent.
+
+        Returns:
+            The label map's file, which the caller deletes, and plain JSON.
+        """
+        started = time.perf_counter()
+        ensemble = self.models.ensemble(self.recipe.name)
+        options = self.options(request)
+        path = Path(request["image"])
+        with called(path, request.get("image_name") or path.name):
+            volume = read_volume([path])
+        read_at = time.perf_counter()
+        with self.models.turn:
+            turn_at = time.perf_counter()
+            prediction = predict(
+                ensemble,
+                volume,
+                measures=(options.measure,),
+                members=options.members,
+                cascade=self.models.settings.cascade,
+                precision=self.models.settings.precision,
+                device=self.models.device,
+            )
+        predicted_at = time.perf_counter()
+        thresholds = ensemble.calibration.bands.get(options.measure)
+        values = prediction.maps[options.measure].values
+        bands = None if thresholds is None else band_map(values, thresholds)
+        drawing = draw(prediction.labels, bands, ensemble.classes, options.doubt, self.lists_bands())
+        file = self._written(drawing.values, volume.grid, options)
+        facts = self._facts(ensemble, options, bands)
+        if request.get("image_id"):
+            key = MapKey(self.recipe.name, ensemble.identity[:HASH_LENGTH], request["image_id"])
+            self.maps.keep(key, prediction, ensemble.classes, floats=self.models.settings.keep_maps)
+            shown: DoubtMode = (
+                BANDS_OFF if bands is None and options.doubt == DOUBT_MODES[0] else options.doubt
+            )
+            self.maps.record_shown(key, str(request.get("client_id") or ""), shown)
+        finished = time.perf_counter()
+        logger.info("%s answered in %.1f s", self.recipe.name, finished - started)
+        return str(file), {
+            "label_names": drawing.names,
+            "scores": prediction.scores,
+            "latencies": {
+                "total": round(finished - started, 3),
+                "pre": round(read_at - started, 3),
+                "waiting": round(turn_at - read_at, 3),
+                "infer": round(predicted_at - turn_at, 3),
+                "post": round(finished - predicted_at, 3),
+            },
+            **facts,
+        }
+
+    def _facts(self, ensemble: Ensemble, options: Options, bands: np.ndarray | None) -> dict[str, Any]:
+        thresholds = ensemble.calibration.bands.get(options.measure)
+        doubt = band_facts(options.measure, thresholds) | {"shown": options.doubt}
+        if bands is not None:
+            doubt["voxels"] = {"high": int((bands == 2).sum()), "moderate": int((bands == 1).sum())}
+        return {
+            "model": self.recipe.name,
+            "champion": ensemble.identity[:HASH_LENGTH],
+            "members": options.members or len(ensemble.members),
+            "doubt": doubt,
+        }
+
+    def _written(self, values: np.ndarray, grid: Any, options: Options) -> Path:
+        file = Path(tempfile.gettempdir()) / f"answer-{uuid.uuid4().hex}{options.suffix}"
+        if options.suffix == ".nrrd":
+            write_nrrd(file, values, grid, compress=options.compress)
+        else:
+            write_nifti(file, values, grid)
+        return file
+
+
+@contextmanager
+def called(path: Path, name: str) -> Iterator[None]:
+    """Errors about the file at `path` call it `name`: clients do not know the server's paths."""
+    try:
+        yield
+    except OverreadError as error:
+        raise type(error)(str(error).replace(str(path), name)) from error
+
+
+def _first(default: str, known: tuple[str, ...]) -> list[str]:
+    return [default, *(name for name in known if name != default)]
+
+
+def _choice(request: dict[str, Any], key: str, known: list[str]) -> str:
+    value = request.get(key)
+    # A client that did not show the table sends it back whole, or nothing.
+    value = value[0] if isinstance(value, list) and value else value
+    if value is None or value == "":
+        return known[0]
+    if str(value) not in known:
+        raise BadInputError(f"{key} {value!r} is not offered; there are {', '.join(known)}")
+    return str(value)

@@ -1,0 +1,182 @@
+"""What an inference knew beyond its label map, kept per model, champion and case.
+
+    <root>/<recipe>/<champion>/<case>/predictive_entropy.nii.gz     doubt, in the measure's unit
+    <root>/<recipe>/<champion>/<case>/probability_<class>.nii.gz    mean over members, 0..1
+    <root>/<recipe>/<champion>/<case>/proposal.nii.gz               class indices
+    <root>/<recipe>/<champion>/<case>/shown.json                    how it was shown, and to whom
+
+All volumes lie on the input's grid. Files appear whole, in the background: a reader waits for them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from overread.domain import Grid, NotFoundError
+from overread.ensemble.prediction import Prediction
+from overread.imaging.volumes import read_labelmap, write_nifti
+from overread.learning.champions import HASH_LENGTH
+from overread.server.doubt import BANDS_INSIDE, BANDS_ONLY, DoubtMode
+
+logger = logging.getLogger(__name__)
+
+PROPOSAL = "proposal"
+SUFFIX = ".nii.gz"
+SHOWN = "shown.json"
+# Volumes of this many inferences may wait to be written before the next one waits as well.
+MOST_WAITING = 2
+LONGEST_WAIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class MapKey:
+    """Which inference: the model's name, its champion's hash, the case."""
+
+    recipe: str
+    champion: str
+    case: str
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """What a champion proposed for a case.
+
+    Attributes:
+        labels: class indices `(*space)`.
+        grid: the case's grid.
+        classes_hold_doubt: whether the reader saw the bands inside the classes, so that voxels which they left
+            in a band were never judged to be background.
+    """
+
+    labels: np.ndarray
+    grid: Grid
+    classes_hold_doubt: bool
+
+
+class MapStore:
+    """Maps below one folder, such as `apps/radiology/maps`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="maps")
+        self._room = threading.BoundedSemaphore(MOST_WAITING)
+        self._pending: dict[MapKey, Future[None]] = {}
+        self._shown = threading.Lock()
+
+    def keep(
+        self, key: MapKey, prediction: Prediction, classes: tuple[str, ...], floats: bool = True
+    ) -> Future[None]:
+        """Write an inference's proposal, and with `floats` its maps and probabilities, in the background."""
+
+        def write() -> None:
+            folder = self._folder(key)
+            write_nifti(folder / f"{PROPOSAL}{SUFFIX}", prediction.labels, prediction.grid)
+            if not floats:
+                return
+            for name, field in prediction.maps.items():
+                write_nifti(folder / _file_name(name), field.values.float().cpu().numpy(), prediction.grid)
+            for name, probability in zip(classes, prediction.probabilities, strict=True):
+                values = probability.float().cpu().numpy()
+                write_nifti(folder / _file_name(f"probability_{name}"), values, prediction.grid)
+
+        return self._in_background(key, write)
+
+    def names(self, key: MapKey) -> list[str]:
+        """Maps that are kept of this inference."""
+        self._wait_for(key)
+        files = self._folder(key).glob(f"*{SUFFIX}")
+        return sorted(unquote(file.name[: -len(SUFFIX)]) for file in files if not file.name.startswith("."))
+
+    def path(self, key: MapKey, name: str) -> Path:
+        """A map's file.
+
+        Raises:
+            NotFoundError: it is not kept; nothing is computed for the asking.
+        """
+        names = self.names(key)
+        if name not in names:
+            kept = f"kept are {', '.join(names)}" if names else "nothing is kept; run an inference first"
+            raise NotFoundError(
+                f"no map {name!r} of image {key.case!r} by model {key.recipe!r} (champion {key.champion}): {kept}"
+            )
+        return self._folder(key) / _file_name(name)
+
+    def record_shown(self, key: MapKey, client: str, mode: DoubtMode) -> None:
+        """Remember how a client saw a proposal. `bands only` changes nothing about the classes it had."""
+        path = self._folder(key) / SHOWN
+        with self._shown:
+            seen = json.loads(path.read_text()) if path.exists() else {}
+            if mode == BANDS_ONLY and client in seen:
+                mode = seen[client]["doubt"]
+            seen[client] = {"doubt": mode, "at": time.time()}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{SHOWN}")
+            temporary.write_text(json.dumps(seen))
+            temporary.replace(path)
+
+    def proposal(self, case: str, client: str | None, recipe: str | None = None) -> Proposal | None:
+        """The proposal that this client saw last for a case; anybody's last one where it saw none.
+
+        Args:
+            recipe: only of this model; None takes any.
+        """
+        sightings = []
+        for path in self.root.glob(f"{recipe or '*'}/*/*/{SHOWN}"):
+            if path.parent.name != _folder_name(case):
+                continue
+            for who, seen in json.loads(path.read_text()).items():
+                sightings.append((who == client, seen["at"], seen["doubt"], path.parent))
+        for _, _, mode, folder in sorted(sightings, key=lambda s: s[:2], reverse=True):
+            self._wait_for(MapKey(folder.parent.parent.name, folder.parent.name, case))
+            file = folder / f"{PROPOSAL}{SUFFIX}"
+            if file.exists():
+                labels, grid = read_labelmap(file)
+                return Proposal(labels, grid, classes_hold_doubt=mode == BANDS_INSIDE)
+        return None
+
+    def _in_background(self, key: MapKey, write: Callable[[], None]) -> Future[None]:
+        self._room.acquire()
+
+        def guarded() -> None:
+            started = time.perf_counter()
+            try:
+                write()
+                logger.info(
+                    "Kept maps of %s (%s) in %.1f s", key.case, key.recipe, time.perf_counter() - started
+                )
+            except OSError:
+                # The answer is with the reader already; a full disk must not take the server down.
+                logger.exception("Maps of %s (%s) could not be kept", key.case, key.recipe)
+            finally:
+                self._room.release()
+
+        future = self._pending[key] = self._writer.submit(guarded)
+        return future
+
+    def _wait_for(self, key: MapKey) -> None:
+        future = self._pending.get(key)
+        if future is not None:
+            future.result(timeout=LONGEST_WAIT_S)
+            if self._pending.get(key) is future:
+                self._pending.pop(key, None)
+
+    def _folder(self, key: MapKey) -> Path:
+        return self.root / key.recipe / key.champion[:HASH_LENGTH] / _folder_name(key.case)
+
+
+def _file_name(name: str) -> str:
+    return quote(name, safe=" ") + SUFFIX
+
+
+def _folder_name(case: str) -> str:
+    return quote(case, safe=" ")

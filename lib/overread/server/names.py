@@ -1,0 +1,29 @@
+"""Names that clients send and that end up in paths: image ids, tags, session ids."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from overread.domain import BadInputError
+
+LONGEST_NAME = 200
+
+
+def checked_name(name: str, what: str) -> str:
+    """The name itself, if it can be a file's name on every system.
+
+    Raises:
+        BadInputError: it is empty, too long, hidden, holds a separator, `..` or a control character.
+    """
+    shown = name if len(name) <= 60 else name[:57] + "..."
+    if not name or name.isspace():
+        raise BadInputError(f"{what} is empty")
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise BadInputError(f"{what} {shown!r} is longer than {LONGEST_NAME} bytes")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise BadInputError(f"{what} {shown!r} holds a control character")
+    if any(separator in name for separator in "/\\"):
+        raise BadInputError(f"{what} {shown!r} looks like a path; expected a plain name without / or \\")
+    if ".." in name or name.startswith("."):
+        raise BadInputError(f"{what} {shown!r} begins with a dot or holds `..`; expected a plain name")
+    return name

@@ -1,0 +1,140 @@
+"""This deployment's choices: what `--conf key value` may say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from overread.domain import BadInputError
+from overread.server.doubt import BANDS_INSIDE, DOUBT_MODES, DoubtMode
+
+# MONAI Label and its sample apps put these beside ours.
+FOREIGN_KEYS = frozenset({"server_mode", "zoo_source", "zoo_repo", "auth_token"})
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an administrator decides at start.
+
+    Attributes:
+        models: names of the recipes to serve; None serves every recipe that has a champion.
+        measure: uncertainty map shown first; None takes the recipe's own.
+        doubt: how doubt is shown unless the reader picks another way.
+        members: how many members are asked; None asks all.
+        device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `full` or `reduced`; see `overread.ensemble.prediction`.
+        cascade: where the first member is this sure, the others are not asked; None asks all everywhere.
+        keep_maps: whether float maps and probabilities are kept per case. The proposal always is: a label that
+            is submitted with doubt left in it is completed from it.
+        max_upload_bytes: the largest image that may be uploaded.
+        threads: CPU threads for one inference; None leaves one core to light requests.
+    """
+
+    models: tuple[str, ...] | None = None
+    measure: str | None = None
+    doubt: DoubtMode = BANDS_INSIDE
+    members: int | None = None
+    device: str = "auto"
+    precision: Any = "auto"
+    cascade: float | None = None
+    keep_maps: bool = True
+    max_upload_bytes: int = 2 * GIB
+    threads: int | None = None
+
+    @classmethod
+    def from_conf(cls, conf: Mapping[str, str]) -> Settings:
+        """Read `--conf` pairs.
+
+        Raises:
+            BadInputError: an unknown key (all known keys are listed), or a value that cannot be meant.
+        """
+        chosen: dict[str, Any] = {}
+        for key, text in conf.items():
+            if key in FOREIGN_KEYS:
+                continue
+            if key not in READERS:
+                raise BadInputError(f"--conf {key} is not known; known keys are {', '.join(sorted(READERS))}")
+            name, read = READERS[key]
+            chosen[name] = read(key, str(text).strip())
+        return cls(**chosen)
+
+
+def _names(key: str, text: str) -> tuple[str, ...] | None:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise BadInputError(f"--conf {key} {text!r}: expected `all` or names separated by commas")
+    return None if names == ("all",) else names
+
+
+def _word(key: str, text: str) -> str:
+    if not text:
+        raise BadInputError(f"--conf {key} is empty")
+    return text
+
+
+def _count(key: str, text: str) -> int | None:
+    if text == "all" and key == "members":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise BadInputError(f"--conf {key} {text!r}: expected a whole number from 1")
+    return int(text)
+
+
+def _share(key: str, text: str) -> float:
+    return _number(key, text, 1.0)
+
+
+def _bytes(key: str, text: str) -> int:
+    return int(_number(key, text, 1024.0) * GIB)
+
+
+def _number(key: str, text: str, upper: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= upper:
+        raise BadInputError(f"--conf {key} {text!r}: expected a number above 0 and up to {upper:g}")
+    return value
+
+
+def _flag(key: str, text: str) -> bool:
+    return _one_of(key, text.lower(), {"true": True, "yes": True, "false": False, "no": False})
+
+
+def _doubt(key: str, text: str) -> DoubtMode:
+    return _one_of(key, text, {"inside": DOUBT_MODES[0], "only": DOUBT_MODES[1], "off": DOUBT_MODES[2]})
+
+
+def _precision(key: str, text: str) -> str:
+    return _one_of(key, text, {name: name for name in ("auto", "full", "reduced")})
+
+
+def _device(key: str, text: str) -> str:
+    if text not in ("auto", "cpu", "cuda") and not (text.startswith("cuda:") and text[5:].isdigit()):
+        raise BadInputError(f"--conf {key} {text!r}: expected auto, cpu, cuda or cuda:N")
+    return text
+
+
+def _one_of(key: str, text: str, known: Mapping[str, Any]) -> Any:
+    if text not in known:
+        raise BadInputError(f"--conf {key} {text!r}: expected one of {', '.join(known)}")
+    return known[text]
+
+
+# Key on the command line: the setting it fills, and how its text is read.
+READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
+    "models": ("models", _names),
+    "measure": ("measure", _word),
+    "bands": ("doubt", _doubt),
+    "members": ("members", _count),
+    "device": ("device", _device),
+    "precision": ("precision", _precision),
+    "cascade": ("cascade", _share),
+    "keep_maps": ("keep_maps", _flag),
+    "max_upload_gib": ("max_upload_bytes", _bytes),
+    "threads": ("threads", _count),
+}
+assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}

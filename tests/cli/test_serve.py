@@ -1,0 +1,84 @@
+"""`overread serve` makes the call of MONAI Label that a user would type, also where paths hold spaces."""
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from overread.cli import app
+from overread.cli.serve import is_port_in_use, server_command
+
+runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200"})
+
+
+@pytest.fixture
+def busy_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_the_call_is_monai_labels_own(tmp_path: Path):
+    spaced = tmp_path / "my studies"
+    command = server_command(
+        tmp_path / "my app", spaced, "127.0.0.1", 8000, ["models=liver,spleen", "measure=variance"]
+    )
+    assert command == [
+        *(sys.executable, "-m", "monailabel.main", "start_server"),
+        *(
+            "--app",
+            str(tmp_path / "my app"),
+            "--studies",
+            str(spaced),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "8000",
+        ),
+        *("--conf", "models", "liver,spleen", "--conf", "measure", "variance"),
+    ]
+
+
+def test_monai_label_accepts_the_call(tmp_path: Path):
+    """A dry run loads MONAI Label's own parser and settings, and no app."""
+    folder = tmp_path / "an app"
+    folder.mkdir()
+    (folder / "main.py").write_text("")
+    command = server_command(folder, tmp_path, "127.0.0.1", 8000, ["measure=variance"])
+    result = subprocess.run([*command, "--dryrun"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"measure.*variance", result.stdout + result.stderr)
+
+
+@pytest.mark.parametrize("setting", ["measure", "=variance"])
+def test_a_setting_without_key_and_equals_sign_is_refused(tmp_path: Path, setting: str):
+    with pytest.raises(typer.BadParameter, match="should be KEY=VALUE"):
+        server_command(tmp_path, tmp_path, "127.0.0.1", 8000, [setting])
+
+
+def test_a_port_in_use_is_refused_with_a_remedy(tmp_path: Path, busy_port: int):
+    result = runner.invoke(app, ["serve", "--studies", str(tmp_path), "--port", str(busy_port)])
+    assert result.exit_code == 2
+    sentence = " ".join(result.stderr.replace("│", " ").split())
+    assert f"port {busy_port} on 127.0.0.1 is in use" in sentence
+    assert f"--port {busy_port + 1}" in sentence
+
+
+def test_a_port_is_free_again_once_its_server_is_gone(busy_port: int):
+    assert is_port_in_use("127.0.0.1", busy_port)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+    assert not is_port_in_use("127.0.0.1", port)
+
+
+def test_studies_that_are_not_there_are_refused(tmp_path: Path):
+    result = runner.invoke(app, ["serve", "--studies", str(tmp_path / "none")])
+    assert result.exit_code == 2
+    assert "does not exist" in result.stderr

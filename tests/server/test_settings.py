@@ -1,0 +1,65 @@
+"""`--conf` pairs become one value, or a sentence about what is wrong with them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from overread.domain import BadInputError
+from overread.server.models import chosen_device
+from overread.server.settings import Settings
+
+
+def test_nothing_said_serves_everything():
+    assert Settings.from_conf({}) == Settings()
+    assert Settings.from_conf({"models": "all", "members": "all"}) == Settings()
+
+
+def test_every_key_is_read():
+    said = {
+        "models": "a, b",
+        "measure": "variance",
+        "bands": "only",
+        "members": "3",
+        "device": "cuda:1",
+        "precision": "full",
+        "cascade": "0.05",
+        "keep_maps": "no",
+        "max_upload_gib": "0.5",
+        "threads": "4",
+    }
+    assert Settings.from_conf(said) == Settings(
+        ("a", "b"), "variance", "bands only", 3, "cuda:1", "full", 0.05, False, 1 << 29, 4
+    )
+
+
+def test_what_monai_label_adds_is_left_alone():
+    assert Settings.from_conf({"server_mode": "true"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "words"),
+    [
+        ("colour", "red", "--conf colour is not known; known keys are bands, cascade, device"),
+        ("models", " , ", "expected `all` or names separated by commas"),
+        ("measure", " ", "--conf measure is empty"),
+        ("bands", "loud", "expected one of inside, only, off"),
+        ("members", "0", "expected a whole number from 1"),
+        ("threads", "all", "expected a whole number from 1"),
+        ("device", "gpu", "expected auto, cpu, cuda or cuda:N"),
+        ("precision", "half", "expected one of auto, full, reduced"),
+        ("cascade", "2", "expected a number above 0 and up to 1"),
+        ("max_upload_gib", "much", "expected a number above 0 and up to 1024"),
+        ("keep_maps", "maybe", "expected one of true, yes, false, no"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(key, text, words):
+    with pytest.raises(BadInputError, match=words.replace("+", r"\+")):
+        Settings.from_conf({key: text})
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    missing = torch.cuda.device_count()
+    with pytest.raises(BadInputError, match=f"this machine has {missing} CUDA devices; try auto"):
+        chosen_device(f"cuda:{missing}")
+    assert chosen_device("cpu") == torch.device("cpu")
