@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from overread.domain import BadInputError
+from overread.ensemble.precision import cpu_has_fast_bfloat16
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CPU_FLAGS = Path("/proc/cpuinfo")
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,14 +30,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
             return (
                 torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
             )
-        return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+        return torch.bfloat16 if cpu_has_fast_bfloat16() else torch.float32
     if name not in PRECISIONS:
         raise BadInputError(f"precision {name!r} is not known; use auto, {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware; without that it is slower than float32."""
-    if not CPU_FLAGS.exists():
-        return False
-    return any(flag in CPU_FLAGS.read_text() for flag in ("avx512_bf16", "amx_bf16"))

@@ -179,10 +179,10 @@ def make_plan(
         "mirror_axes": _mirror_axes(fingerprint),
         "classes": len(fingerprint.classes),
     } | decided
-    features = [
-        min(hardware.first_features * 2**i, hardware.most_features) for i in range(len(planned["strides"]))
-    ]
-    return Plan(**({"features": tuple(features)} | planned))
+    stages = len(planned["strides"])
+    features = tuple(min(hardware.first_features * 2**i, hardware.most_features) for i in range(stages))
+    planned.setdefault("features", features)
+    return Plan(**planned)
 
 
 def target_spacing(fingerprint: Fingerprint) -> tuple[float, ...]:
