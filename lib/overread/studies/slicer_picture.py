@@ -21,13 +21,11 @@ from overread.ensemble.prediction import predict
 from overread.ensemble.storage import load_ensemble
 from overread.imaging.volumes import read_volume, write_nrrd
 from overread.studies.slicer_scene import SlicerScene, in_own_process
-from overread.uncertainty.calibration import band_map
+from overread.uncertainty.calibration import DOUBT_HIGH, DOUBT_MODERATE, band_map
 
 # The usual soft-tissue window: level 40, width 400.
 WINDOW_HU = (-160.0, 240.0)
 PANEL_PX = (600, 600)
-# The names under which the server sends them.
-DOUBT_HIGH, DOUBT_MODERATE = "doubt: high", "doubt: moderate"
 # Colours that stay apart for readers who cannot tell red from green, and fills through which the image shows.
 CLASS_COLOURS = ((0.35, 0.70, 0.90), (0.80, 0.47, 0.95), (0.45, 0.85, 0.60), (0.95, 0.75, 0.85))
 DOUBT_COLOURS = {DOUBT_HIGH: (1.0, 0.30, 0.05), DOUBT_MODERATE: (1.0, 0.85, 0.10)}
