@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,6 +85,17 @@ def chosen_device(name: str) -> str:
             f"{name!r} was asked for, but PyTorch sees {torch.cuda.device_count()} GPUs; `overread doctor` says more"
         )
     return name
+
+
+def leave_a_core() -> None:
+    """Let PyTorch compute on all cores but one.
+
+    Threads that share every step wait for each other when another program holds a core: on two cores, one
+    thread was several times faster on a busy machine and hardly slower on an idle one.
+    """
+    import torch
+
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) - 1)))
 
 
 def print_json(answer: Any) -> None:

@@ -165,13 +165,14 @@ def _what_to_click(host: str, port: int, log_file: Path) -> Panel:
     return Panel(
         f"[bold]The server is up: http://{host}:{port}[/bold]\n\n"
         "In 3D Slicer:\n"
-        "  1. Once only: View > Extensions Manager > install [bold]MONAILabel[/bold], restart Slicer.\n"
+        "  1. Once: View > Extensions Manager, install [bold]MONAILabel[/bold], restart.\n"
         "  2. Modules > Active Learning > [bold]MONAILabel[/bold].\n"
-        f"  3. MONAI Label server: [bold]http://{host}:{port}[/bold], then the round arrow beside it.\n"
+        f"  3. MONAI Label server: [bold]http://{host}:{port}[/bold], then the round arrow.\n"
         "  4. [bold]Next Sample[/bold] loads a study.\n"
         f"  5. Auto Segmentation > model [bold]{RECIPE}[/bold] > [bold]Run[/bold].\n"
         "     `doubt: high` and `doubt: moderate` mark the regions to look at.\n"
-        "  6. Correct with the Segment Editor below, then [bold]Submit Label[/bold]; doubt is not saved.\n\n"
+        "  6. Correct with the Segment Editor below, then [bold]Submit Label[/bold].\n"
+        "     Doubt is not saved with the label.\n\n"
         f"Server log: {log_file}\n"
         "Ctrl-C stops the server. Research software, not a medical device.",
         title="Overread",

@@ -28,19 +28,18 @@ def models(app: AppOption = None, models: ModelsOption = None, as_json: JsonOpti
             f"No champion in {store.root}. Train one with `overread train NAME --data DIR`.", markup=False
         )
         return
-    table = Table(
-        "model", "kind", "members", "classes", "channels", "temperature", "doubt bands for", "champion"
-    )
+    table = Table()
+    for heading in ("model", "champion", "kind", "members", "classes", "channels", "calibrated"):
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(
             row["name"],
+            row["champion"],
             row["kind"],
             str(row["members"]),
             ", ".join(row["classes"]),
             ", ".join(row["channels"]),
-            f"{row['temperature']:.2f}",
-            ", ".join(row["bands"]) or "–",
-            row["champion"],
+            "yes" if row["bands"] else "no",
         )
     answers.print(table)
 

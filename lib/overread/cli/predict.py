@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from overread.cli.console import (
     AppOption,
@@ -18,6 +17,7 @@ from overread.cli.console import (
     answers,
     champion_store,
     chosen_device,
+    leave_a_core,
     print_json,
     progress_bar,
 )
@@ -91,6 +91,7 @@ def predict(
 
     cases = group_channels(images)
     chosen = chosen_device(device)
+    leave_a_core()
     folder = champion_store(app, models).current(name)
     ensemble = load_ensemble(folder, chosen)
     measures = tuple(measure or [recipe_named(name).measure])
@@ -209,19 +210,16 @@ def _summary(
 
 
 def _print(summary: dict[str, Any], out: Path) -> None:
-    table = Table("case", "size", "mean uncertainty", "scores", "seconds")
     for row in summary["cases"]:
-        sizes = row.get("size_ml", row.get("size_mm2"))
-        unit = "ml" if "size_ml" in row else "mm²"
-        table.add_row(
-            row["case"],
-            ", ".join(f"{label} {size:.2f} {unit}" for label, size in sizes.items()),
-            ", ".join(f"{name} {number:.4f}" for name, number in row["mean_uncertainty"].items()),
-            ", ".join(f"{score} {number:.3f}" for score, number in row["scores"].items()),
-            f"{row['timing_s'].get('total', 0):.1f}",
-        )
-    answers.print(table)
-    answers.print(f"Written to {out}, with {SUMMARY}.", markup=False, highlight=False)
+        unit = "ml" if "size_ml" in row else "mm2"
+        facts = [
+            ", ".join(f"{label} {size:.2f} {unit}" for label, size in row[f"size_{unit}"].items()),
+            *(f"mean {name} {number:.4f}" for name, number in row["mean_uncertainty"].items()),
+            *(f"{score} {number:.3f}" for score, number in row["scores"].items()),
+            f"{row['timing_s']['total']:.1f} s",
+        ]
+        answers.print(f"{row['case']}: {'; '.join(facts)}", markup=False, highlight=False, soft_wrap=True)
+    answers.print(f"Written to {out}, with {SUMMARY}.", markup=False, highlight=False, soft_wrap=True)
 
 
 def _stem(file: Path, suffixes: tuple[str, ...]) -> str:

@@ -22,6 +22,7 @@ from overread.cli.console import (
     answers,
     champion_store,
     chosen_device,
+    leave_a_core,
     print_json,
     progress_bar,
     remarks,
@@ -220,6 +221,7 @@ def run_calibration(folder: Path, dataset: Dataset, device: str) -> Calibration 
     """Calibrate an ensemble folder on the cases that it names as held out, with a progress bar."""
     from overread.ensemble.calibrate import calibrate
 
+    leave_a_core()
     with progress_bar() as bar:
         task = bar.add_task("calibrating the doubt", total=1)
         calibration = calibrate(
