@@ -30,7 +30,7 @@ def models(app: AppOption = None, models: ModelsOption = None, as_json: JsonOpti
         return
     table = Table()
     for heading in ("model", "champion", "kind", "members", "classes", "channels", "calibrated"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("model", "champion", "calibrated"))
     for row in rows:
         table.add_row(
             row["name"],
