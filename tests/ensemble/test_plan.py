@@ -79,10 +79,14 @@ def test_tiny_cases_still_get_the_three_stages_that_the_network_needs() -> None:
 
 
 def test_spacing_is_the_median_and_along_thick_slices_the_tenth_percentile() -> None:
-    even = Fingerprint(((100, 100, 100),) * 3, ((1.0, 1, 1), (2, 2, 2), (5, 5, 5)), (SEEN,), 1, ("b", "t"), ("T1",))
+    even = Fingerprint(
+        ((100, 100, 100),) * 3, ((1.0, 1, 1), (2, 2, 2), (5, 5, 5)), (SEEN,), 1, ("b", "t"), ("T1",)
+    )
     assert target_spacing(even) == (2, 2, 2)
     # Slices of 4 to 6 mm; the tenth percentile of 4, 5, 6 lies a fifth of the way from 4 to 5.
-    thick = Fingerprint(((400, 400, 20),) * 3, ((1.0, 1, 4), (1, 1, 5), (1, 1, 6)), (SEEN,), 1, ("b", "t"), ("T1",))
+    thick = Fingerprint(
+        ((400, 400, 20),) * 3, ((1.0, 1, 4), (1, 1, 5), (1, 1, 6)), (SEEN,), 1, ("b", "t"), ("T1",)
+    )
     assert target_spacing(thick) == (1, 1, 4.2)
 
 
@@ -119,11 +123,17 @@ def test_what_the_recipe_decided_is_kept() -> None:
     ("overrides", "message"),
     [
         ({"patsh": (32, 32, 32)}, "a plan has no 'patsh'; it has spacing_mm, patch"),
-        ({"patch": (33, 32, 32)}, r"patch \(33, 32, 32\) does not suit the strides; the nearest is \(40, 32, 32\)"),
+        (
+            {"patch": (33, 32, 32)},
+            r"patch \(33, 32, 32\) does not suit the strides; the nearest is \(40, 32, 32\)",
+        ),
         ({"features": (8, 16)}, "for the same 3 stages or more, got 4, 4 and 2"),
         ({"batch": 0}, "batch is 0, expected at least 1"),
         ({"strides": ((1, 1),) * 4}, "have 3 axes as its patch"),
-        ({"strides": ((1, 1, 1), *((3, 3, 3),) * 3)}, r"not divisible by \(27, 27, 27\), the product of the strides"),
+        (
+            {"strides": ((1, 1, 1), *((3, 3, 3),) * 3)},
+            r"not divisible by \(27, 27, 27\), the product of the strides",
+        ),
     ],
 )
 def test_overrides_that_do_not_fit_are_refused(overrides: dict[str, object], message: str) -> None:

@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from support.datasets import write_balls, write_nifti_case
 
 from overread.domain import BadInputError, Grid
 from overread.ensemble.ensemble import Ensemble
@@ -18,6 +17,7 @@ from overread.ensemble.prediction import predict
 from overread.ensemble.preparation import normalise, prepare, prepare_labels, resample_image
 from overread.imaging.dataset import read_dataset
 from overread.imaging.volumes import Volume
+from support.datasets import write_balls, write_nifti_case
 
 PLAN = Plan(
     spacing_mm=(1.0, 1.0, 1.0),
@@ -65,7 +65,9 @@ def test_members_see_the_same_whatever_the_order_of_voxels(codes: str) -> None:
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.9, 1.6), (0.8, 0.8, 4.0)])
-def test_the_way_back_lands_on_the_voxels_of_the_input(codes: str, spacing: tuple[float, float, float]) -> None:
+def test_the_way_back_lands_on_the_voxels_of_the_input(
+    codes: str, spacing: tuple[float, float, float]
+) -> None:
     truth = np.zeros((30, 24, 16), np.float32)
     truth[6:15, 8:20, 3:9] = 1
     truth[20:26, 4:9, 9:13] = 1
@@ -145,7 +147,12 @@ def test_resampling_keeps_a_ramp_a_ramp() -> None:
 
 def test_thick_slices_are_repeated_not_blended() -> None:
     slices = torch.tensor([0.0, 10.0]).expand(1, 4, 4, 2)
-    assert resample_image(slices, (4, 4, 4), ("linear", "linear", "nearest"))[0, 0, 0].tolist() == [0, 0, 10, 10]
+    assert resample_image(slices, (4, 4, 4), ("linear", "linear", "nearest"))[0, 0, 0].tolist() == [
+        0,
+        0,
+        10,
+        10,
+    ]
     grid = Grid((8, 8, 4), np.diag([1.0, 1.0, 4.0, 1.0]))
     prepared = prepare(PLAN, Volume(np.ones((1, 8, 8, 4), np.float32), grid))
     assert prepared.interpolation == ("linear", "linear", "nearest")
@@ -155,7 +162,9 @@ def test_thick_slices_are_repeated_not_blended() -> None:
 def test_the_input_stays_as_it_was() -> None:
     voxels = np.random.default_rng(1).normal(size=(1, 6, 6, 6)).astype(np.float32)
     before = voxels.copy()
-    prepare(replace(PLAN, normalisation=(Normalisation("zscore"),)), Volume(voxels, Grid((6, 6, 6), np.eye(4))))
+    prepare(
+        replace(PLAN, normalisation=(Normalisation("zscore"),)), Volume(voxels, Grid((6, 6, 6), np.eye(4)))
+    )
     assert np.array_equal(voxels, before)
 
 

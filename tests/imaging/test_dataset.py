@@ -7,10 +7,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from support.datasets import write_balls, write_colour_discs, write_description, write_nifti_case
 
 from overread.domain import BadInputError, NotFoundError
 from overread.imaging.dataset import BrokenDatasetError, Problem, check_dataset, ensure_sound, read_dataset
+from support.datasets import write_balls, write_colour_discs, write_description, write_nifti_case
 
 SHAPE = (6, 5, 4)
 
@@ -41,7 +41,11 @@ def test_names_classes_channels_and_files_in_order(tmp_path: Path) -> None:
         tmp_path, 2, name="Cubes", channel_names={"1": "T2", "0": "T1"}, labels={"cube": 1, "background": 0}
     )
     dataset = read_dataset(tmp_path)
-    assert (dataset.name, dataset.classes, dataset.channels) == ("Cubes", ("background", "cube"), ("T1", "T2"))
+    assert (dataset.name, dataset.classes, dataset.channels) == (
+        "Cubes",
+        ("background", "cube"),
+        ("T1", "T2"),
+    )
     assert [case.id for case in dataset.cases] == ["a", "b"]
     assert [path.name for path in dataset.cases[0].channels] == ["a_0000.nii.gz", "a_0001.nii.gz"]
     assert dataset.cases[0].label == tmp_path / "labelsTr" / "a.nii.gz"
@@ -82,7 +86,9 @@ def test_a_label_on_another_grid_is_named(tmp_path: Path) -> None:
     moved[0, 3] = 3
     nib.save(nib.Nifti1Image(cube(), moved), tmp_path / "labelsTr" / "a.nii.gz")
     write_description(tmp_path, 1)
-    assert what(tmp_path) == "lies on another grid than its image: a position that differs by 3 mm at a corner"
+    assert (
+        what(tmp_path) == "lies on another grid than its image: a position that differs by 3 mm at a corner"
+    )
 
 
 def test_an_unknown_class_value_is_named(tmp_path: Path) -> None:
@@ -194,8 +200,14 @@ def test_a_folder_without_description_or_cases_is_not_found(tmp_path: Path) -> N
         ({"labels": ["background", "ball"]}, "labels is a list, expected names with their values"),
         ({"labels": {"background": 0, "whole": [1, 2]}}, "label 'whole' is a region made of several values"),
         ({"labels": {"background": 0, "ball": 1, "ignore": 2}}, "an ignore label is not supported"),
-        ({"labels": {"background": 0, "ball": "one"}}, "label 'ball' has value 'one', expected a whole number"),
-        ({"labels": {"background": 0, "ball": 2}}, r"label values are \[0, 2\], expected 0 \(background\), 1"),
+        (
+            {"labels": {"background": 0, "ball": "one"}},
+            "label 'ball' has value 'one', expected a whole number",
+        ),
+        (
+            {"labels": {"background": 0, "ball": 2}},
+            r"label values are \[0, 2\], expected 0 \(background\), 1",
+        ),
         ({"labels": {"background": 0, "ball": 1, "cube": 1}}, "labels 'ball' and 'cube' share value 1"),
         ({"channel_names": {"1": "MR"}}, "channel_names is {'1': 'MR'}"),
     ],

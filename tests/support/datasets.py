@@ -26,18 +26,25 @@ def write_description(folder: Path, cases: int, **changes: object) -> None:
 
 
 def write_nifti_case(
-    folder: Path, name: str, channels: Sequence[np.ndarray], label: np.ndarray | None, affine: np.ndarray = AFFINE
+    folder: Path,
+    name: str,
+    channels: Sequence[np.ndarray],
+    label: np.ndarray | None,
+    affine: np.ndarray = AFFINE,
+    ending: str = ".nii.gz",
 ) -> None:
     """Files of one case; the label shares the affine."""
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for index, channel in enumerate(channels):
-        nib.save(nib.Nifti1Image(channel, affine), folder / "imagesTr" / f"{name}_{index:04d}.nii.gz")
+        nib.save(nib.Nifti1Image(channel, affine), folder / "imagesTr" / f"{name}_{index:04d}{ending}")
     if label is not None:
-        nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), folder / "labelsTr" / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), folder / "labelsTr" / f"{name}{ending}")
 
 
-def ball(shape: Sequence[int], rng: np.random.Generator, radius: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
+def ball(
+    shape: Sequence[int], rng: np.random.Generator, radius: float = 4.0
+) -> tuple[np.ndarray, np.ndarray]:
     """A bright ball (or disc) at a random place in noise, and where it is."""
     margin = radius + 1
     centre = np.array([rng.uniform(margin, n - margin) for n in shape])
@@ -66,7 +73,9 @@ def write_colour_discs(folder: Path, cases: int, shape: Sequence[int] = (32, 32)
     for index in range(cases):
         _, label = ball(shape, rng, radius=6)
         picture = np.where(label[..., None] > 0, colours[1], colours[0]) + rng.normal(0, 10, (*shape, 3))
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / "imagesTr" / f"disc_{index:02d}_0000.png")
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(
+            folder / "imagesTr" / f"disc_{index:02d}_0000.png"
+        )
         Image.fromarray(label).save(folder / "labelsTr" / f"disc_{index:02d}.png")
     write_description(
         folder,
