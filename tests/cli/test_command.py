@@ -1,6 +1,7 @@
 """The command starts at once, explains itself to a stranger, and tells errors in one sentence."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def test_help_of_each_command_has_an_example_and_explains_every_option(command):
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert f"overread {command}" in result.output.partition("Examples")[2]
-    options = [line for line in result.output.splitlines() if line.lstrip("│* ").startswith("--")]
+    options = [line for line in result.output.splitlines() if re.match(r"│[ *]+--", line)]
     assert options
     # Name, type and then at least a few words of explanation.
     assert all(len(line.strip("│* ").split()) >= 5 for line in options), options

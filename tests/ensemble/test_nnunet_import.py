@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from overread.domain import BadInputError, Grid, NotFoundError, OverreadError
 from overread.ensemble.ensemble import Ensemble
@@ -138,16 +139,6 @@ def test_agrees_with_nnunetv2_on_an_oblique_image_smaller_than_the_patch(
     np.testing.assert_allclose(prediction.probabilities.numpy(), reference, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.usefixtures("exact_sums")
-def test_a_2d_network_reads_a_volume_slice_by_slice_as_nnunetv2_does(tmp_path: Path, case: Path) -> None:
-    flat = train_tiny_nnunet(tmp_path / "flat", folds=1, dimensions="2d", iterations=4, cases=5)
-    members = load_ensemble(import_nnunet(flat, "flat", tmp_path / "ensemble"))
-    assert members.patch == (1, 32, 32)
-    prediction = predict(members, read_volume([case]), precision="full")
-    reference = nnunet_probabilities(flat, case, (0,))
-    np.testing.assert_allclose(prediction.probabilities.numpy(), reference, atol=TOLERANCE, rtol=0)
-
-
 def edited(model: Path, target: Path, file: str, change: dict[str, object]) -> Path:
     """A copy of the model's folder with some entries of a JSON file changed."""
     shutil.copytree(model, target)
@@ -157,6 +148,45 @@ def edited(model: Path, target: Path, file: str, change: dict[str, object]) -> P
         functools.reduce(lambda node, key: node[key], parents, content)[last] = value
     (target / file).write_text(json.dumps(content))
     return target
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of nnU-Net's `2d` configuration."""
+    folder = tmp_path_factory.mktemp("nnunet") / "flat"
+    return train_tiny_nnunet(folder, folds=1, dimensions="2d", iterations=4, cases=5)
+
+
+@pytest.mark.usefixtures("exact_sums")
+def test_a_2d_network_reads_a_volume_slice_by_slice_as_nnunetv2_does(
+    flat: Path, case: Path, tmp_path: Path
+) -> None:
+    members = load_ensemble(import_nnunet(flat, "flat", tmp_path / "ensemble"))
+    assert members.patch == (1, 32, 32)
+    prediction = predict(members, read_volume([case]), precision="full")
+    reference = nnunet_probabilities(flat, case, (0,))
+    np.testing.assert_allclose(prediction.probabilities.numpy(), reference, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.usefixtures("exact_sums")
+def test_a_2d_network_reads_a_picture_as_nnunetv2_does(flat: Path, tmp_path: Path) -> None:
+    change: dict[str, object] = {
+        "image_reader_writer": "NaturalImage2DIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations/2d/spacing": [1.3, 0.8],
+    }
+    pictures = edited(flat, tmp_path / "model", "plans.json", change)
+    grey = np.random.default_rng(4).integers(1, 255, (50, 70)).astype(np.uint8)
+    # Rows 30 to 49 are a bright band, so that turning the picture would show.
+    grey[30:] = 255
+    path = tmp_path / "picture.png"
+    Image.fromarray(grey).save(path)
+    members = load_ensemble(import_nnunet(pictures, "flat", tmp_path / "ensemble"))
+    prediction = predict(members, read_volume([path]), precision="full")
+    assert tuple(prediction.probabilities.shape) == (3, 70, 50)
+    reference = nnunet_probabilities(pictures, path, (0,))[..., 0]
+    np.testing.assert_allclose(prediction.probabilities.numpy(), reference, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("reader", ["NibabelIO", "NibabelIOWithReorient", "SimpleITKIOWithReorient"])

@@ -52,3 +52,9 @@ def test_plans_that_do_not_fit_are_refused(tmp_path):
         write_threshold_ensemble(tmp_path, "x", CLASSES, [5, 4])
     with pytest.raises(BadInputError, match="has no offsets"):
         write_threshold_ensemble(tmp_path, "x", CLASSES, [4, 5], [])
+
+
+def test_an_image_with_other_axes_is_refused(tmp_path):
+    write_threshold_ensemble(tmp_path, "flat", CLASSES[:2], [0.5], patch=(4, 4))
+    with pytest.raises(BadInputError, match=r"flat looks at 2-D windows, the image is 3-D \(2, 1, 1\)"):
+        predict(load_ensemble(tmp_path), line(1, 2))

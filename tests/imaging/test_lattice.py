@@ -52,7 +52,7 @@ def test_the_same_grid_changes_nothing() -> None:
         (Grid((4, 5, 7), AFFINE), r"shape \(4, 5, 6\) instead of \(4, 5, 7\)"),
         (Grid(SHAPE, AFFINE @ np.diag([2, 1, 1, 1.0])), "position that differs by"),
         (Grid((4, 5), AFFINE), r"instead of \(4, 5\)"),
-        (Grid((4, 5, 6), AFFINE[[1, 0, 2, 3]]), "position that differs by"),
+        (Grid((4, 5, 6), AFFINE[[1, 0, 2, 3]]), r"shape \(5, 4, 6\) instead of"),
     ],
 )
 def test_voxels_at_other_places_are_refused(other: Grid, message: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from overread.domain import Grid
-from overread.server.labels import accept
+import numpy as np
+import pytest
+
+from overread.domain import BadInputError, Grid
+from overread.imaging.volumes import write_nifti
+from overread.server.labels import accept, read_submission
 from overread.server.maps import Proposal
 
 CLASSES = ("background", "organ", "tumour")
@@ -63,3 +67,20 @@ def test_where_no_model_is_known_names_are_numbered_in_their_order():
 def test_without_names_values_are_class_indices():
     assert accept(values(0, 2), None, CLASSES, lambda: None).labels.ravel().tolist() == [0, 2]
     assert accept(values(0, 7), None, None, lambda: None).labels.ravel().tolist() == [0, 7]
+
+
+def test_slices_in_reverse_order_at_the_same_places_are_put_right(tmp_path: Path):
+    """3D Slicer holds right-handed volumes only: the label of a left-handed image comes back like this."""
+    left_handed = np.diag([-1.0, 1, 2, 1])
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    reverse = left_handed @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 3], [0, 0, 0, 1.0]])
+    write_nifti(tmp_path / "label.nii.gz", labels[:, :, ::-1], Grid((2, 3, 4), reverse))
+    read = read_submission(tmp_path / "label.nii.gz", Grid((2, 3, 4), left_handed))
+    np.testing.assert_array_equal(read, labels)
+
+
+def test_slices_in_reverse_order_at_other_places_are_refused(tmp_path: Path):
+    labels = np.zeros((2, 3, 4), np.uint8)
+    write_nifti(tmp_path / "label.nii.gz", labels, Grid((2, 3, 4), np.diag([1.0, 1, -2, 1])))
+    with pytest.raises(BadInputError, match="another grid than the image: a position that differs by 6 mm"):
+        read_submission(tmp_path / "label.nii.gz", Grid((2, 3, 4), np.diag([1.0, 1, 2, 1])))

@@ -4,44 +4,46 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 
-from support.servers import app_copy, publish_threshold, running_server, write_case
-
-MEMBERS = 80
+from overread.imaging.volumes import write_nifti
+from support.servers import marker_voxels, oblique_grid, write_case
 
 
 @pytest.fixture(scope="module")
-def busy(tmp_path_factory: pytest.TempPathFactory):
-    """A server whose one model needs some seconds for the case `large`."""
-    base = tmp_path_factory.mktemp("busy")
-    app_dir, studies = app_copy(base / "app"), base / "studies"
-    studies.mkdir()
-    publish_threshold(app_dir, "slow", offsets=tuple(np.linspace(-5, 5, MEMBERS)))
-    write_case(studies, "large", np.random.default_rng(0).uniform(0, 200, (96, 96, 48)).astype(np.float32))
-    write_case(studies, "small")
-    with running_server(app_dir, studies) as url:
-        yield url
+def large(server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A case that takes some seconds."""
+    voxels = np.zeros((160, 160, 64), dtype=np.float32)
+    voxels[40:120, 40:120, 16:48] = 90
+    path = write_case(tmp_path_factory.mktemp("large"), "large", voxels)
+    answer = requests.put(
+        f"{server.url}/datastore/image", files={"file": (path.name, path.read_bytes())}, timeout=60
+    )
+    assert answer.json() == {"image": "large"}
+    yield "large"
+    requests.delete(f"{server.url}/datastore/image", params={"id": "large"}, timeout=60)
 
 
 def ask(url: str, image: str) -> tuple[float, float]:
     """When the computation began and when the answer was there, on the monotonic clock."""
-    answer = requests.post(f"{url}/infer/slow", params={"image": image, "output": "json"}, timeout=120)
+    answer = requests.post(f"{url}/infer/phantom", params={"image": image, "output": "json"}, timeout=120)
     finished = time.monotonic()
     assert answer.ok, answer.text
     return finished - answer.json()["latencies"]["infer"], finished
 
 
-def test_light_requests_are_answered_while_an_inference_computes(busy):
+def test_light_requests_are_answered_while_an_inference_computes(server, large):
     light = [
         ("GET", "/info/"),
         ("POST", "/activelearning/random"),
         ("GET", "/train/?check_if_running=true"),
-        ("GET", "/datastore/image?image=small"),
+        ("GET", "/datastore/image?image=first"),
         ("GET", "/auth/"),
     ]
     finished = threading.Event()
@@ -51,13 +53,13 @@ def test_light_requests_are_answered_while_an_inference_computes(busy):
         while not finished.is_set():
             for method, path in light:
                 sent = time.monotonic()
-                assert requests.request(method, busy + path, timeout=60).status_code in (200, 404)
+                assert requests.request(method, server.url + path, timeout=60).status_code in (200, 404)
                 answered.append((path, sent, time.monotonic()))
 
     with ThreadPoolExecutor() as pool:
         asking = pool.submit(keep_asking)
         try:
-            began, ended = ask(busy, "large")
+            began, ended = ask(server.url, large)
         finally:
             finished.set()
         asking.result()
@@ -65,7 +67,28 @@ def test_light_requests_are_answered_while_an_inference_computes(busy):
     assert during == {path for _, path in light}
 
 
-def test_two_inferences_at_once_are_both_right(busy):
+def test_inferences_that_come_together_are_all_answered(server, large, case):
     with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(lambda image: ask(busy, image), ["large", "small", "large", "small"]))
-    assert len(answers) == 4
+        spans = list(pool.map(lambda image: ask(server.url, image), [large, case, case]))
+    assert len(spans) == 3
+
+
+def test_labels_submitted_together_are_all_kept(server, tmp_path: Path):
+
+    grid = oblique_grid(marker_voxels().shape)
+    image, label = write_case(tmp_path, "image"), tmp_path / "label.nii.gz"
+    write_nifti(label, np.zeros(grid.shape, dtype=np.uint8), grid)
+    cases = [f"together {index}" for index in range(8)]
+
+    def work(case: str) -> None:
+        for path, field, file in (("image", "file", image), ("label", "label", label)):
+            files = {field: (file.name, file.read_bytes())}
+            url = f"{server.url}/datastore/{path}"
+            assert requests.put(url, params={"image": case}, files=files, timeout=60).ok
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(work, cases))
+    kept = requests.get(f"{server.url}/datastore/?output=all", timeout=60).json()["objects"]
+    assert {case for case in cases if "final" in kept[case]["labels"]} == set(cases)
+    for case in cases:
+        requests.delete(f"{server.url}/datastore/image", params={"id": case}, timeout=60)

@@ -9,6 +9,7 @@ import pytest
 import requests
 from monailabel.client import MONAILabelClient
 
+from overread.domain import Grid
 from overread.imaging.volumes import read_array, read_labelmap, write_nifti
 from support.servers import HIGH_DOUBT, MODERATE_DOUBT, marker_voxels, oblique_grid, write_case
 
@@ -180,6 +181,19 @@ def test_an_uploaded_image_can_be_asked_about_and_is_not_kept(client, server, tm
     file, _ = client.infer("phantom", "", FORCED, file=str(path))
     np.testing.assert_array_equal(read_labelmap(Path(file))[0], expected_with_bands())
     assert sorted((server.app_dir / "tmp").iterdir()) == before
+
+
+def test_a_label_in_slicers_order_of_slices_is_put_back(client, server, case, tmp_path):
+    # 3D Slicer holds right-handed volumes only; the marker's grid is left-handed.
+    grid = oblique_grid((40, 30, 12))
+    reversed_slices = np.eye(4)
+    reversed_slices[2, 2], reversed_slices[2, 3] = -1, 11
+    path = tmp_path / "reversed.nii.gz"
+    write_nifti(
+        path, expected_classes()[..., ::-1].astype(np.uint8), Grid(grid.shape, grid.affine @ reversed_slices)
+    )
+    client.save_label(case, str(path), params={"label_info": [{"name": "organ"}, {"name": "tumour"}]})
+    np.testing.assert_array_equal(stored(server, case, tmp_path), expected_classes())
 
 
 def test_a_label_without_names_is_taken_as_class_indices(client, server, case, tmp_path):

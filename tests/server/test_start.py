@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
+from PIL import Image
 
+from overread.imaging.volumes import read_labelmap
 from support.servers import ROOT, app_copy, publish_threshold, running_server, write_case
 
 
@@ -21,14 +24,20 @@ def test_from_another_folder_with_options_and_a_picture(folders, tmp_path):
     app_dir, studies = folders
     publish_threshold(app_dir, "one")
     publish_threshold(app_dir, "two", bands=False)
+    publish_threshold(
+        app_dir, "flat", classes=("background", "bright"), cuts=[128], bands=False, patch=(16, 16)
+    )
     write_case(studies, "a")
+    picture = np.zeros((20, 30), dtype=np.uint8)
+    picture[5:9, 10:25] = 255
+    Image.fromarray(picture).save(studies / "picture.png")
     # A file of this name in the working folder must not be taken for the image.
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "a").write_text("not the image")
     conf = [
         "models",
-        "two",
+        "two,flat",
         "measure",
         "variance",
         "bands",
@@ -42,9 +51,9 @@ def test_from_another_folder_with_options_and_a_picture(folders, tmp_path):
     ]
     with running_server(app_dir, studies, conf, cwd=elsewhere) as url:
         info = requests.get(f"{url}/info/", timeout=60).json()
-        assert list(info["models"]) == ["two"]
+        assert set(info["models"]) == {"two", "flat"}
         # Without calibrated bands there are no segments for them.
-        assert info["labels"] == ["organ", "tumour"]
+        assert info["labels"] == ["organ", "tumour", "bright"]
         config = info["models"]["two"]["config"]
         assert (config["measure"][0], config["doubt"][0], config["members"][0]) == ("variance", "off", "2")
         query = {"image": "a", "output": "json"}
@@ -53,12 +62,35 @@ def test_from_another_folder_with_options_and_a_picture(folders, tmp_path):
         assert facts["label_names"] == {"organ": 1, "tumour": 2}
         kept = requests.get(f"{url}/overread/maps", params={"model": "two", "image": "a"}, timeout=60).json()
         assert kept["maps"] == ["proposal"]
+
+        query = {"image": "picture", "output": "image"}
+        refused = requests.post(f"{url}/infer/two", params=query, timeout=60)
+        assert "two looks at 3-D windows, the image is 2-D (30, 20)" in refused.json()["detail"]
+        answer = tmp_path / "answer.nrrd"
+        answer.write_bytes(requests.post(f"{url}/infer/flat", params=query, timeout=60).content)
+        labels = read_labelmap(answer)[0]
+        np.testing.assert_array_equal(labels[..., 0], picture.T > 128)
+        submitted = requests.put(
+            f"{url}/datastore/label",
+            params={"image": "picture"},
+            data={"params": '{"label_info": [{"name": "bright"}]}'},
+            files={"label": (answer.name, answer.read_bytes())},
+            timeout=60,
+        )
+        assert submitted.ok, submitted.text
     written = {path.name for path in app_dir.iterdir()}
     assert (
         written
         == {"main.py", "__pycache__", "model", "lib", "logs", "bin", "tmp", "sessions", "maps"} & written
     )
-    assert {path.name for path in studies.iterdir()} == {"a.nii.gz", "labels", "datastore_v2.json", ".lock"}
+    assert {path.name for path in studies.iterdir()} == {
+        "a.nii.gz",
+        "picture.png",
+        "labels",
+        "datastore_v2.json",
+        ".lock",
+        ".incoming",
+    }
     assert list(elsewhere.iterdir()) == [elsewhere / "a"]
 
 

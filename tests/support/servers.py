@@ -22,6 +22,9 @@ from overread.imaging.volumes import write_nifti
 from overread.learning.champions import ChampionStore
 
 ROOT = Path(__file__).parents[2]
+# The command that users type is a shell script beside Python; it starts the `python` that it finds first.
+SCRIPT = Path(sys.executable).with_name("monailabel")
+MONAILABEL = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "monailabel.main"]
 # Cold imports of torch and MONAI Label on a busy machine.
 START_TIMEOUT_S = 240
 
@@ -40,11 +43,12 @@ def running_server(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     pairs = zip(conf[::2], conf[1::2], strict=True)
-    command = [sys.executable, "-m", "monailabel.main", "start_server"]
+    command = [*MONAILABEL, "start_server"]
     command += ["--app", str(app_dir), "--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     command += [part for pair in pairs for part in ("--conf", *pair)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MONAI_LABEL")}
     environment |= {"PYTHONPATH": str(ROOT / "lib"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment |= {"MONAILABEL_PYEXE": sys.executable}
     log = studies.parent / f"server-{port}.log"
     with log.open("wb") as sink:
         server = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment, cwd=cwd)
@@ -101,12 +105,13 @@ def publish_threshold(
     cuts: Sequence[float] = CUTS,
     offsets: Sequence[float] = OFFSETS,
     bands: bool = True,
+    patch: Sequence[int] = (32, 32, 16),
 ) -> Path:
     """Make a champion that needs no training: see `overread.ensemble.threshold`."""
     staging = app_dir / "staging" / recipe
     calibration = Calibration(bands={BANDS.measure: BANDS} if bands else {})
     write_threshold_ensemble(
-        staging, recipe, classes, cuts, offsets, sharpness=1.0, calibration=calibration, patch=(32, 32, 16)
+        staging, recipe, classes, cuts, offsets, sharpness=1.0, calibration=calibration, patch=patch
     )
     champion = ChampionStore(app_dir / "model").publish(recipe, staging)
     shutil.rmtree(staging.parent)

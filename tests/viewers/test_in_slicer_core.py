@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from overread.imaging.volumes import read_array, read_labelmap, write_nifti, wri
 from overread.server.doubt import BANDS_INSIDE, BANDS_ONLY, DOUBT_HIGH, DOUBT_MODERATE, draw
 from overread.server.labels import accept, names_in_order, read_submission
 from overread.server.maps import Proposal
-from overread.studies.slicer_scene import SlicerScene, in_own_process
+from overread.studies.slicer_scene import SlicerScene
 
 SHAPE = (14, 11, 9)
 C, S = np.cos(0.3), np.sin(0.3)
@@ -52,7 +51,7 @@ def inspect(
     answers: Sequence[tuple[Path, dict[str, int]]],
     submission: Path,
 ) -> dict[str, Any]:
-    """In Slicer's process: load, import each answer in turn, submit; tell what the scene holds, in the file's voxel order."""
+    """In Slicer's process: load, import each answer in turn, submit; tell, in the file's voxel order, what there is."""
     scene = SlicerScene(image, labels)
     for file, label_names in answers:
         scene.import_result(file, label_names)
@@ -74,27 +73,6 @@ def draw_slice(image: Path, answer: Path, label_names: dict[str, int], slice_k: 
     scene = SlicerScene(image, drawn=True)
     scene.import_result(answer, label_names)
     scene.render(picture, slice_k, (0, 400), {"organ": (1, 0, 0), "lesion": (0, 0, 1)}, {"organ": 0.5})
-
-
-@pytest.fixture(scope="module")
-def in_slicer() -> Iterator[Callable[..., Any]]:
-    """Runs a function of this file in a process that has Slicer's core, and gives back what it returns."""
-    with in_own_process() as pool:
-
-        def run(function: Callable[..., Any], *arguments: Any) -> Any:
-            try:
-                return pool.submit(function, *arguments).result(timeout=240)
-            except ModuleNotFoundError as error:
-                pytest.skip(
-                    f"Slicer's core is not installed ({error}); pip install 'trame-slicer[standalone]'"
-                )
-            except BrokenProcessPool:
-                pytest.fail(
-                    "Slicer's core died; to draw without a screen it needs OpenGL by EGL, "
-                    "on Debian: apt-get install libegl1 libgl1-mesa-dri libx11-6"
-                )
-
-        yield run
 
 
 def put_image(folder: Path, grid: Grid) -> Path:

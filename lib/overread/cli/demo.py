@@ -43,6 +43,13 @@ def demo(
             help="Working folder for sample data's copy and the log. [default: .demo]", show_default=False
         ),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Sample studies; made where they are missing. [default: sample-data/phantom]",
+            show_default=False,
+        ),
+    ] = None,
     minutes: Annotated[
         float, typer.Option(min=0.05, help="Training time of the starter model, all members together.")
     ] = TRAINING_MINUTES,
@@ -69,7 +76,7 @@ def demo(
     app_dir = app_folder(app)
     if serve:
         refuse_port_in_use(host, port)
-    sample = project_root() / "sample-data" / "phantom"
+    sample = (data or project_root() / "sample-data" / "phantom").expanduser().resolve()
     working = (folder or project_root() / ".demo").expanduser().resolve()
     _make_sample_data(sample)
     _make_starter_champion(app_dir, sample, minutes, device)

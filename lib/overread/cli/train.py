@@ -285,7 +285,7 @@ def _in_words(now: Any) -> str:
             "measuring": "measuring spacings and intensities",
             "preparing": "preparing cases",
         }[now.stage]
-    words = f"training member {now.member + 1} of {now.members}, step {now.iteration}"
+    words = f"training {now.members} members, step {now.iteration}"
     if now.loss is not None:
         words += f", loss {now.loss:.3f}"
     if now.seconds_left is not None:

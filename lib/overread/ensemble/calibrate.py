@@ -15,13 +15,15 @@ from overread.ensemble.prediction import predict
 from overread.ensemble.storage import calibration_to_json, load_ensemble, read_description, write_description
 from overread.imaging.dataset import Case, Dataset
 from overread.imaging.volumes import read_labelmap, read_volume
-from overread.metrics.calibration import expected_calibration_error, foreground_region
+from overread.metrics.calibration import Reliability, foreground_region, plot_reliability, reliability
 from overread.uncertainty.calibration import choose_bands, fit_temperature
 from overread.uncertainty.measures import MEASURES
 
 # Enough voxels a case for shares to three digits, few enough for a hundred large cases in memory.
 REGION_VOXELS_PER_CASE = 20_000
 BAND_VOXELS_PER_CASE = 300_000
+# The reliability diagram, beside the members.
+DIAGRAM = "reliability.png"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ def calibrate(
     progress: Callable[[float], None] | None = None,
 ) -> Calibration | None:
     """Fit the temperature and the doubt bands and write them into the ensemble's description.
+
+    A reliability diagram of before and after is drawn beside it (`reliability.png`).
 
     Each case is predicted by the members that did not learn from it: all of a deep ensemble (whose held-out
     cases are shared), one fold of a cross-validation. The temperature minimises the negative log likelihood
@@ -74,7 +78,7 @@ def calibrate(
         prediction = predict(
             _speaking(calibrated, item), read_volume(item.case.channels), measures=measures, device=device
         )
-        truth, _ = read_labelmap(_label_of(item.case))
+        truth, _ = read_labelmap(item.case.label)
         wrong = (prediction.labels != truth).ravel()
         chosen = _some(np.arange(wrong.size), BAND_VOXELS_PER_CASE, generator)
         for name in measures:
@@ -82,12 +86,14 @@ def calibrate(
         if progress is not None:
             progress((len(held_out) + index + 1) / steps)
 
+    before, after = _reliability(samples, 1.0), _reliability(samples, temperature)
     calibration = Calibration(
         temperature=temperature,
-        ece_before=_ece(samples, 1.0),
-        ece_after=_ece(samples, temperature),
+        ece_before=before.expected_calibration_error,
+        ece_after=after.expected_calibration_error,
         bands={name: choose_bands(doubts[name], name) for name in measures},
     )
+    plot_reliability(folder / DIAGRAM, {"T = 1": before, f"T = {temperature:.2f}": after})
     write_description(folder, {**description, "calibration": calibration_to_json(calibration)})
     return calibration
 
@@ -109,17 +115,11 @@ def _speaking(ensemble: Ensemble, item: _HeldOut) -> Ensemble:
     return replace(ensemble, members=[ensemble.members[index] for index in item.members])
 
 
-def _label_of(case: Case) -> Path:
-    if case.label is None:
-        raise BadInputError(f"case {case.id} has no label to calibrate against")
-    return case.label
-
-
 def _region_logits(
     ensemble: Ensemble, item: _HeldOut, device: torch.device | str, generator: np.random.Generator
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Logits `(member, class, voxel)` and true classes of voxels near the structures of one case."""
-    truth, grid = read_labelmap(_label_of(item.case))
+    truth, grid = read_labelmap(item.case.label)
     region = foreground_region(truth, spacing_mm=grid.spacing_mm)
     flat = _some(np.flatnonzero(region), REGION_VOXELS_PER_CASE, generator)
     region = np.zeros(truth.size, bool)
@@ -149,11 +149,11 @@ def _common_temperature(samples: Sequence[tuple[torch.Tensor, np.ndarray]]) -> f
     return fit_temperature(logits, torch.from_numpy(np.concatenate([truth for _, truth in samples])))
 
 
-def _ece(samples: Sequence[tuple[torch.Tensor, np.ndarray]], temperature: float) -> float:
+def _reliability(samples: Sequence[tuple[torch.Tensor, np.ndarray]], temperature: float) -> Reliability:
     confidences, rights = [], []
     for logits, truth in samples:
         mean = torch.softmax(logits / temperature, dim=1).mean(dim=0)
         confidence, first = mean.max(dim=0)
         confidences.append(confidence.numpy())
         rights.append(first.numpy() == truth)
-    return expected_calibration_error(np.concatenate(confidences), np.concatenate(rights))
+    return reliability(np.concatenate(confidences), np.concatenate(rights))

@@ -10,7 +10,7 @@ training and it speaks at once. `ensemble.json` holds the whole of it in `plan`:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,17 @@ def prepare_unchanged(volume: Volume) -> Prepared:
     )
 
 
+def _prepare_for(name: str, patch: tuple[int, ...]) -> Callable[[Volume], Prepared]:
+    def prepare(volume: Volume) -> Prepared:
+        if len(volume.grid.shape) != len(patch):
+            raise BadInputError(
+                f"{name} looks at {len(patch)}-D windows, the image is {len(volume.grid.shape)}-D {volume.grid.shape}"
+            )
+        return prepare_unchanged(volume)
+
+    return prepare
+
+
 def _check_plan(name: str, plan: dict[str, Any], classes: int) -> None:
     if len(plan["cuts"]) != classes - 1 or sorted(set(plan["cuts"])) != plan["cuts"]:
         raise BadInputError(
@@ -138,7 +149,7 @@ def load_threshold(folder: Path, description: dict[str, Any], device: torch.devi
             for offset in plan["offsets"]
         ],
         patch=tuple(plan["patch"]),
-        prepare=prepare_unchanged,
+        prepare=_prepare_for(description["name"], tuple(plan["patch"])),
         calibration=calibration_from_json(description["calibration"]),
         identity=description["identity"],
         folder=folder,

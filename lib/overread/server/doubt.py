@@ -8,10 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from overread.domain import BadInputError
-from overread.ensemble.ensemble import DoubtBands
+from overread.uncertainty.calibration import DOUBT_HIGH, DOUBT_MODERATE, DoubtBands
 
-DOUBT_MODERATE = "doubt: moderate"
-DOUBT_HIGH = "doubt: high"
 # Overlays come first in the viewer's list: where segments overlap, 3D Slicer exports the later one.
 DOUBT_NAMES = (DOUBT_HIGH, DOUBT_MODERATE)
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from overread.domain import BadInputError, Grid
 from overread.imaging.headers import read_header
+from overread.imaging.lattice import in_order_of
 from overread.imaging.volumes import read_labelmap
 from overread.server.doubt import DOUBT_NAMES
 from overread.server.maps import Proposal
@@ -62,20 +63,25 @@ def names_in_order(label_info: Any) -> list[str] | None:
 
 
 def read_submission(path: Path, grid: Grid) -> np.ndarray:
-    """Whole numbers `(*grid.shape)`.
+    """Whole numbers `(*grid.shape)`, in the order of the image's voxels whatever order the viewer stored.
 
     Raises:
         BadInputError: the file cannot be read, holds anything but whole numbers, or lies on another grid.
     """
     shape = read_header(path).shape
-    if _with_depth(shape) != _with_depth(grid.shape):
+    if sorted(_with_depth(shape)) != sorted(_with_depth(grid.shape)):
         raise BadInputError(
             f"the label lies on another grid than the image: shape {shape} instead of {grid.shape}"
         )
     labels, label_grid = read_labelmap(path)
-    # A picture carries no position that viewers agree on; its shape was compared above.
-    if len(grid.shape) == 3 and (difference := label_grid.difference_from(grid)):
-        raise BadInputError(f"the label lies on another grid than the image: {difference}")
+    if len(grid.shape) == 3:
+        try:
+            labels = in_order_of(labels, label_grid, grid)
+        except BadInputError as error:
+            raise BadInputError(f"the label lies on another grid than the image: {error}") from error
+    elif _with_depth(shape) != _with_depth(grid.shape):
+        raise BadInputError(f"the label has shape {shape}, the picture {grid.shape}")
+    # A picture carries no position that viewers agree on; its shape is what can be compared.
     labels = labels.reshape(grid.shape)
     if labels.min(initial=0) < 0:
         raise BadInputError(f"the label holds {labels.min()}; values begin at 0")

@@ -26,14 +26,19 @@ import torch
 from rich.progress import track
 
 from overread.ensemble.calibrate import calibrate
-from overread.ensemble.ensemble import Ensemble
+from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.nnunet import import_nnunet
 from overread.ensemble.prediction import Prediction, predict
 from overread.ensemble.storage import calibration_to_json, load_ensemble
 from overread.ensemble.training import TrainingOptions, train_ensemble
 from overread.imaging.dataset import read_dataset
 from overread.imaging.volumes import read_labelmap, read_volume
-from overread.metrics.calibration import expected_calibration_error, foreground_region
+from overread.metrics.calibration import (
+    expected_calibration_error,
+    foreground_region,
+    plot_reliability,
+    reliability,
+)
 from overread.metrics.correlation import Interval, bootstrap_interval, spearman_interval
 from overread.metrics.overlap import dice
 from overread.metrics.selective import augrc, aurc
@@ -48,6 +53,8 @@ SPLIT_SEED = 20
 DEVELOPMENT_SEED = 7
 DEVELOPMENT_CASES = slice(60, 100)
 MEASURE = "predictive_entropy"
+OURS, UNCALIBRATED, THEIRS = "Overread, 5 members", "Overread, 5 members, T = 1", "nnU-Net v2, 5 folds"
+ALONE = ", one member"
 
 
 def split(data: Path, work: Path) -> None:
@@ -107,11 +114,10 @@ class Judged:
     shown: float | None
 
 
-def judge(ensemble: Ensemble, prediction: Prediction, truth: np.ndarray) -> Judged:
-    """Compare a prediction with the rater's label."""
+def judge(ensemble: Ensemble, prediction: Prediction, truth: np.ndarray, region: np.ndarray) -> Judged:
+    """Compare a prediction with the rater's label; `region` is near the structures."""
     wrong = prediction.labels != truth
     doubt = prediction.maps[MEASURE]
-    region = foreground_region(truth, prediction.labels, spacing_mm=prediction.grid.spacing_mm)
     confidence = prediction.probabilities.amax(dim=0).numpy()
     bands = ensemble.calibration.bands.get(MEASURE)
     high = band_map(doubt.values, bands) == 2 if bands else None
@@ -129,105 +135,123 @@ def judge(ensemble: Ensemble, prediction: Prediction, truth: np.ndarray) -> Judg
 
 
 def evaluate(work: Path, out: Path, seed: int) -> None:
-    """Judge every system on the test cases and write `hippocampus.json` and `hippocampus.md`."""
+    """Judge every system on the test cases; write `hippocampus.json`, `.md` and the reliability diagram."""
     ours = load_ensemble(work / f"overread-{seed}" / "ensemble")
-    systems: dict[str, tuple[Ensemble, int | None]] = {"Overread, 5 members": (ours, None)}
-    for index in range(len(ours.members)):
-        systems[f"Overread, member {index + 1} alone"] = (_only(ours, index), None)
+    systems = {OURS: ours, UNCALIBRATED: replace(ours, calibration=Calibration(bands=ours.calibration.bands))}
+    systems |= _alone("Overread", ours)
     rival = work / "nnunet" / "nnUNet_results"
     if rival.exists():
         folder = work / "nnunet-imported"
         if not folder.exists():
-            import_nnunet(rival, "nnunet", folder)
-        systems["nnU-Net v2, 5 folds"] = (load_ensemble(folder), None)
+            import_nnunet(next(rival.glob("Dataset*")), "nnunet", folder)
+        theirs = load_ensemble(folder)
+        systems |= {THEIRS: theirs} | _alone("nnU-Net", theirs)
 
     images = sorted((work / "raw" / "imagesTs").glob("*.nii.gz"))
     judged: dict[str, list[Judged]] = {name: [] for name in systems}
+    reliable: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
+        name: [] for name in (OURS, UNCALIBRATED, THEIRS)
+    }
     for image in track(images, "test cases"):
         volume = read_volume([image])
         truth, _ = read_labelmap(work / "raw" / "labelsTs" / image.name.replace("_0000", ""))
-        for name, (ensemble, members) in systems.items():
-            prediction = predict(ensemble, volume, measures=[MEASURE], members=members)
-            judged[name].append(judge(ensemble, prediction, truth))
+        for name, ensemble in systems.items():
+            prediction = predict(ensemble, volume, measures=[MEASURE])
+            region = foreground_region(truth, prediction.labels, spacing_mm=volume.grid.spacing_mm)
+            judged[name].append(judge(ensemble, prediction, truth, region))
+            if name in reliable:
+                confidence = prediction.probabilities.amax(dim=0).numpy()
+                reliable[name].append((confidence[region], (prediction.labels == truth)[region]))
     out.mkdir(parents=True, exist_ok=True)
+    diagrams = {
+        name: reliability(np.concatenate([c for c, _ in pairs]), np.concatenate([r for _, r in pairs]))
+        for name, pairs in reliable.items()
+        if pairs
+    }
+    plot_reliability(out / "hippocampus-reliability.png", diagrams)
     facts = {
         "training_cases": TRAINING_CASES,
         "test_cases": len(images),
         "split_seed": SPLIT_SEED,
         "seed": seed,
         "training": {"overread": ours.metadata, "nnunet": _nnunet_facts(rival)},
-        "calibration": _calibration_facts(ours),
+        "calibration": calibration_to_json(ours.calibration),
         "cases": [image.name.replace("_0000.nii.gz", "") for image in images],
         "systems": {name: [vars(case) for case in cases] for name, cases in judged.items()},
     }
     (out / "hippocampus.json").write_text(json.dumps(facts, indent=1, default=str) + "\n")
-    table = render(judged)
-    (out / "hippocampus.md").write_text(table)
-    print(table)
+    report = render(judged)
+    (out / "hippocampus.md").write_text(report)
+    print(report)
 
 
 def render(judged: dict[str, list[Judged]]) -> str:
-    """The tables of the report, as Markdown."""
+    """The tables of the report, as Markdown. Single members are shown as the mean over them."""
+    rows: dict[str, list[list[Judged]]] = {}
+    for name, cases in judged.items():
+        rows.setdefault(name.split(ALONE)[0] + (ALONE if ALONE in name else ""), []).append(cases)
+    means = {
+        name: np.mean([[np.mean(case.dice) for case in cases] for cases in several], axis=0)
+        for name, several in rows.items()
+    }
     lines = [
         "| system | Dice anterior | Dice posterior | Dice mean [95 % CI] | ECE | AURC | AUGRC |",
         "|---|---|---|---|---|---|---|",
     ]
-    means = {name: np.array([np.mean(case.dice) for case in cases]) for name, cases in judged.items()}
-    for name, cases in judged.items():
-        per_class = np.array([case.dice for case in cases]).mean(axis=0)
-        figures = [np.mean([getattr(case, key) for case in cases]) for key in ("ece", "aurc", "augrc")]
+    for name, several in rows.items():
+        every = [case for cases in several for case in cases]
+        per_class = np.array([case.dice for case in every]).mean(axis=0)
+        figures = [np.mean([getattr(case, key) for case in every]) for key in ("ece", "aurc", "augrc")]
+        shown = f"{name} (mean of {len(several)})" if ALONE in name else name
         lines.append(
-            f"| {name} | {per_class[0]:.3f} | {per_class[1]:.3f} | {_interval(means[name])} | "
+            f"| {shown} | {per_class[0]:.3f} | {per_class[1]:.3f} | {_mean(means[name])} | "
             + " | ".join(f"{figure:.4f}" for figure in figures)
             + " |"
         )
-    first, cases = next(iter(judged.items()))
-    lines += ["", f"Against {first}, mean Dice, paired over cases:", ""]
-    alone = [name for name in judged if name.endswith("alone")]
-    if alone:
-        mean_alone = np.mean([means[name] for name in alone], axis=0)
-        lines.append(f"- ensemble minus the mean of its members: {_interval(means[first] - mean_alone)}")
+    lines += ["", f"Mean Dice of {OURS}, paired over {len(judged[OURS])} cases:", ""]
     lines += [
-        f"- ensemble minus {name}: {_interval(means[first] - means[name])}"
-        for name in judged
-        if name != first and name not in alone
+        f"- minus {name}: {_mean(means[OURS] - means[name])}"
+        for name in rows
+        if name not in (OURS, UNCALIBRATED)
     ]
     lines += ["", "Does doubt find the errors?", ""]
-    caught = np.array([case.caught for case in cases if case.caught is not None])
-    shown = np.array([case.shown for case in cases if case.shown is not None])
-    wrong = np.array([case.wrong_voxels for case in cases if case.caught is not None])
-    if caught.size:
-        pooled = float((caught * wrong).sum() / wrong.sum())
-        lines += [
-            f"- `doubt: high` holds {100 * pooled:.1f} % of all wrong voxels "
-            f"(mean over cases {_interval(caught)}) in {100 * shown.mean():.1f} % of the voxels shown",
-        ]
-    for key, words in (
-        ("score", "pairwise Dice disagreement of the members"),
-        ("foreground_entropy", "mean predictive entropy near the foreground"),
-    ):
-        values = np.array([getattr(case, key) for case in cases])
-        rank = spearman_interval(values, means[first], generator=np.random.default_rng(0))
-        lines.append(f"- Spearman correlation of {words} with Dice: {_signed(rank)}")
+    cases = judged[OURS]
+    with_errors = [case for case in cases if case.caught is not None]
+    if with_errors:
+        caught = np.array([case.caught for case in with_errors])
+        wrong = np.array([case.wrong_voxels for case in with_errors])
+        shown = np.array([case.shown for case in cases])
+        lines.append(
+            f"- `doubt: high` holds {100 * (caught * wrong).sum() / wrong.sum():.1f} % of all wrong voxels "
+            f"(share per case {_mean(caught)}) in {100 * shown.mean():.1f} % of the voxels shown"
+        )
+    for name in (OURS, THEIRS):
+        for key, words in (
+            ("score", "pairwise Dice disagreement of the members"),
+            ("foreground_entropy", "mean predictive entropy near the foreground"),
+        ):
+            if name in judged:
+                values = np.array([getattr(case, key) for case in judged[name]])
+                rank = spearman_interval(values, means[name], generator=np.random.default_rng(0))
+                lines.append(f"- {name}: Spearman correlation of {words} with Dice: {_shown(rank)}")
     return "\n".join(lines) + "\n"
 
 
-def _only(ensemble: Ensemble, index: int) -> Ensemble:
-    return replace(ensemble, members=[ensemble.members[index]])
+def _alone(system: str, ensemble: Ensemble) -> dict[str, Ensemble]:
+    return {
+        f"{system}{ALONE} {index + 1}": replace(ensemble, members=[member])
+        for index, member in enumerate(ensemble.members)
+    }
 
 
-def _interval(values: np.ndarray) -> str:
-    return _signed(
+def _mean(values: np.ndarray) -> str:
+    return _shown(
         bootstrap_interval(values, lambda rows: float(np.mean(rows)), generator=np.random.default_rng(0))
     )
 
 
-def _signed(interval: Interval) -> str:
+def _shown(interval: Interval) -> str:
     return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def _calibration_facts(ensemble: Ensemble) -> dict[str, Any]:
-    return calibration_to_json(ensemble.calibration)
 
 
 def _nnunet_facts(results: Path) -> list[dict[str, Any]]:

@@ -7,11 +7,11 @@ libraries that other wheels bring as well, and an OpenGL context that does not s
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ import SimpleITK as sitk
 from overread.domain import Grid
 from overread.imaging.volumes import LPS_TO_RAS
 
+NEEDS = (
+    "it comes with `trame-slicer[standalone]` and draws without a screen where OpenGL can be had by EGL "
+    "(Debian: apt-get install libegl1 libgl1-mesa-dri libx11-6)"
+)
 # The module leaves these out of what is submitted.
 NOT_SUBMITTED = ("background", "foreground_scribbles", "background_scribbles")
-
-
-def is_installed() -> bool:
-    """Whether Slicer's core can be imported here; the import itself is left to the process that will use it."""
-    return all(importlib.util.find_spec(name) is not None for name in ("slicer_core", "trame_slicer"))
 
 
 @contextmanager
@@ -54,7 +53,7 @@ class SlicerScene:
         self._app: Any = importlib.import_module("trame_slicer.core").SlicerApp()
         (self.volume,) = self._app.io_manager.load_volumes(str(volume))
         # What is drawn first lies below: the view takes up the volume before there are segments.
-        self._view = self._slice_view() if drawn else None
+        self._view: Any = self._slice_view() if drawn else None
         self.segmentation = self._app.scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
         self.segmentation.CreateDefaultDisplayNodes()
         self.segmentation.SetReferenceImageGeometryParameterFromVolumeNode(self.volume)
@@ -64,7 +63,7 @@ class SlicerScene:
     def import_result(self, file: Path, label_names: Mapping[str, int] | Sequence[str]) -> None:
         """Import the server's answer: voxel value k fills the k-th name, not counting `background`."""
         if isinstance(label_names, Mapping):
-            label_names = sorted(label_names, key=lambda name: label_names[name])
+            label_names = [name for name, _ in sorted(label_names.items(), key=itemgetter(1))]
         names = self._vtk.vtkStringArray()
         for name in label_names:
             if name != "background":
@@ -91,6 +90,10 @@ class SlicerScene:
             self._segment(identity).GetName(): self._merged([identity])[0] > 0
             for identity in self._identities()
         }
+
+    def show_segments(self, shown: bool) -> None:
+        """Show or hide all segments, as the eye in Slicer's list does."""
+        self.segmentation.GetDisplayNode().SetVisibility(shown)
 
     def volume_voxels(self) -> np.ndarray:
         """The volume `(i, j, k)` as Slicer read it."""
@@ -125,9 +128,10 @@ class SlicerScene:
         fill: Mapping[str, float],
         size_px: tuple[int, int] = (560, 560),
     ) -> None:
-        """Draw slice `k` (in Slicer's order) of the volume with its segments in Slicer's slice view, offscreen, to a PNG.
+        """Draw a slice of the volume with its segments in Slicer's slice view, offscreen, to a PNG.
 
         Args:
+            slice_k: in Slicer's order.
             window_hu: densities drawn black and white.
             colours: red, green and blue in [0, 1] by segment name; others keep Slicer's colour.
             fill: opacity of the area by segment name, 0.5 where none is given; outlines are opaque.

@@ -107,8 +107,10 @@ def train_tiny_nnunet(
             for image in sorted((raw / "imagesTr").iterdir())
         ]
         # nnunetv2's own run() starts processes and draws 100 million voxels: too slow for six small volumes.
-        reader = determine_reader_writer_from_dataset_json(dataset_json, files[0][0][0])
-        seen = [DatasetFingerprintExtractor.analyze_case(*pair, reader, num_samples=1000) for pair in files]
+        reader_class = determine_reader_writer_from_dataset_json(dataset_json, files[0][0][0])
+        seen = [
+            DatasetFingerprintExtractor.analyze_case(*pair, reader_class, num_samples=1000) for pair in files
+        ]
         _write_fingerprint(preprocessed, seen)
         ExperimentPlanner(901).plan_experiment()
         plans_file = preprocessed / "nnUNetPlans.json"

@@ -24,6 +24,10 @@ MODERATE_VOXEL_SHARE = 0.10
 # 0.07 * 100 voxels is 7 voxels, though the product comes out as 7.000000000000001.
 ROUNDING = 1e-6
 
+# What the bands are called in every viewer; the names never change, so that a new answer replaces the old one.
+DOUBT_MODERATE = "doubt: moderate"
+DOUBT_HIGH = "doubt: high"
+
 # One validation case: the doubt at each voxel, and whether the prediction is wrong there; same shape.
 BandCase = tuple[np.ndarray, np.ndarray]
 
