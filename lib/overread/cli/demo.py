@@ -29,7 +29,7 @@ from overread.cli.train import learn
 
 RECIPE = "liver_phantom"
 # Training steps of all members together; preparing the cases and calibration come on top.
-TRAINING_MINUTES = 4.0
+TRAINING_MINUTES = 3.5
 LAST_LOG_LINES = 20
 
 
