@@ -111,7 +111,11 @@ def _make_starter_champion(app: Path, sample: Path, minutes: float, device: str)
     store = champion_store(app, None)
     if RECIPE in store.recipes():
         return
-    remarks.print(f"Training the starter model {RECIPE} for about {minutes:g} minutes; this happens once.")
+    remarks.print(
+        f"Training the starter model {RECIPE} for about {minutes:g} minutes; this happens once.",
+        highlight=False,
+        soft_wrap=True,
+    )
     learn(RECIPE, sample, store, minutes=minutes, device=device)
 
 
