@@ -31,14 +31,15 @@ def write_nifti_case(
     channels: Sequence[np.ndarray],
     label: np.ndarray | None,
     affine: np.ndarray = AFFINE,
+    ending: str = ".nii.gz",
 ) -> None:
     """Files of one case; the label shares the affine."""
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for index, channel in enumerate(channels):
-        nib.save(nib.Nifti1Image(channel, affine), folder / "imagesTr" / f"{name}_{index:04d}.nii.gz")
+        nib.save(nib.Nifti1Image(channel, affine), folder / "imagesTr" / f"{name}_{index:04d}{ending}")
     if label is not None:
-        nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), folder / "labelsTr" / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), folder / "labelsTr" / f"{name}{ending}")
 
 
 def ball(

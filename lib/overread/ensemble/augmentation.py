@@ -63,12 +63,13 @@ def _rotate_and_scale(
     if not turns and not scales:
         return image, label
     axes = plan.axes
-    mm = torch.eye(axes)
-    if turns:
-        mm = _rotation(plan, generator)
+    mm = _rotation(plan, generator) if turns else torch.eye(axes)
     if scales:
         # Sampling positions that lie farther apart show the patch smaller.
-        mm = mm / _between(*SCALE, generator)
+        factor = torch.full((axes,), 1 / _between(*SCALE, generator))
+        if (coarse := _coarse_axis(plan)) is not None:
+            factor[coarse] = 1
+        mm = mm * factor
     spacing = torch.tensor(plan.spacing_mm)
     half = torch.tensor(label.shape) / 2
     # From millimetres to voxels to grid_sample's -1..1, whose axes run in the opposite order.
@@ -85,11 +86,9 @@ def _rotate_and_scale(
 def _rotation(plan: Plan, generator: torch.Generator) -> torch.Tensor:
     """A rotation in millimetres; within the slices only where they are thick."""
     matrix = torch.eye(plan.axes)
-    coarse = max(range(plan.axes), key=lambda axis: plan.spacing_mm[axis])
-    thick = plan.axes == 3 and plan.spacing_mm[coarse] > COARSE * min(plan.spacing_mm)
+    coarse = _coarse_axis(plan)
     planes = [(0, 1), (0, 2), (1, 2)] if plan.axes == 3 else [(0, 1)]
-    if thick:
-        planes = [plane for plane in planes if coarse not in plane]
+    planes = [plane for plane in planes if coarse not in plane]
     most = PLANE_ROTATION if len(planes) == 1 else VOLUME_ROTATION
     for first, second in planes:
         angle = math.radians(_between(-most, most, generator))
@@ -98,6 +97,13 @@ def _rotation(plan: Plan, generator: torch.Generator) -> torch.Tensor:
         turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
         matrix = matrix @ turn
     return matrix
+
+
+def _coarse_axis(plan: Plan) -> int | None:
+    """The axis across thick slices, if there is one: nothing is interpolated along it."""
+    coarse = max(range(plan.axes), key=lambda axis: plan.spacing_mm[axis])
+    thick = plan.axes == 3 and plan.spacing_mm[coarse] > COARSE * min(plan.spacing_mm)
+    return coarse if thick else None
 
 
 def _blur(image: torch.Tensor, sigma_voxel: float) -> torch.Tensor:

@@ -29,8 +29,8 @@ class Member(Protocol):
 class Prepared:
     """A volume as the members want to see it, with the way back.
 
-    The way: permute the input's axes (`axes`), flip some (`flips`), cut out the box `crop`, resample the box to
-    the model's spacing, normalise. Going back runs it in reverse; outside `crop` there is background only.
+    The way: permute the input's axes (`axes`), flip some (`flips`), cut out the box `crop`, normalise, resample
+    to the model's spacing. Going back runs it in reverse; outside `crop` there is background only.
 
     Attributes:
         voxels: `(channel, *model_space)` float32, resampled and normalised.

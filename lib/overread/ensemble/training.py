@@ -88,6 +88,8 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, expected more than 0")
+        if self.clock not in ("wall", "processor"):
+            raise BadInputError(f"clock {self.clock!r} is not known; use wall or processor")
         if not 0 <= self.validation_share < 1:
             raise BadInputError(f"validation_share is {self.validation_share}, expected 0 to below 1")
 

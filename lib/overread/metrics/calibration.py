@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -119,19 +120,23 @@ def plot_reliability(path: Path, diagrams: Mapping[str, Reliability]) -> None:
     """
     if not diagrams:
         raise BadInputError("there is no reliability diagram to draw")
-    # Not pyplot: it keeps figures alive and wants the main thread.
-    figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfect")
-    for name, diagram in diagrams.items():
-        filled = diagram.voxels > 0
-        axes.plot(
-            diagram.confidence[filled],
-            diagram.accuracy[filled],
-            marker="o",
-            label=f"{name} (ECE {diagram.expected_calibration_error:.3f})",
+    # Other libraries (nnunetv2 among them) change matplotlib's defaults for the whole process.
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+        # Not pyplot: it keeps figures alive and wants the main thread.
+        figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfect")
+        for name, diagram in diagrams.items():
+            filled = diagram.voxels > 0
+            axes.plot(
+                diagram.confidence[filled],
+                diagram.accuracy[filled],
+                marker="o",
+                label=f"{name} (ECE {diagram.expected_calibration_error:.3f})",
+            )
+        axes.set(
+            xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="share of right voxels"
         )
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="share of right voxels")
-    axes.legend(loc="upper left")
-    figure.savefig(path)
+        axes.legend(loc="upper left")
+        figure.savefig(path)
