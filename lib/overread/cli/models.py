@@ -28,19 +28,13 @@ def models(app: AppOption = None, models: ModelsOption = None, as_json: JsonOpti
             f"No champion in {store.root}. Train one with `overread train NAME --data DIR`.", markup=False
         )
         return
-    table = Table()
-    for heading in ("model", "champion", "kind", "members", "classes", "channels", "calibrated"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("model", "champion", "calibrated"))
+    table = Table(box=None)
+    for heading in ("model", "champion", "kind", "members", "calibrated", "classes"):
+        table.add_column(heading, no_wrap=heading != "classes")
     for row in rows:
-        table.add_row(
-            row["name"],
-            row["champion"],
-            row["kind"],
-            str(row["members"]),
-            ", ".join(row["classes"]),
-            ", ".join(row["channels"]),
-            "yes" if row["bands"] else "no",
-        )
+        calibrated = "yes" if row["bands"] else "no"
+        classes = ", ".join(row["classes"])
+        table.add_row(row["name"], row["champion"], row["kind"], str(row["members"]), calibrated, classes)
     answers.print(table)
 
 
