@@ -1,11 +1,12 @@
 """Device and precision are chosen by what is there, or as told."""
 
+import os
+
 import pytest
 import torch
 
 from overread.domain import BadInputError
-from overread.ensemble.compute import choose_device, choose_precision
-from overread.ensemble.precision import cpu_has_fast_bfloat16
+from overread.ensemble.compute import choose_device, choose_precision, cpu_has_fast_bfloat16, leave_a_core
 
 CPU = torch.device("cpu")
 
@@ -22,13 +23,24 @@ def test_auto_takes_a_gpu_where_there_is_one_and_bfloat16_where_it_is_fast() -> 
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(BadInputError, match="device 'gpu' is not known; use auto, cpu or cuda"):
+    with pytest.raises(BadInputError, match="device 'gpu' is not known; use auto, cpu, cuda or cuda:N"):
         choose_device("gpu")
     with pytest.raises(BadInputError, match="precision 'half' is not known; use auto, float32"):
         choose_precision("half", CPU)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(BadInputError, match=r"device 'cuda' is not there: torch .* sees no GPU"):
-        choose_device("cuda")
+    there = torch.cuda.device_count()
+    with pytest.raises(
+        BadInputError, match=rf"device 'cuda:{there}' is not there: torch .* sees {there} GPUs"
+    ):
+        choose_device(f"cuda:{there}")
+
+
+def test_a_core_is_left_to_others_unless_told_otherwise() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert leave_a_core(3) == torch.get_num_threads() == 3
+        assert leave_a_core() == max(1, min(3, len(os.sched_getaffinity(0)) - 1))
+    finally:
+        torch.set_num_threads(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,31 +70,10 @@ def champion_store(app: Path | None, models: Path | None) -> ChampionStore:
 
 
 def chosen_device(name: str) -> str:
-    """`auto` resolved to what this machine has. Raises typer.BadParameter for a device that it lacks."""
-    import torch
+    """A device that is there, by PyTorch's name; see `overread.ensemble.compute`."""
+    from overread.ensemble.compute import choose_device
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise typer.BadParameter(f"{name!r} is no device; use auto, cpu, cuda or cuda:0") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise typer.BadParameter(
-            f"{name!r} was asked for, but PyTorch sees {torch.cuda.device_count()} GPUs; `overread doctor` says more"
-        )
-    return name
-
-
-def leave_a_core() -> None:
-    """Let PyTorch compute on all cores but one.
-
-    Threads that share every step wait for each other when another program holds a core: on two cores, one
-    thread was several times faster on a busy machine and hardly slower on an idle one.
-    """
-    import torch
-
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) - 1)))
+    return str(choose_device(name))
 
 
 def print_json(answer: Any) -> None:

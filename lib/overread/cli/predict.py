@@ -17,7 +17,6 @@ from overread.cli.console import (
     answers,
     champion_store,
     chosen_device,
-    leave_a_core,
     print_json,
     progress_bar,
 )
@@ -84,6 +83,7 @@ def predict(
 
         overread predict brain t1_0000.nii.gz t1_0001.nii.gz --out results --maps --measure mutual_information
     """
+    from overread.ensemble.compute import leave_a_core
     from overread.ensemble.prediction import predict as predict_volume
     from overread.ensemble.storage import load_ensemble
     from overread.imaging.volumes import read_volume

@@ -22,7 +22,6 @@ from overread.cli.console import (
     answers,
     champion_store,
     chosen_device,
-    leave_a_core,
     print_json,
     progress_bar,
     remarks,
@@ -220,6 +219,7 @@ def sound_dataset(data: Path) -> Dataset:
 def run_calibration(folder: Path, dataset: Dataset, device: str) -> Calibration | None:
     """Calibrate an ensemble folder on the cases that it names as held out, with a progress bar."""
     from overread.ensemble.calibrate import calibrate
+    from overread.ensemble.compute import leave_a_core
 
     leave_a_core()
     with progress_bar() as bar:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from overread.domain import BadInputError, Grid, OpinionSums, UncertaintyMap
+from overread.ensemble.compute import Precision, autocast_for
 from overread.ensemble.ensemble import Ensemble, Member, Prepared
-from overread.ensemble.precision import Precision, autocast_for
 from overread.imaging.volumes import Volume
 from overread.imaging.windows import AxisInterpolation, gaussian_weight, padding_to, window_starts
 from overread.uncertainty.agreement import AgreementCounts

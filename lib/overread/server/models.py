@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from overread.domain import BadInputError, NotFoundError
+from overread.domain import NotFoundError
+from overread.ensemble.compute import choose_device
 from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.storage import calibration_from_json, load_ensemble, read_description
 from overread.learning.champions import ChampionStore
@@ -26,7 +24,7 @@ class ServedModels:
 
     def __init__(self, store: ChampionStore, settings: Settings) -> None:
         self.store, self.settings = store, settings
-        self.device = chosen_device(settings.device)
+        self.device = choose_device(settings.device)
         self.turn = threading.Lock()
         self._loading = threading.Lock()
         self._loaded: dict[str, tuple[Path, Ensemble]] = {}
@@ -86,26 +84,3 @@ class ServedModels:
     def with_classes(self, names: set[str]) -> list[str]:
         """Models that know all these class names."""
         return [recipe for recipe in self.names() if names <= set(self.classes(recipe))]
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device that `--conf device` names. Raises BadInputError where it is not there."""
-    available = torch.cuda.device_count()
-    if name == "auto":
-        return torch.device("cuda" if available else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= available:
-        raise BadInputError(f"--conf device {name}: this machine has {available} CUDA devices; try auto")
-    return device
-
-
-def limit_threads(threads: int | None) -> int:
-    """Leave one core to light requests, unless told otherwise. Returns the number of threads set.
-
-    Two threads on two cores that are also used otherwise wait for each other at every step, which made an
-    inference 3 to 4 times slower than one thread did.
-    """
-    free = max(1, len(os.sched_getaffinity(0)) - 1)
-    chosen = threads or min(free, torch.get_num_threads())
-    torch.set_num_threads(chosen)
-    return chosen

@@ -17,6 +17,7 @@ from monailabel.utils.sessions import Sessions
 from starlette.middleware import Middleware
 
 from overread.domain import BadInputError, NotFoundError
+from overread.ensemble.compute import leave_a_core
 from overread.imaging.volumes import READABLE_SUFFIXES
 from overread.learning.champions import ChampionStore
 from overread.server.datastore import StudyStore
@@ -25,7 +26,7 @@ from overread.server.errors import add_error_answers
 from overread.server.guard import UploadGuard
 from overread.server.inference import EnsembleTask
 from overread.server.maps import MapStore
-from overread.server.models import ServedModels, limit_threads
+from overread.server.models import ServedModels
 from overread.server.routes import body_limit, take_over
 from overread.server.settings import Settings
 from overread.server.strategies import FirstUnlabelled, RandomUnlabelled
@@ -100,7 +101,7 @@ class Serving:
 
         self._sessions = sessions
         self.prepare_http(app)
-        threads = limit_threads(self.settings.threads)
+        threads = leave_a_core(self.settings.threads)
         logger.info("Models %s on %s, %d threads", self.models.names(), self.models.device, threads)
         threading.Thread(target=warm_up, args=(self.models,), name="warm-up", daemon=True).start()
 
