@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -253,3 +256,32 @@ def test_progress_ends_at_one_and_can_cancel():
 
     with pytest.raises(CancelledError):
         predict(ensemble, a_volume((8, 8, 8)), progress=stop)
+
+
+MEMORY_SCRIPT = """
+import resource, tempfile
+from pathlib import Path
+import numpy as np
+from overread.domain import Grid
+from overread.ensemble.prediction import predict
+from overread.ensemble.storage import load_ensemble
+from overread.ensemble.threshold import write_threshold_ensemble
+from overread.imaging.volumes import Volume
+
+SHAPE = (32, 32, 2400)
+volume = Volume(np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32), Grid(SHAPE, np.eye(4)))
+for members in (1, 16):
+    folder = Path(tempfile.mkdtemp())
+    write_threshold_ensemble(folder, "m", ["b", "a", "c"], [0, 1], [0.1 * i for i in range(members)], patch=(32, 32, 32))
+    predict(load_ensemble(folder), volume, precision="full")
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_sixteen_members_of_a_long_volume_never_sit_in_memory_together():
+    printed = subprocess.run(
+        [sys.executable, "-c", MEMORY_SCRIPT], capture_output=True, text=True, check=True
+    ).stdout.split()
+    one_mb, sixteen_mb = (float(line) for line in printed)
+    all_together_mb = 15 * 3 * 32 * 32 * 2400 * 4 / 2**20
+    assert sixteen_mb - one_mb < all_together_mb / 4

@@ -17,8 +17,8 @@ from overread.imaging.windows import AxisInterpolation, gaussian_weight, padding
 from overread.uncertainty.agreement import AgreementCounts
 from overread.uncertainty.measures import MEASURES
 
-# Called for each finished block: the members' logits `(member, class, *block)` before any temperature, and a
-# function that cuts the same block out of an array `(*space)` on the input grid.
+# Called for each finished block: the members' logits `(member, class, *block)` before any temperature, valid until it
+# returns, and a function that cuts the same block out of an array `(*space)` on the input grid.
 Visitor = Callable[[torch.Tensor, Callable[[np.ndarray], np.ndarray]], None]
 
 
@@ -170,7 +170,13 @@ class _MemberWindows:
             for axis, path in enumerate(paths):
                 if axis != along:
                     slices = path(slices, 2 + axis)
-            ready = slices if ready is None else torch.cat([ready, slices], dim=2 + along)
+            if paths[along].is_identity:
+                where = slice(done, received)
+                yield tuple(where if axis == along else slice(None) for axis in range(len(box))), slices
+                done = received
+                continue
+            # What is kept for the next block must not be a view of the buffer.
+            ready = slices.clone() if ready is None else torch.cat([ready, slices], dim=2 + along)
             upto = paths[along].outputs_from(received)
             if upto == done:
                 continue
@@ -223,16 +229,16 @@ class _MemberWindows:
             assert buffer is not None
             following = rows[row + 1] if row + 1 < len(rows) else start + depth
             complete = following - start
-            finished = buffer.narrow(2 + along, 0, complete) / total_weight.narrow(along, 0, complete)
+            # In place: these voxels are handed on and then forgotten.
+            finished = buffer.narrow(2 + along, 0, complete)
+            finished /= total_weight.narrow(along, 0, complete)
             # Cut the padding off again; along the pass it lies at the very first and very last slices.
             keep = [slice(None), slice(None), *inside]
             low, high = padding[along]
             keep[2 + along] = slice(max(low - start, 0), min(complete, size[along] - high - start))
             yield finished[tuple(keep)]
-            for field, axis in ((buffer, 2 + along), (total_weight, along)):
-                rest = field.narrow(axis, complete, depth - complete).clone()
-                field.zero_()
-                field.narrow(axis, 0, depth - complete).copy_(rest)
+            _move_down(buffer, 2 + along, complete)
+            _move_down(total_weight, along, complete)
 
     @torch.inference_mode()
     def _opinions(self, window: torch.Tensor) -> torch.Tensor:
@@ -250,6 +256,14 @@ class _MemberWindows:
                     return logits[0].expand(len(self.members), *logits[0].shape)
             logits += [member(batch)[0].float() for member in self.members[1:]]
         return torch.stack(logits)
+
+
+def _move_down(field: torch.Tensor, axis: int, by: int) -> None:
+    """Move `field` towards index 0 along `axis` and fill up with zeros, slice by slice without a copy of it."""
+    size = field.shape[axis]
+    for index in range(size - by):
+        field.select(axis, index).copy_(field.select(axis, index + by))
+    field.narrow(axis, size - by, by).zero_()
 
 
 def _to_box(array: np.ndarray, prepared: Prepared) -> np.ndarray:
