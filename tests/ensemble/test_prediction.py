@@ -272,7 +272,8 @@ SHAPE = (32, 32, 2400)
 volume = Volume(np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32), Grid(SHAPE, np.eye(4)))
 for members in (1, 16):
     folder = Path(tempfile.mkdtemp())
-    write_threshold_ensemble(folder, "m", ["b", "a", "c"], [0, 1], [0.1 * i for i in range(members)], patch=(32, 32, 32))
+    offsets = [0.1 * i for i in range(members)]
+    write_threshold_ensemble(folder, "m", ["b", "a", "c"], [0, 1], offsets, patch=(32, 32, 32))
     predict(load_ensemble(folder), volume, precision="full")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
