@@ -9,7 +9,7 @@ import pytest
 
 from overread.domain import Grid
 from overread.imaging.dataset import read_dataset
-from overread.imaging.volumes import write_nifti
+from overread.imaging.volumes import read_volume, write_nifti
 from overread.studies.hippocampus import (
     ALONE,
     DEVELOPMENT_CASES,
@@ -17,6 +17,7 @@ from overread.studies.hippocampus import (
     OURS,
     THEIRS,
     Judged,
+    mosaic,
     render,
     split,
 )
@@ -83,3 +84,16 @@ def test_the_table_holds_means_and_paired_differences():
     assert "in 3.0 % of the voxels shown" in report
     # The case with more disagreement has the smaller Dice.
     assert "pairwise Dice disagreement of the members with Dice: -1.000" in report
+
+
+def test_the_mosaic_holds_eight_cases_side_by_side(tmp_path):
+    for index in range(9):
+        voxels = np.full((30, 51, 36), index + 1.0, np.float32)
+        write_nifti(
+            tmp_path / "raw" / "imagesTs" / f"case_{index}_0000.nii.gz", voxels, Grid(voxels.shape, np.eye(4))
+        )
+    joined = read_volume([mosaic(tmp_path)]).voxels[0]
+    assert joined.shape == (70, 102, 72)
+    assert joined[0, 0, 0] == joined[64, 101, 71] == 1
+    # A case that is smaller than its tile is followed by nothing.
+    assert joined[30:35].max() == 0

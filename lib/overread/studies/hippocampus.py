@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from overread.domain import Grid
 from overread.ensemble.calibrate import calibrate
 from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.nnunet import import_nnunet
@@ -32,7 +33,7 @@ from overread.ensemble.prediction import Prediction, predict
 from overread.ensemble.storage import calibration_to_json, load_ensemble
 from overread.ensemble.training import TrainingOptions, train_ensemble
 from overread.imaging.dataset import read_dataset
-from overread.imaging.volumes import read_labelmap, read_volume
+from overread.imaging.volumes import read_labelmap, read_volume, write_nifti
 from overread.metrics.calibration import (
     expected_calibration_error,
     foreground_region,
@@ -53,6 +54,8 @@ SPLIT_SEED = 20
 DEVELOPMENT_SEED = 7
 DEVELOPMENT_CASES = slice(60, 100)
 MEASURE = "predictive_entropy"
+# Room for any case of the task, and how many of them along each axis of the mosaic.
+TILE, MOSAIC = (35, 51, 36), (2, 2, 2)
 OURS, UNCALIBRATED, THEIRS = "Overread, 5 members", "Overread, 5 members, T = 1", "nnU-Net v2, 5 folds"
 ALONE = ", one member"
 
@@ -90,6 +93,21 @@ def train(work: Path, minutes: float, seed: int, threads: int | None) -> Path:
     folder = train_ensemble("hippocampus", dataset, work / f"overread-{seed}", options)
     calibrate(folder, dataset)
     return folder
+
+
+def mosaic(work: Path) -> Path:
+    """Eight test cases side by side in one volume, which takes several windows; for the predictor benchmark."""
+    tiles = np.zeros((*MOSAIC, *TILE), np.float32)
+    images = sorted((work / "raw" / "imagesTs").glob("*.nii.gz"))
+    for place, image in zip(np.ndindex(*MOSAIC), images, strict=False):
+        voxels = read_volume([image]).voxels[0]
+        inside = tuple(slice(0, min(have, room)) for have, room in zip(voxels.shape, TILE, strict=True))
+        # Scanners differ in scale; one mosaic has one.
+        tiles[(*place, *inside)] = voxels[inside] / np.percentile(voxels, 99)
+    joined = tiles.transpose(0, 3, 1, 4, 2, 5).reshape([m * t for m, t in zip(MOSAIC, TILE, strict=True)])
+    path = work / "mosaic_0000.nii.gz"
+    write_nifti(path, joined, Grid(joined.shape, np.eye(4)))
+    return path
 
 
 @dataclass(frozen=True)
@@ -263,7 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=["split", "train", "evaluate"])
+    parser.add_argument("step", choices=["split", "mosaic", "train", "evaluate"])
     parser.add_argument("--data", type=Path, help="folder with images/ and labels/ (split)")
     parser.add_argument("--work", type=Path, required=True, help="where the study keeps its files")
     parser.add_argument(
@@ -281,6 +299,8 @@ def main() -> None:
         if arguments.data is None:
             parser.error("split needs --data")
         split(arguments.data, arguments.work)
+    elif arguments.step == "mosaic":
+        print(mosaic(arguments.work))
     elif arguments.step == "train":
         print(train(arguments.work, arguments.minutes, arguments.seed, arguments.threads))
     else:
