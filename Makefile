@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but Python 3.11 (or 3.10); everything else goes into .venv.
+# `make demo` and `make test` need nothing but Python 3.11; everything else goes into .venv.
 PYTHON ?=
 export PYTHON WHEELHOUSE
 VENV := .venv

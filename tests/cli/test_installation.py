@@ -25,7 +25,7 @@ def pins() -> dict[str, str]:
 
 
 def requirements() -> dict[str, list[Requirement]]:
-    """Requirements of pyproject.toml by the array they stand in (Python 3.10 has no TOML reader)."""
+    """Requirements of pyproject.toml by the array they stand in."""
     text = (PROJECT / "pyproject.toml").read_text()
     found = {}
     for array in ("requires", "dependencies", "nnunet", "dev"):
@@ -97,7 +97,7 @@ def test_without_a_python_that_fits_the_installation_says_which_one_and_why(tmp_
         [tmp_path / ".ci" / "install"], env={"PATH": str(tools)}, capture_output=True, text=True
     )
     assert result.returncode == 1
-    assert "needs Python 3.11 (3.10 works too)" in result.stderr
+    assert "needs Python 3.11, and python3.11 is not on the PATH" in result.stderr
     assert "3.12 and newer do not fit: monailabel 0.8.5 needs numpy 1.x" in result.stderr
     assert not (tmp_path / ".venv").exists()
 

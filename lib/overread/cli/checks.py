@@ -58,9 +58,9 @@ class Finding:
 
 
 def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
-    """Python 3.10 and 3.11 fit the pinned versions."""
+    """Python 3.11 fits the pinned versions."""
     text = f"{version[0]}.{version[1]} at {sys.executable}"
-    if (3, 10) <= version <= (3, 11):
+    if version == (3, 11):
         return Finding("Python", "ok", text)
     return Finding("Python", "fail", f"{text} does not fit", "make the environment again with Python 3.11")
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WORK = ".training"
 
 
-class Scheme(str, Enum):
+class Scheme(StrEnum):
     """How members come to differ."""
 
     deep = "deep"

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from overread.domain import BadInputError, NotFoundError
@@ -65,7 +65,7 @@ class ChampionStore:
                 shutil.rmtree(staging, ignore_errors=True)
         manifest = target_root / MANIFEST
         history = json.loads(manifest.read_text())["history"] if manifest.exists() else []
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         history.append({"champion": champion, "since": now})
         temporary = target_root / f".{MANIFEST}"
         temporary.write_text(json.dumps({"champion": champion, "history": history}, indent=2) + "\n")
