@@ -1,0 +1,1 @@
+"""Labels of several people: fused, or made up by a robot rater."""
