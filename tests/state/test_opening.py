@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sqlite3
 import sys
 from pathlib import Path
 
@@ -98,17 +97,19 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path):
         Database.open(tmp_path / "state" / "overread.db")
 
 
-def test_another_process_that_never_lets_go_is_told(tmp_path: Path, monkeypatch):
+def test_another_that_never_lets_go_is_told(place: str, monkeypatch):
+    first = Database.open(place)
     monkeypatch.setattr("overread.state.engines.BUSY_TIMEOUT_S", 0.05)
-    database = Database.open(tmp_path / "overread.db")
-    other = sqlite3.connect(tmp_path / "overread.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    try:
-        with pytest.raises(StateError, match=r"overread\.db is held by another process"), database.writing():
+    second = Database.open(place)
+    waiting_is_over = r"overread\.db is held by another process|does not answer as it should: .* lock timeout"
+    with first.writing() as c:
+        audit.append(c, actor="a", action="b", subject="first", details={}, now=1)
+        with pytest.raises(StateError, match=waiting_is_over), second.writing():
             pass
-    finally:
-        other.close()
-        database.close()
+    with second.writing() as c:
+        assert audit.append(c, actor="a", action="b", subject="second", details={}, now=2).seq == 2
+    first.close()
+    second.close()
 
 
 def test_a_database_in_memory_is_refused():
