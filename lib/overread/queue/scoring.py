@@ -19,6 +19,8 @@ from overread.uncertainty.aggregation import NEAR_VOXEL, near_foreground
 
 # Of all measures, predictive entropy asked best in comparisons of strategies (nnActive, arXiv:2511.19183).
 MEASURE = "predictive_entropy"
+# Scores are kept under the name of the champion's folder, which is the start of its identity.
+CHAMPION_LENGTH = 12
 # Features are kept with so many decimals; what differs less is the same.
 DECIMALS = 5
 
@@ -33,7 +35,7 @@ def score_case(
     device: torch.device | str = "cpu",
     progress: Callable[[float], None] | None = None,
 ) -> ScoreRow:
-    """What the ensemble says of one case; the row's champion is the ensemble's identity.
+    """What the ensemble says of one case; the row's champion is the start of its identity.
 
     - `doubt`: mean predictive entropy in and near the predicted structures (`foreground_mean`), in nat;
     - `class_doubt`: the same of the entropy times the class's probability (ClaSP PE);
@@ -55,7 +57,7 @@ def score_case(
     voxels = np.bincount(prediction.labels.ravel(), minlength=len(ensemble.classes))[1:]
     return ScoreRow(
         recipe=recipe,
-        champion=ensemble.identity,
+        champion=ensemble.identity[:CHAMPION_LENGTH],
         case_id=case_id,
         revision=revision,
         doubt=doubt,
@@ -86,7 +88,9 @@ def cold_score(volume: Volume, recipe: str, case_id: str, revision: str, now: fl
     """What the image alone says: its features. For the time before there is a champion."""
     started = time.perf_counter()
     features = rounded_features(volume)
-    return _without_opinion(recipe, COLD, case_id, revision, features, time.perf_counter() - started, None, now)
+    return _without_opinion(
+        recipe, COLD, case_id, revision, features, time.perf_counter() - started, None, now
+    )
 
 
 def failed_score(

@@ -81,9 +81,9 @@ def worst_first(cases: Cases) -> np.ndarray:
 def most_uncertain(view: View, rng: np.random.Generator) -> Pick:
     """The case that the members doubt most, unlike those already asked.
 
-    Doubt in and near the predicted structures times novelty (see `FeatureSpace.novelty`), so that a near duplicate of an asked
-    case comes last. No patient gets more than twice an equal share of the questions. Cases that are not scored
-    yet wait; where none is scored, `diverse` decides.
+    Doubt in and near the predicted structures times novelty (see `FeatureSpace.novelty`), so that a near duplicate
+    of an asked case comes last. No patient gets more than twice an equal share of the questions. Cases that are not
+    scored yet wait; where none is scored, `diverse` decides.
     """
     cases = view.waiting
     scored = _scored_within_cap(view, cases.doubt)
@@ -107,16 +107,17 @@ def most_uncertain(view: View, rng: np.random.Generator) -> Pick:
 def clasp_pe(view: View, rng: np.random.Generator) -> Pick:
     """Doubt class by class, with noise that fades as labelling goes on, and a share drawn at random.
 
-    ClaSP PE (arXiv:2601.13677), translated from patches to cases. There, a batch of patches is chosen: 66 % class by class, by
-    the patch's mean of predictive entropy times the class's probability, the rest by predictive entropy alone; both
-    by log-score plus Gumbel(0, 1/beta) noise, beta growing exponentially to 100. Here one case is chosen at a time:
+    ClaSP PE (arXiv:2601.13677), translated from patches to cases. There, a batch of patches is chosen: 66 % class by
+    class, by the patch's mean of predictive entropy times the class's probability, the rest by predictive entropy
+    alone; both by log-score plus Gumbel(0, 1/beta) noise, beta growing exponentially to 100. Here one case is chosen
+    at a time:
 
     - the patch's mean is the mean in and near the predicted structures, `class_doubt` and `doubt`;
-    - which kind of question it is follows from how many were asked, so that the quotas hold over any stretch: 20 % drawn
-      by `foreground_random`; of the rest, 66 % class by class (50 % while nothing with foreground has been asked), the
-      classes in turn, in an order that is shuffled anew for each turn; the others by doubt alone;
-    - beta = beta0 · (100 / beta0)^progress with beta0 = max(1, 40 / batch): with few picks a round, the paper's 1 would be
-      chance;
+    - which kind of question it is follows from how many were asked, so that the quotas hold over any stretch: 20 %
+      drawn by `foreground_random`; of the rest, 66 % class by class (50 % while nothing with foreground has been
+      asked), the classes in turn, in an order that is shuffled anew for each turn; the others by doubt alone;
+    - beta = beta0 · (100 / beta0)^progress with beta0 = max(1, 40 / batch): with few picks a round, the paper's 1
+      would be chance;
     - patches that overlap become near duplicates of asked cases, and the cap per image becomes one per patient; both
       are passed over.
     """
@@ -150,19 +151,19 @@ def clasp_pe(view: View, rng: np.random.Generator) -> Pick:
 def foreground_random(view: View, rng: np.random.Generator) -> Pick:
     """Any case in which the champion sees a structure; each class as often.
 
-    First a class is drawn, then a case in which the champion predicts more than a speck of it. A case that is not scored yet
-    counts as if it held every class: otherwise the draw would favour what is scored first. Where nothing
-    is predicted anywhere, any case.
+    First a class is drawn, then a case in which the champion predicts more than a speck of it. A case that is not
+    scored yet counts as if it held every class: otherwise the draw would favour what is scored first. Where nothing is
+    predicted anywhere, any case.
     """
     cases = view.waiting
     possible = np.isnan(cases.foreground_mm3) | (cases.foreground_mm3 > SMALLEST_FOREGROUND_MM3)
     columns = np.flatnonzero(possible.any(axis=0))
     if not len(columns):
-        return Pick(_any(cases, rng), "drawn at random; no structure is predicted in any case", None)
+        return Pick(_any(cases, rng), "drawn at random, no case shows a structure", None)
     column = int(rng.choice(columns))
     chosen = int(rng.choice(np.flatnonzero(possible[:, column])))
     if np.isnan(cases.foreground_mm3).all():
-        return Pick(cases.ids[chosen], "drawn at random; nothing is scored yet", None)
+        return Pick(cases.ids[chosen], "drawn at random, nothing scored yet", None)
     return Pick(cases.ids[chosen], f"drawn at random among cases with {_name(cases, column)}", None)
 
 
@@ -170,15 +171,16 @@ def foreground_random(view: View, rng: np.random.Generator) -> Pick:
 def diverse(view: View, rng: np.random.Generator) -> Pick:
     """The case whose image stands for most others that nothing asked resembles; needs no champion.
 
-    Greedy facility location over the images' features: the case that shortens most the way from all cases to their nearest
-    asked one. A lone odd image gains little, a copy of an asked one nothing. Where no image is known, any case.
+    Greedy facility location over the images' features: the case that shortens most the way from all cases to their
+    nearest asked one. A lone odd image gains little, a copy of an asked one nothing. Where no image is known, any
+    case.
     """
     cases = view.waiting
     space = FeatureSpace.of(cases, view.asked)
     within = _within_cap(view)[space.known]
     known = space.known[within] if within.any() else space.known
     if not len(known):
-        return Pick(_any(cases, rng), "drawn at random; no image has been looked at yet", None)
+        return Pick(_any(cases, rng), "drawn at random, no image looked at yet", None)
     references = evenly_spaced(space.waiting[known], REFERENCES)
     if len(space.asked):
         so_far = nearest_distances(references, space.asked)
@@ -209,7 +211,7 @@ def first(view: View, rng: np.random.Generator) -> Pick:
 def _unscored(view: View, rng: np.random.Generator) -> Pick:
     """What is asked while the champion has not spoken, or there is none."""
     pick = STRATEGIES["diverse"].pick(view, rng)
-    return Pick(pick.case_id, f"no doubt scored yet; {pick.reason}", pick.score)
+    return Pick(pick.case_id, f"nothing scored yet: {pick.reason}", pick.score)
 
 
 def _any(cases: Cases, rng: np.random.Generator) -> str:
@@ -260,7 +262,7 @@ def _doubt_reason(cases: Cases, row: int, about: int | None = None) -> str:
     scored = int(np.isfinite(scores).sum())
     with np.errstate(invalid="ignore"):
         rank = int((scores > scores[row]).sum()) + 1
-    place = f"top {math.ceil(100 * rank / scored)} %" if scored >= 20 else f"{rank} of {scored} in doubt"
+    place = f"top {math.ceil(100 * rank / scored)} %" if scored >= 20 else f"no. {rank} of {scored}"
     return f"members unsure{subject}, {place}"
 
 
