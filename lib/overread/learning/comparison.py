@@ -148,6 +148,24 @@ class Comparison:
             ],
         }
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Comparison:
+        """The inverse of `to_json`."""
+        numbers = ("patients", "mean_before", "mean_after", "difference", "low", "high", "confidence")
+        return cls(
+            cases=tuple(
+                CaseComparison(
+                    row["case"], row["patient"], tuple(row["members"]), row["before"], row["after"]
+                )
+                for row in values["cases"]
+            ),
+            per_class={
+                name: ClassComparison(row["cases"], row["before"], row["after"])
+                for name, row in values["per_class"].items()
+            },
+            **{name: values[name] for name in numbers},
+        )
+
 
 def compare_case(
     case: str,

@@ -14,14 +14,21 @@ def write_json_durably(path: Path, content: Any) -> None:
 
     Raises ValueError for NaN and infinity, which are no JSON.
     """
+    write_json(path, content, durably=True)
+
+
+def write_json(path: Path, content: Any, *, durably: bool = False) -> None:
+    """The same for what a power cut may take back."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     part = path.with_name(f".{path.name}.part")
     with part.open("w") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if durably:
+            os.fsync(file.fileno())
     part.replace(path)
-    sync_folder(path.parent)
+    if durably:
+        sync_folder(path.parent)
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -1,13 +1,13 @@
 """The gate: a challenger takes the champion's place only if it is better here and no worse there.
 
-Both are asked about cases that they have not learnt from: local ones, which clinicians of this place accepted, and central
-ones, which the recipe was first trained beside. The challenger is promoted where local Dice rises and central Dice
-does not fall by more than a stated margin, each by the lower bound of a paired bootstrap over patients.
+Both are asked about cases that they have not learnt from: local ones, which clinicians of this place accepted, and
+central ones, which were held out when the recipe was first trained. The challenger is promoted where local Dice rises
+and central Dice does not fall by more than a stated margin, by the lower bound of a paired bootstrap over patients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -100,6 +100,16 @@ class Decision:
             "local": self.local.to_json() if self.local else None,
         }
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Decision:
+        """The inverse of `to_json`; further keys are ignored."""
+        tables = {
+            name: Comparison.from_json(values[name]) if values[name] else None
+            for name in ("central", "local")
+        }
+        words = {name: values[name] for name in ("champion", "challenger", "promoted", "reason", "judged_on")}
+        return cls(**words, **tables)
+
 
 def judge(
     champion: Path,
@@ -126,7 +136,7 @@ def judge(
 
     Raises:
         BadInputError: the two cannot be compared, or a case cannot be read.
-        StoppedError: `stop` was set.
+        StoppedError: `stop` was set (see `ensemble.training`).
     """
     old, new = read_description(champion), read_description(challenger)
     _check_comparable(old, new)
@@ -162,8 +172,9 @@ def judge(
             else None
         )
 
-    promoted, reason = decide(table(local), table(central), judged_on, _protected_patients(cases), options)
-    return Decision(*names, promoted, reason, judged_on, table(central), table(local))
+    here, there = table(local), table(central)
+    promoted, reason = decide(here, there, judged_on, _protected_patients(cases), options)
+    return Decision(*names, promoted, reason, judged_on, there, here)
 
 
 def decide(

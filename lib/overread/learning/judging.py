@@ -13,11 +13,11 @@ from overread.domain import BadInputError
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.prediction import predict
 from overread.ensemble.storage import load_ensemble, read_description
+from overread.ensemble.training import StoppedError
 from overread.imaging.dataset import Case
 from overread.imaging.volumes import read_labelmap, read_volume
 from overread.learning.comparison import Overlap
 from overread.learning.durable import write_json_durably
-from overread.learning.stopping import raise_if_stopped
 
 
 def overlaps(
@@ -36,22 +36,28 @@ def overlaps(
         cases: each with the members that may speak of it.
         progress: told the share done, in (0, 1].
         work: keeps each answer, by identity, case and members; what is there is not computed again.
-        stop: see `raise_if_stopped`; looked at before each case.
+        stop: looked at before each window.
 
     Raises:
         BadInputError: an image or a label cannot be read, or they do not fit; names the case.
+        StoppedError: `stop` was set; what was kept counts.
     """
     description = read_description(folder)
     classes = len(description["classes"])
     ensemble: Ensemble | None = None
+
+    def look(_: float) -> None:
+        if stop is not None and stop.is_set():
+            raise StoppedError("the comparison was stopped; nothing is lost")
+
     found: dict[str, Overlap] = {}
     for index, (case, members) in enumerate(cases):
-        raise_if_stopped(stop)
+        look(0)
         kept = _place(work, description["identity"], case, members) if work else None
         overlap = _read(kept) if kept else None
         if overlap is None:
             ensemble = ensemble or load_ensemble(folder, device)
-            overlap = _ask(ensemble, case, members, classes, device)
+            overlap = _ask(ensemble, case, members, classes, device, look)
             if kept:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 write_json_durably(kept, asdict(overlap))
@@ -61,14 +67,21 @@ def overlaps(
     return found
 
 
-def _ask(ensemble: Ensemble, case: Case, members: Sequence[int], classes: int, device: str) -> Overlap:
+def _ask(
+    ensemble: Ensemble,
+    case: Case,
+    members: Sequence[int],
+    classes: int,
+    device: str,
+    heard: Callable[[float], None],
+) -> Overlap:
     speaking = replace(ensemble, members=[ensemble.members[index] for index in members])
     try:
         label, grid = read_labelmap(case.label)
         volume = read_volume(case.channels)
         if difference := grid.difference_from(volume.grid):
             raise BadInputError(f"its label lies on another grid than its image: {difference}")
-        prediction = predict(speaking, volume, measures=(), device=device)
+        prediction = predict(speaking, volume, measures=(), device=device, progress=heard)
         return Overlap.of(prediction.labels, label, classes)
     except BadInputError as error:
         raise BadInputError(f"case {case.id} cannot be judged: {error}") from error
