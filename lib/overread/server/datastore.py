@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import os
 import shutil
@@ -18,17 +18,22 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from overread.domain import BadInputError, NotFoundError
 from overread.imaging.headers import read_header
 from overread.imaging.volumes import READABLE_SUFFIXES, read_array, read_volume, write_nifti
+from overread.server.index import reconciled
 from overread.server.inference import called
 from overread.server.labels import NOT_CLASSES, AcceptedLabel, accept, names_in_order, read_submission
 from overread.server.maps import MapStore
 from overread.server.models import ServedModels
 from overread.server.names import checked_name
 
+logger = logging.getLogger(__name__)
+
 LABEL_SUFFIX = ".nii.gz"
 # A voxel of an image takes at most 8 bytes in the files we read, and 4 where it is kept in memory.
 BYTES_A_VOXEL = 4
 # Uploads wait here, on the disk where they will be kept, so that they appear whole.
 INCOMING = ".incoming"
+# Files that come one after another, as in a copy of a large folder, are taken note of together.
+SETTLING_S = 0.5
 
 
 class StudyStore(LocalDatastore):
@@ -42,7 +47,11 @@ class StudyStore(LocalDatastore):
     def __init__(self, folder: str, extensions: list[str], models: ServedModels, maps: MapStore) -> None:
         self._models, self._maps = models, maps
         self._change = threading.RLock()
+        self._seen = threading.Event()
         super().__init__(folder, extensions=tuple(extensions), auto_reload=True)
+        # Programs such as rsync write under another name first.
+        self._handler.on_moved = self._on_any_event
+        threading.Thread(target=self._follow_the_folder, name="studies folder", daemon=True).start()
         self._incoming = Path(folder) / INCOMING
         shutil.rmtree(self._incoming, ignore_errors=True)
 
@@ -74,6 +83,15 @@ class StudyStore(LocalDatastore):
         """What is known of a label. Raises NotFoundError for an unknown one."""
         self.known_label(label_id, label_tag)
         return finite(super().get_label_info(label_id, label_tag))
+
+    def image_files(self) -> dict[str, Path]:
+        """Files of all images, by id."""
+        with self._change:
+            folder = Path(self._datastore.image_path())
+            return {
+                case: folder / self._filename(case, entry.image.ext)
+                for case, entry in self._datastore.objects.items()
+            }
 
     def list_images(self) -> list[str]:
         """Ids of all images."""
@@ -188,9 +206,33 @@ class StudyStore(LocalDatastore):
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _on_any_event(self, event: Any) -> None:
+        self._seen.set()
+
+    def _follow_the_folder(self) -> None:
+        """Take note of files that others put into the folder, or took away."""
+        while True:
+            self._seen.wait()
+            time.sleep(SETTLING_S)
+            self._seen.clear()
+            try:
+                self._reconcile_datastore()
+            except OSError:
+                logger.exception("The studies folder could not be read")
+
     def _reconcile_datastore(self) -> None:
         with self._change:
-            super()._reconcile_datastore()
+            self._init_from_datastore_file()
+            objects = reconciled(
+                self._datastore.objects,
+                Path(self._datastore.image_path()),
+                Path(self._datastore.label_path(None)),
+                [pattern.removeprefix("*") for pattern in self._extensions],
+            )
+            if objects != self._datastore.objects:
+                logger.info("%d images in the studies folder", len(objects))
+                self._datastore.objects = objects
+                self._update_datastore_file()
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         with self._change:
@@ -200,9 +242,12 @@ class StudyStore(LocalDatastore):
         """Replace the index whole: a reader, or a power cut, never meets half of it."""
         index = Path(self._datastore_config_path)
         with self._change, FileLock(self._lock_file):
-            text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
+            text = self._datastore.model_dump_json(exclude={"base_path"}, indent=2, fallback=str)
             temporary = index.with_name(f".{index.name}.new")
-            temporary.write_text(text)
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(index)
             self._config_ts = os.stat(index).st_mtime  # noqa: PTH116
 
