@@ -103,12 +103,11 @@ class Decision:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Decision:
         """The inverse of `to_json`; further keys are ignored."""
-        tables = {
-            name: Comparison.from_json(values[name]) if values[name] else None
-            for name in ("central", "local")
-        }
+        central, local = (
+            Comparison.from_json(values[name]) if values[name] else None for name in ("central", "local")
+        )
         words = {name: values[name] for name in ("champion", "challenger", "promoted", "reason", "judged_on")}
-        return cls(**words, **tables)
+        return cls(**words, central=central, local=local)
 
 
 def judge(
