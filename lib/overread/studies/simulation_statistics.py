@@ -132,7 +132,9 @@ def summarise(rows: Sequence[Row]) -> Summary:
         own = curves[name]
         timed = [aubc(c, "minutes", up_to=most) for c, most in zip(own, shared, strict=True)]
         by_seed = tuple(
-            first_reaching([row.cases for row in c], [row.test_dice for row in c], curves[chance][i][-1].test_dice)
+            first_reaching(
+                [row.cases for row in c], [row.test_dice for row in c], curves[chance][i][-1].test_dice
+            )
             if chance
             else None
             for i, c in enumerate(own)
