@@ -55,7 +55,9 @@ def test_the_same_seed_draws_the_same_split_and_another_seed_another():
 
 
 def test_too_few_patients_are_refused_by_number():
-    with pytest.raises(BadInputError, match="made has 6 patients: too few for 2 test, 2 start and 2 protected"):
+    with pytest.raises(
+        BadInputError, match="made has 6 patients: too few for 2 test, 2 start and 2 protected"
+    ):
         split_by_patient(of_patients(6, 1), np.random.default_rng(0), start=2, protected=2, test=2)
 
 
@@ -78,11 +80,11 @@ def test_images_and_labels_side_by_side_are_read_and_written_as_nnunet_raw(tmp_p
 
 
 def test_what_cannot_be_simulated_is_refused_in_words(tmp_path):
-    with pytest.raises(NotFoundError, match="neither dataset.json"):
+    with pytest.raises(NotFoundError, match=r"neither dataset\.json"):
         read_labelled(tmp_path)
     for part in ("images", "labels"):
         (tmp_path / "empty" / part).mkdir(parents=True)
-    with pytest.raises(NotFoundError, match="holds no image that ends in .nii.gz"):
+    with pytest.raises(NotFoundError, match=r"holds no image that ends in \.nii"):
         read_labelled(tmp_path / "empty")
     (tmp_path / "empty" / "images" / "lonely.nii.gz").touch()
     with pytest.raises(BadInputError, match="lonely has no image or no label"):
@@ -95,7 +97,7 @@ def test_what_cannot_be_simulated_is_refused_in_words(tmp_path):
     image = np.zeros((4, 4, 4), np.float32)
     write_nifti_case(tmp_path / "two", "a", [image, image], image)
     write_description(tmp_path / "two", 1, channel_names={"0": "T1", "1": "T2"})
-    with pytest.raises(BadInputError, match="case a of .* has several image files"):
+    with pytest.raises(BadInputError, match=r"case a of .* has several image files"):
         read_labelled(tmp_path / "two")
 
 
@@ -111,7 +113,10 @@ def test_the_border_of_a_cube_is_its_faces_over_the_excess_of_faces():
     assert (drawn, erased) == (pytest.approx(16.0), 0.0)
     assert border_cm2(cube(10), cube(10), (2.0, 2.0, 2.0)) == (0.0, 0.0)
     # What was proposed and is not there has only to be erased.
-    assert border_cm2(np.zeros((20, 20, 20), np.uint8), cube(10), (2.0, 2.0, 2.0)) == (0.0, pytest.approx(16.0))
+    assert border_cm2(np.zeros((20, 20, 20), np.uint8), cube(10), (2.0, 2.0, 2.0)) == (
+        0.0,
+        pytest.approx(16.0),
+    )
 
 
 def test_a_label_costs_opening_and_what_must_be_drawn_and_never_more_than_from_scratch():
@@ -135,7 +140,9 @@ def test_borders_between_classes_and_in_pictures_count_too():
     assert drawn == pytest.approx(4.0 * np.pi / 4)
 
 
-def row(strategy: str, seed: int, number: int, dice: float, *, minutes: float = 10.0, central: float = 0.9) -> Row:
+def row(
+    strategy: str, seed: int, number: int, dice: float, *, minutes: float = 10.0, central: float = 0.9
+) -> Row:
     return Row(
         seed=seed,
         strategy=strategy,

@@ -94,6 +94,27 @@ def simulate(
             min=1, help="Training steps of each member in a round. [default: 60]", show_default=False
         ),
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Patches in a training step. [default: planned]", show_default=False),
+    ] = None,
+    coarser: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Voxel edges in multiples of the planned ones, for speed. [default: 1]",
+            show_default=False,
+        ),
+    ] = None,
+    rate_factor: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=1,
+            help="Learning rate of a round, in parts of the starter's. [default: 0.1]",
+            show_default=False,
+        ),
+    ] = None,
     scratch: Annotated[
         bool, typer.Option("--scratch", help="Train every challenger from random weights.")
     ] = False,
@@ -138,7 +159,7 @@ def simulate(
 
     The queue, the label store, the trainer and the gate are those of the server; the robot gives the known label, with
     errors where asked. Cases are split by patient. The strategies of a seed share starter, test cases and pool.
-    A study that was stopped goes on when the same command is given again; more seeds, strategies or a larger --until
+    A study that was stopped goes on when the same command is given again; more seeds or strategies
     compute only what is new. The estimated minutes follow a stated model (`studies/annotation_cost.py`), not a clock.
 
     Examples:
@@ -156,12 +177,16 @@ def simulate(
         "start": start,
         "protected": protected,
         "step": step,
+        "until": until,
         "test": test,
         "pool": pool,
         "scored": scored,
         "members": members,
         "starter_iterations": starter_iterations,
         "iterations": iterations,
+        "batch": batch,
+        "coarser": coarser,
+        "rate_factor": rate_factor,
     }
     defaults = Protocol.quick(recipe) if quick else Protocol(recipe)
     protocol = defaults.changed(
@@ -175,7 +200,6 @@ def simulate(
     )
     names = tuple(part.strip() for part in classes.split(",")) if classes else ()
     chosen = tuple(strategy or (QUICK_STRATEGIES if quick else ALL_STRATEGIES))
-    last = until or protocol.start + (2 if quick else 7) * protocol.step
     study = open_study(protocol, data, work.expanduser(), names, patient_pattern)
     with progress_bar() as bar:
         task = bar.add_task("preparing the starters", total=None)
@@ -187,7 +211,7 @@ def simulate(
             left = _time_left(time.monotonic() - began, now.done - at_first, now.total - now.done)
             bar.update(task, completed=now.done, total=now.total, description=_in_words(now) + left)
 
-        rows = run(study, chosen, seeds or (1 if quick else 5), last, jobs, report)
+        rows = run(study, chosen, seeds or (1 if quick else 5), jobs, report)
     folder = (out or study.folder / "report").expanduser().resolve()
     summary = write_report(rows, study.settings(), folder)
     if as_json:
@@ -212,7 +236,8 @@ def _in_words(now: SimulationProgress) -> str:
     if now.newest is None:
         return "training the starters"
     row = now.newest
-    return f"seed {row.seed}, {row.strategy}, {row.cases} cases: Dice {row.test_dice:.3f}; round {now.done} of {now.total}"
+    newest = f"seed {row.seed}, {row.strategy}, {row.cases} cases: Dice {row.test_dice:.3f}"
+    return f"round {now.done} of {now.total} ({newest})"
 
 
 def _time_left(passed_s: float, finished: int, missing: int) -> str:

@@ -16,7 +16,7 @@ The two studies of the documentation, two cores:
         --seeds 5 --start 5 --step 5 --until 40 --scored 60 --jobs 2 --out docs/results/simulation-lidc
 
 The work folder keeps every finished round under a key of all that decides it, so that a study that was stopped goes on,
-and one with more seeds, strategies or rounds computes only what is new:
+and one with more seeds or strategies computes only what is new:
 
     <work>/<key>/seed_0/split.json      who is what
     <work>/<key>/seed_0/central/        start and protected cases in nnU-Net's raw layout
@@ -59,7 +59,6 @@ def simulate(
     study: Study,
     strategies: tuple[str, ...],
     seeds: int,
-    until: int,
     jobs: int = 1,
     progress: Callable[[SimulationProgress], None] | None = None,
 ) -> list[Row]:
@@ -77,28 +76,25 @@ def simulate(
         raise BadInputError(
             f"strategies are {', '.join(strategies) or 'none'}, expected different names, one or more"
         )
-    rounds = study.protocol.rounds(until)
     report = progress or (lambda _: None)
     wanted = [(seed, name) for seed in range(seeds) for name in strategies]
 
     def tell() -> None:
-        rows = [row for seed, name in wanted for row in finished_rows(study, seed, name, rounds)]
+        rows = [row for seed, name in wanted for row in finished_rows(study, seed, name)]
         newest = max(
             rows,
             key=lambda row: row_file(study, row.seed, row.strategy, row.round).stat().st_mtime,
             default=None,
         )
-        report(SimulationProgress(len(rows), len(wanted) * (rounds + 1), newest))
+        report(SimulationProgress(len(rows), len(wanted) * (study.protocol.rounds + 1), newest))
 
     tell()
-    missing = [pair for pair in wanted if len(finished_rows(study, *pair, rounds)) <= rounds]
-    _run_jobs(study, missing, rounds, jobs, tell)
-    return [row for seed, name in wanted for row in finished_rows(study, seed, name, rounds)]
+    missing = [pair for pair in wanted if len(finished_rows(study, *pair)) <= study.protocol.rounds]
+    _run_jobs(study, missing, jobs, tell)
+    return [row for seed, name in wanted for row in finished_rows(study, seed, name)]
 
 
-def _run_jobs(
-    study: Study, pairs: list[tuple[int, str]], rounds: int, jobs: int, tell: Callable[[], None]
-) -> None:
+def _run_jobs(study: Study, pairs: list[tuple[int, str]], jobs: int, tell: Callable[[], None]) -> None:
     """First each seed's starter, then its strategies; the first error ends the study."""
     if not pairs:
         return
@@ -116,7 +112,7 @@ def _run_jobs(
                     seed = running.pop(job)
                     job.result()
                     for name in [name for one, name in pairs if one == seed]:
-                        running[pool.submit(run_arm, study, seed, name, rounds)] = None
+                        running[pool.submit(run_arm, study, seed, name)] = None
                 tell()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -26,18 +26,19 @@ from overread.ensemble.training import TrainingOptions, hold_out, train_ensemble
 from overread.imaging.dataset import Case, read_dataset
 from overread.imaging.volumes import read_labelmap, read_volume
 from overread.learning.accepted import AcceptedLabels, Submission
-from overread.learning.central import remember_central
+from overread.learning.central import read_central, remember_central
 from overread.learning.champions import ChampionStore
-from overread.learning.cycle import run_cycle
+from overread.learning.cycle import RETRAINING, CycleProgress, run_cycle
 from overread.learning.gate import GateOptions
-from overread.learning.retraining import RetrainingOptions
+from overread.learning.retraining import RetrainingOptions, retrain
+from overread.learning.training_set import LocalCase, training_set
 from overread.metrics.overlap import dice
-from overread.queue.scoring import revision_of, score_case
+from overread.queue.scoring import cold_score, revision_of, score_case
 from overread.queue.serving import CaseQueue, QueueSettings
 from overread.raters.robot import RobotRater
 from overread.state.database import Database
 from overread.state.labels import labels
-from overread.state.scores import put_score, scores_of
+from overread.state.scores import COLD, put_score, scores_of
 from overread.studies.annotation_cost import Cost, cost_of
 from overread.studies.simulation_cases import Labelled, Split, split_by_patient, split_to_json, write_raw
 from overread.studies.simulation_protocol import SMALL, Study
@@ -47,6 +48,10 @@ from overread.studies.simulation_statistics import Row
 FIRST_DAY_S = 1_700_000_000.0
 DAY_S = 86_400.0
 ROBOT = "robot"
+# Whom the starter's own scores belong to.
+STARTER = "starter"
+# Strategies that look at no score.
+UNSCORED = ("random", "first")
 # Files that are never changed once written; a copy of the state shares them.
 IMMUTABLE = (".pt", ".nii.gz")
 STATE = "state"
@@ -86,8 +91,12 @@ def make_starter(study: Study, seed: int) -> None:
     split = replace(drawn, start=learnt, protected=held_out)
     _write_whole(json.dumps(split_to_json(split), indent=1), folder / "split.json")
     fingerprint = take_fingerprint(dataset, np.random.default_rng(seed))
-    spacing = tuple(edge * protocol.coarser for edge in target_spacing(fingerprint))
-    plan = make_plan(fingerprint, SMALL, {"spacing_mm": spacing}).to_json()
+    decided: dict[str, object] = {
+        "spacing_mm": tuple(edge * protocol.coarser for edge in target_spacing(fingerprint))
+    }
+    if protocol.batch is not None:
+        decided["batch"] = protocol.batch
+    plan = make_plan(fingerprint, SMALL, decided).to_json()
     ensemble = train_ensemble(protocol.recipe, dataset, folder / "starter", options, plan)
     calibrate(ensemble, dataset)
     staging = folder / f".{STATE}"
@@ -96,11 +105,11 @@ def make_starter(study: Study, seed: int) -> None:
     remember_central(store.recipe_folder(protocol.recipe), central, dataset, held_out)
     store.publish(protocol.recipe, ensemble)
     with _opened(staging) as database:
-        _Arm(study, seed, "", labelled, split, staging, database).score(1)
+        _Arm(study, seed, STARTER, labelled, split, staging, database).score(1)
     staging.rename(folder / STATE)
 
 
-def run_arm(study: Study, seed: int, strategy: str, rounds: int) -> None:
+def run_arm(study: Study, seed: int, strategy: str) -> None:
     """All rounds of one strategy with one seed that are not there yet."""
     folder = study.folder / f"seed_{seed}"
     arm = folder / strategy
@@ -110,7 +119,7 @@ def run_arm(study: Study, seed: int, strategy: str, rounds: int) -> None:
         **{name: tuple(ids) for name, ids in json.loads((folder / "split.json").read_text()).items()}
     )
     rows: list[Row] = []
-    for number in range(rounds + 1):
+    for number in range(study.protocol.rounds + 1):
         finished = arm / f"{number:02d}"
         if (finished / "round.json").exists():
             rows.append(Row(**json.loads((finished / "round.json").read_text())))
@@ -182,7 +191,7 @@ class _Arm:
         folder = self.store.current(self.study.protocol.recipe)
         test = self.judged(folder, self.split.test, "testing")
         central = self.judged(folder, self.split.protected, "testing")
-        other = test if challenger in (None, folder) else self.judged(challenger, self.split.test, "testing")
+        other = test if promoted else self.judged(challenger, self.split.test, "testing")
         return Row(
             seed=self.seed,
             strategy=self.strategy,
@@ -205,42 +214,47 @@ class _Arm:
         )
 
     def score(self, number: int) -> None:
-        """Let the champion score the waiting cases, or as many of them as the protocol says, and the labelled ones."""
+        """Let the champion score the waiting cases, or as many of them as the protocol says."""
+        if self.strategy in UNSCORED:
+            return
         protocol = self.study.protocol
         folder = self.store.current(protocol.recipe)
-        champion = read_description(folder)["identity"]
         asked = self.labelled_here()
-        waiting = [case for case in self.split.pool if case not in asked]
-        if protocol.scored is not None and protocol.scored < len(waiting):
-            # The same cases for every strategy as long as they wait in all of them.
-            order = np.random.default_rng([self.seed, number]).permutation(len(self.split.pool))
-            waiting = [self.split.pool[i] for i in order if self.split.pool[i] in set(waiting)][
-                : protocol.scored
-            ]
+        # The same cases for every strategy, as far as they wait.
+        order = np.random.default_rng([self.seed, number]).permutation(len(self.split.pool))
+        waiting = [self.split.pool[index] for index in order if self.split.pool[index] not in asked]
         with self.timed("scoring"):
-            with self.database.reading() as c:
-                known = scores_of(c, protocol.recipe, champion)
             ensemble = load_ensemble(folder)
-            for name in [name for name in (*waiting, *sorted(asked)) if name not in known]:
-                image = self.cases[name].channels[0]
-                row = score_case(
-                    ensemble,
-                    read_volume([image]),
-                    protocol.recipe,
-                    name,
-                    revision_of(image),
-                    self.clock(number),
-                )
-                with self.database.writing() as c:
-                    put_score(c, replace(row, champion=champion))
+            with self.database.reading() as c:
+                known = scores_of(c, protocol.recipe, ensemble.identity)
+                cold = scores_of(c, protocol.recipe, COLD)
+            now = self.clock(number)
+            rows = [
+                score_case(ensemble, read_volume([image]), protocol.recipe, name, revision_of(image), now)
+                for name in waiting[: protocol.scored]
+                if name not in known and (image := self.image_of(name))
+            ]
+            # Of what was asked, only the place among the others is needed.
+            rows += [
+                cold_score(read_volume([image]), protocol.recipe, name, revision_of(image), now)
+                for name in sorted(asked)
+                if name not in cold and (image := self.image_of(name))
+            ]
+            with self.database.writing() as c:
+                for row in rows:
+                    put_score(c, row)
 
     def ask(self, number: int) -> tuple[dict[str, str], list[Cost]]:
         """Serve a round's cases one after the other, and accept what the robot says of each."""
         protocol = self.study.protocol
-        folder = self.store.current(protocol.recipe)
-        ensemble, champion = load_ensemble(folder), read_description(folder)["identity"]
-        settings = QueueSettings(strategy=self.strategy, control_share=0.0)
-        queue = CaseQueue(self.database, protocol.recipe, champion, ensemble.classes[1:], settings)
+        ensemble = load_ensemble(self.store.current(protocol.recipe))
+        settings = QueueSettings(
+            strategy=self.strategy,
+            control_share=0.0,
+            batch=protocol.step,
+            budget=protocol.rounds * protocol.step,
+        )
+        queue = CaseQueue(self.database, protocol.recipe, ensemble.identity, ensemble.classes[1:], settings)
         robot = RobotRater(protocol.jitter_mm, protocol.missed_mm3, self.seed)
         rng = np.random.default_rng([self.seed, number, 1])
         now = self.clock(number)
@@ -249,8 +263,10 @@ class _Arm:
         with self.timed("asking"):
             for _ in range(protocol.step):
                 asked = self.labelled_here()
-                waiting = {c: self.labelled.patients[c] for c in self.split.pool if c not in asked}
-                served = queue.next_case(self.strategy, ROBOT, waiting, asked, now, rng)
+                patients = {name: self.labelled.patients[name] for name in self.split.pool}
+                waiting = {name: patient for name, patient in patients.items() if name not in asked}
+                answered = {name: patient for name, patient in patients.items() if name in asked}
+                served = queue.next_case(self.strategy, ROBOT, waiting, answered, now, rng)
                 if served is None:
                     break
                 case = self.cases[served.serving.case_id]
@@ -265,7 +281,7 @@ class _Arm:
                     rater=ROBOT,
                     client_id=ROBOT,
                     recipe=protocol.recipe,
-                    champion=champion,
+                    champion=ensemble.identity,
                     tag="final",
                     interactions=(),
                     serving=served.serving,
@@ -276,17 +292,33 @@ class _Arm:
                 picks[case.id] = served.pick.reason
         return picks, costs
 
-    def retrain(self, number: int, training: Path) -> tuple[bool, str, Path | None]:
-        """Train on all that was accepted and let the gate decide: promoted, why, and the challenger's folder."""
+    def retrain(self, number: int, training: Path) -> tuple[bool, str, Path]:
+        """Train on all that was accepted and let the gate decide: promoted, why, and the challenger's folder.
+
+        Args:
+            training: outlives the round, for the prepared cases.
+        """
         protocol = self.study.protocol
         options = RetrainingOptions(
             start=protocol.begin,
             iterations=protocol.iterations,
+            rate_factor=protocol.rate_factor,
+            replay_share=protocol.replay_share,
             seed=self.seed * 1000 + number,
             device="cpu",
             threads=1,
         )
+        kept = training / "challenger"
+        shutil.rmtree(kept, ignore_errors=True)
         with self.timed("training"):
+            if not protocol.with_gate:
+                return True, "not judged", self.promote_anyway(training, options)
+
+            def keep(now: CycleProgress) -> None:
+                # A challenger that is turned down is gone when the cycle ends; its test Dice is told all the same.
+                if now.stage == "judging" and not kept.exists():
+                    shutil.copytree(training / RETRAINING / "ensemble", kept)
+
             decision = run_cycle(
                 protocol.recipe,
                 self.store,
@@ -294,10 +326,29 @@ class _Arm:
                 self.database,
                 training,
                 options,
-                GateOptions(fewest_cases=min(3, protocol.step)),
-                image_of=lambda case: self.cases[case].channels[0],
+                GateOptions(fewest_cases=min(GateOptions().fewest_cases, protocol.step)),
+                self.image_of,
+                progress=keep,
             )
-        return decision.promoted, decision.reason, None
+        return decision.promoted, decision.reason, kept
+
+    def promote_anyway(self, training: Path, options: RetrainingOptions) -> Path:
+        """Train a challenger and make it the champion; no case is spared to judge by."""
+        recipe = self.study.protocol.recipe
+        champion = self.store.current(recipe)
+        accepted = self.accepted.cases(recipe, self.image_of, classes=self.labelled.classes)
+        local = [
+            LocalCase(case.id, (case.image,), case.label, case.patient, case.protected) for case in accepted
+        ]
+        central = read_central(self.store.recipe_folder(recipe))
+        cases = training_set(champion, central, local, fewest_protected=0)
+        challenger = retrain(champion, cases, training / RETRAINING, options)
+        calibrate(challenger, cases.dataset)
+        return self.store.publish(recipe, challenger)
+
+    def image_of(self, case: str) -> Path:
+        """The image's file, where the data lie."""
+        return self.cases[case].channels[0]
 
     def judged(self, folder: Path, ids: tuple[str, ...], stage: str) -> dict[str, list[float]]:
         """Dice by case and class. Kept per champion beside the arms, which share the starter."""
@@ -331,10 +382,10 @@ class _Arm:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add what passes to the seconds of a stage."""
-        began = time.perf_counter()
+        """Add the processor's seconds to those of a stage: a busy machine does not change them."""
+        began = time.process_time()
         yield
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - began, 2)
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.process_time() - began, 2)
 
 
 @contextmanager

@@ -27,12 +27,15 @@ class Protocol:
         recipe: the model's name.
         start, protected, test, pool: numbers of cases, see `split_by_patient`.
         step: cases asked between two trainings.
+        until: the budget: cases that can be learnt from at the end, start cases included.
         scored: score only so many waiting cases a round, drawn at random; None scores all.
         members: networks of the ensemble.
         starter_iterations: training steps of each member of the starter.
         iterations: training steps of each member in a round.
         begin: each round trains from the `champion` or from `scratch`.
-        with_gate: judge challengers; without it every one is promoted.
+        rate_factor, replay_share: see `RetrainingOptions`.
+        with_gate: judge challengers; without it every one is promoted, and every member learns from every label.
+        batch: patches in a training step; None leaves it to the plan.
         coarser: voxel edges of the model in multiples of the planned ones; costs fall with its cube.
         jitter_mm, missed_mm3: errors of the robot, see `RobotRater`.
         costs: the stated model of the reader's minutes.
@@ -44,12 +47,16 @@ class Protocol:
     test: int = 40
     pool: int | None = None
     step: int = 5
+    until: int = 40
     scored: int | None = None
     members: int = 3
     starter_iterations: int = 150
     iterations: int = 60
     begin: Literal["champion", "scratch"] = "champion"
+    rate_factor: float = 0.1
+    replay_share: float = 0.5
     with_gate: bool = True
+    batch: int | None = None
     coarser: float = 1.0
     jitter_mm: float = 0.0
     missed_mm3: float = 0.0
@@ -64,6 +71,10 @@ class Protocol:
                 raise BadInputError(
                     f"{name} is {getattr(self, name)}, expected at least as many as are asked in a round ({self.step})"
                 )
+        if self.until <= self.start or (self.until - self.start) % self.step:
+            raise BadInputError(
+                f"until is {self.until}, expected {self.start} start cases plus one or more steps of {self.step}"
+            )
 
     @classmethod
     def quick(cls, recipe: str) -> Protocol:
@@ -74,6 +85,7 @@ class Protocol:
             protected=2,
             test=4,
             step=2,
+            until=6,
             members=2,
             starter_iterations=60,
             iterations=30,
@@ -84,18 +96,10 @@ class Protocol:
         """The same but for some fields."""
         return replace(self, **changes)
 
-    def rounds(self, until: int) -> int:
-        """Rounds after the starter until so many cases can be learnt from.
-
-        Raises:
-            BadInputError: `until` is not `start` plus a multiple of `step`.
-        """
-        asked = until - self.start
-        if asked < self.step or asked % self.step:
-            raise BadInputError(
-                f"until is {until}, expected {self.start} start cases plus one or more steps of {self.step}"
-            )
-        return asked // self.step
+    @property
+    def rounds(self) -> int:
+        """Rounds after the starter."""
+        return (self.until - self.start) // self.step
 
 
 @dataclass(frozen=True)
@@ -152,10 +156,10 @@ def open_study(
     return Study(protocol, data, labelled.classes, patient_pattern, folder)
 
 
-def finished_rows(study: Study, seed: int, strategy: str, rounds: int) -> list[Row]:
-    """Rows of the rounds 0 to `rounds` that are there, in order, up to the first that is not."""
+def finished_rows(study: Study, seed: int, strategy: str) -> list[Row]:
+    """Rows of the rounds that are there, in order, up to the first that is not."""
     rows: list[Row] = []
-    for number in range(rounds + 1):
+    for number in range(study.protocol.rounds + 1):
         path = row_file(study, seed, strategy, number)
         if not path.exists():
             break

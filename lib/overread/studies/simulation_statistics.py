@@ -34,7 +34,7 @@ class Row:
         promoted, reason: what the gate decided and why; None in round 0.
         picks: cases asked in this round, in order, with the reason given to the reader.
         champion: identity of the champion in service after the round.
-        seconds: by stage.
+        seconds: of one core, by stage.
     """
 
     seed: int
