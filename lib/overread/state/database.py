@@ -29,6 +29,8 @@ class Database:
     def open(cls, where: Path | str) -> Database:
         """Open, or make, the database at a file's path or a URL, and bring its schema up to date."""
         url = where if isinstance(where, str) and "://" in where else f"sqlite:///{Path(where).resolve()}"
+        if "://" not in str(where):
+            Path(where).resolve().parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url)
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _prepare_sqlite)
@@ -55,7 +57,12 @@ class Database:
         self._engine.dispose()
 
 
-def _prepare_sqlite(connection, record) -> None:  # noqa: ANN001
+def default_path(app_dir: Path) -> Path:
+    """The database of a MONAI Label app's folder."""
+    return Path(app_dir) / "state" / "overread.db"
+
+
+def _prepare_sqlite(connection, record) -> None:
     # SQLAlchemy's pysqlite driver begins transactions by itself, too late for `BEGIN IMMEDIATE`.
     connection.isolation_level = None
     cursor = connection.cursor()
