@@ -61,8 +61,8 @@ def test_every_key_is_read():
 
 
 def test_what_can_be_switched_off():
-    settings = Settings.from_conf({"control_share": "0", "train_after": "off"})
-    assert (settings.control_share, settings.train_after) == (0, None)
+    settings = Settings.from_conf({"control_share": "0", "train_after": "off", "train_minutes": "auto"})
+    assert (settings.control_share, settings.train_after, settings.train_minutes) == (0, None, None)
 
 
 def test_what_monai_label_adds_is_left_alone():

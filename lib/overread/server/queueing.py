@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,16 +12,20 @@ import numpy as np
 
 from overread.domain import NotFoundError
 from overread.learning.champions import HASH_LENGTH
-from overread.queue.serving import CaseQueue, QueueSettings, Served
+from overread.queue.serving import CaseQueue, Nothing, QueueSettings, Served
 from overread.queue.strategies import STRATEGIES
 from overread.server.datastore import StudyStore
 from overread.server.models import ServedModels
 from overread.server.settings import Settings
 from overread.state.database import Database
-from overread.state.scores import count_scores
+from overread.state.scores import COLD, count_scores
 from overread.state.servings import open_servings
 
+logger = logging.getLogger(__name__)
+
 RANDOM = "random"
+# Whoever does not say who they are: perhaps several people, so that no one's case is taken for skipped.
+ANONYMOUS = ""
 
 
 class Queueing:
@@ -64,36 +69,37 @@ class Queueing:
 
     def champion(self, recipe: str) -> str:
         """What the scores of the recipe's champion are kept under; empty where there is none."""
-        return self._models.description(recipe)["identity"][:HASH_LENGTH] if recipe else ""
+        return str(self._models.description(recipe)["identity"]) if recipe else COLD
 
-    def next_case(self, strategy: str, wishes: Mapping[str, Any], host: str) -> dict[str, Any]:
+    def next_case(self, strategy: str, wishes: Mapping[str, Any]) -> dict[str, Any]:
         """The next case for a client, in the keys that viewers read; empty where nothing waits.
 
         3D Slicer says who it is (`client_id`) and which strategy its reader picked. OHIF says neither: its panel
-        asks for `random` whatever is chosen there, so `random` without a `client_id` gets the default.
+        asks for `random` whatever is chosen there, so `random` from nobody in particular gets the default.
 
         Args:
             strategy: the name in the address.
             wishes: the body of the request.
-            host: address of the client, which stands for a `client_id` where there is none.
 
         Raises:
             NotFoundError: no such strategy.
         """
         if strategy not in STRATEGIES:
-            raise NotFoundError(f"no strategy is called {strategy!r}; there are {', '.join(self.strategies())}")
-        named = "client_id" in wishes
-        client = str(wishes.get("client_id") or f"viewer at {host}")
-        if strategy == RANDOM and not named:
-            strategy = self._settings.strategy
-        labelled = set(self._store.get_labeled_images())
-        waiting = {case: self._patient_of(case) for case in self._store.list_images() if case not in labelled}
-        with self._guard:
-            served = self._current_queue().next_case(
-                strategy, client, waiting, labelled, time.time(), self._rng
+            raise NotFoundError(
+                f"no strategy is called {strategy!r}; there are {', '.join(self.strategies())}"
             )
-            self._latest = served or self._latest
-        return {} if served is None else self._answer(served)
+        if strategy == RANDOM and "client_id" not in wishes:
+            strategy = self._settings.strategy
+        waiting = {case: self._patient_of(case) for case in self._store.get_unlabeled_images()}
+        labelled = {case: self._patient_of(case) for case in self._store.get_labeled_images()}
+        client = str(wishes.get("client_id") or ANONYMOUS)
+        with self._guard:
+            answer = self._current_queue().ask(strategy, client, waiting, labelled, time.time(), self._rng)
+        if isinstance(answer, Nothing):
+            logger.info("No case for %s: %s", client or "a viewer", answer.text)
+            return {}
+        self._latest = answer
+        return self._answer(answer)
 
     def state(self) -> dict[str, Any]:
         """What `/info/` says of the queue."""
@@ -106,7 +112,7 @@ class Queueing:
         latest = self._latest
         return {
             "recipe": recipe,
-            "champion": champion,
+            "champion": champion[:HASH_LENGTH],
             "strategy": self._settings.strategy,
             "control_share": self._settings.control_share,
             "waiting": len(self._store.get_unlabeled_images()),
@@ -151,7 +157,7 @@ class Queueing:
             "strategy": serving.strategy,
             "arm": served.arm,
             "score": serving.score,
-            "champion": serving.champion,
+            "champion": serving.champion[:HASH_LENGTH],
             "waiting": served.waiting,
             "scored": served.scored,
             "total": served.total,

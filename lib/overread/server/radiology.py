@@ -25,12 +25,13 @@ from overread.server.doubt import DOUBT_NAMES
 from overread.server.errors import add_error_answers
 from overread.server.guard import UploadGuard
 from overread.server.inference import EnsembleTask
+from overread.server.loop import Loop, Patients
 from overread.server.maps import MapStore
 from overread.server.models import ServedModels
 from overread.server.routes import body_limit, take_over
 from overread.server.settings import Settings
-from overread.server.strategies import FirstUnlabelled, RandomUnlabelled
 from overread.server.warmup import warm_up
+from overread.state.database import Database, default_path
 from overread.uncertainty.measures import MEASURES
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,7 @@ class Serving:
     """Everything the app hands to MONAI Label.
 
     Attributes:
-        settings, models, maps, store: see their types.
-        strategies, trainers: by the names on the wire.
+        settings, models, maps, store, database, loop: see their types.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -61,8 +61,10 @@ class Serving:
         listed = monai_settings.MONAI_LABEL_DATASTORE_FILE_EXT
         volumes = [pattern for pattern in listed if pattern.endswith(READABLE_SUFFIXES)]
         self.store = StudyStore(studies, volumes, self.models, self.maps)
-        self.strategies = {"first": FirstUnlabelled(), "random": RandomUnlabelled()}
-        self.trainers: dict[str, Any] = {}
+        url = self.settings.database or f"sqlite:///{default_path(self.app_dir).resolve()}"
+        self.database = Database.open(self.settings.database or default_path(self.app_dir))
+        patients = Patients(Path(studies))
+        self.loop = Loop(self.app_dir, Path(studies), self.store, self.models, self.database, url, patients)
         self._tasks: dict[str, EnsembleTask] = {}
         self._sessions: Sessions | None = None
         if not self.models.names():
@@ -104,6 +106,7 @@ class Serving:
         threads = leave_a_core(self.settings.threads)
         logger.info("Models %s on %s, %d threads", self.models.names(), self.models.device, threads)
         threading.Thread(target=warm_up, args=(self.models,), name="warm-up", daemon=True).start()
+        self.loop.open()
 
     def prepare_http(self, app: FastAPI) -> None:
         """Put our endpoints, error answers and upload limits into MONAI Label's FastAPI app."""

@@ -74,7 +74,11 @@ class Scoring:
 
     def state(self) -> dict[str, Any]:
         """For `/info/`: whether scoring runs, and what went wrong."""
-        return {"running": self._children.running(CHILD), "trouble": self._trouble}
+        return {
+            "running": self._children.running(CHILD),
+            "pid": self._children.pid(CHILD),
+            "trouble": self._trouble,
+        }
 
     def _list_cases(self) -> None:
         files = self._store.image_files()

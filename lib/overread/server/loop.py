@@ -1,0 +1,108 @@
+"""The loop behind the endpoints: queue, scoring and training, kept going by one thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from overread.domain import BadInputError
+from overread.learning.patients import FILE as PATIENTS
+from overread.learning.patients import read_patients
+from overread.server.children import Children
+from overread.server.datastore import StudyStore
+from overread.server.models import ServedModels
+from overread.server.queueing import Queueing
+from overread.server.scoring import Scoring
+from overread.server.training import Training
+from overread.state.database import Database
+
+logger = logging.getLogger(__name__)
+
+# How often new images, champions and labels are looked for.
+LOOK_EVERY_S = 2.0
+
+
+class Loop:
+    """Queue, scoring and training over one studies folder.
+
+    Attributes:
+        queueing, scoring, training: see their types.
+
+    Args:
+        app_dir: of the MONAI Label app; `scoring/`, `training/` and the children's logs lie there.
+        studies: folder of the images.
+        database_url: as child processes open it.
+    """
+
+    def __init__(
+        self,
+        app_dir: Path,
+        studies: Path,
+        store: StudyStore,
+        models: ServedModels,
+        database: Database,
+        database_url: str,
+        patients: Patients,
+    ) -> None:
+        settings = models.settings
+        self._children = Children(app_dir / "logs", app_dir / "state", settings.threads)
+        self._does_scoring = settings.scoring
+        self.queueing = Queueing(store, models, database, settings, patients)
+        self.scoring = Scoring(
+            store, models, self.queueing, self._children, database_url, app_dir / "scoring", patients
+        )
+        self.training = Training(
+            models, database, self._children, settings, database_url, app_dir / "training", studies
+        )
+
+    def open(self) -> None:
+        """Carry on what was left, and begin to look after everything."""
+        self.training.carry_on()
+        threading.Thread(target=self._keep_looking, name="loop", daemon=True).start()
+
+    def state(self) -> dict[str, Any]:
+        """What `/info/` says of the queue."""
+        return self.queueing.state() | {"scoring": self.scoring.state()}
+
+    def _keep_looking(self) -> None:
+        looks: list[Callable[[], None]] = [self.training.look]
+        if self._does_scoring:
+            looks.append(self.scoring.look)
+        while True:
+            for look in looks:
+                try:
+                    look()
+                except Exception:
+                    # Whatever it is, the loop goes on; the next look may find it mended.
+                    logger.exception("The loop met a difficulty")
+            time.sleep(LOOK_EVERY_S)
+
+
+class Patients:
+    """Whose images there are, as `patients.csv` in the studies folder says now."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._patient_of = read_patients(folder)
+        self._read_at = self._changed_at()
+
+    def __call__(self, case: str) -> str:
+        """Patient of a case. A file that was damaged meanwhile is reported, and what it said before holds."""
+        changed = self._changed_at()
+        if changed != self._read_at:
+            self._read_at = changed
+            try:
+                self._patient_of = read_patients(self._folder)
+            except BadInputError:
+                logger.exception("What %s said before still holds", PATIENTS)
+        return self._patient_of(case)
+
+    def _changed_at(self) -> int:
+        try:
+            return (self._folder / PATIENTS).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
