@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from overread.cli import demo, doctor, imports, models, predict, serve, train
+from overread.cli import audit, demo, doctor, imports, models, predict, serve, train
 
 
 class PlainErrors(TyperGroup):
@@ -68,4 +68,5 @@ app.command("import-nnunet")(imports.import_nnunet)
 app.command("import-bundle")(imports.import_bundle)
 app.command("predict")(predict.predict)
 app.command("models")(models.models)
+app.add_typer(audit.audit, name="audit")
 app.command("doctor")(doctor.doctor)
