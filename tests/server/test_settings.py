@@ -72,7 +72,7 @@ def test_what_monai_label_adds_is_left_alone():
 @pytest.mark.parametrize(
     ("key", "text", "words"),
     [
-        ("colour", "red", "--conf colour is not known; known keys are bands, cascade, device"),
+        ("colour", "red", "--conf colour is not known; known keys are bands, cascade, consensus"),
         ("models", " , ", "expected `all` or names separated by commas"),
         ("measure", " ", "--conf measure is empty"),
         ("bands", "loud", "expected one of inside, only, off"),

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from overread.domain import BadInputError
+from overread.learning.accepted import AcceptedLabels
 from overread.learning.patients import FILE as PATIENTS
 from overread.learning.patients import read_patients
+from overread.learning.versions import settle
 from overread.server.children import Children
 from overread.server.datastore import StudyStore
 from overread.server.models import ServedModels
@@ -35,7 +37,6 @@ class Loop:
     Args:
         app_dir: of the MONAI Label app; `scoring/`, `training/` and the children's logs lie there.
         studies: folder of the images.
-        database_url: as child processes open it.
     """
 
     def __init__(
@@ -45,22 +46,24 @@ class Loop:
         store: StudyStore,
         models: ServedModels,
         database: Database,
-        database_url: str,
+        accepted: AcceptedLabels,
         patients: Patients,
     ) -> None:
         settings = models.settings
+        self._models, self._database, self._accepted = models, database, accepted
         self._children = Children(app_dir / "logs", app_dir / "state", settings.threads)
         self._does_scoring = settings.scoring
         self.queueing = Queueing(store, models, database, settings, patients)
         self.scoring = Scoring(
-            store, models, self.queueing, self._children, database_url, app_dir / "scoring", patients
+            store, models, self.queueing, self._children, database.url, app_dir / "scoring", patients
         )
-        self.training = Training(
-            models, database, self._children, settings, database_url, app_dir / "training", studies
-        )
+        self.training = Training(models, database, self._children, settings, app_dir / "training", studies)
 
     def open(self) -> None:
-        """Carry on what was left, and begin to look after everything."""
+        """Put right what a crash left behind, carry on, and begin to look after everything."""
+        for sentence in settle(self._database, self._models.store):
+            logger.warning("After a crash: %s", sentence)
+        self._accepted.settle(time.time())
         self.training.carry_on()
         threading.Thread(target=self._keep_looking, name="loop", daemon=True).start()
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from overread.domain import NotFoundError
-from overread.learning.champions import HASH_LENGTH
+from overread.queue.scoring import CHAMPION_LENGTH
 from overread.queue.serving import CaseQueue, Nothing, QueueSettings, Served
 from overread.queue.strategies import STRATEGIES
 from overread.server.datastore import StudyStore
@@ -69,7 +69,7 @@ class Queueing:
 
     def champion(self, recipe: str) -> str:
         """What the scores of the recipe's champion are kept under; empty where there is none."""
-        return str(self._models.description(recipe)["identity"]) if recipe else COLD
+        return str(self._models.description(recipe)["identity"])[:CHAMPION_LENGTH] if recipe else COLD
 
     def next_case(self, strategy: str, wishes: Mapping[str, Any]) -> dict[str, Any]:
         """The next case for a client, in the keys that viewers read; empty where nothing waits.
@@ -112,7 +112,7 @@ class Queueing:
         latest = self._latest
         return {
             "recipe": recipe,
-            "champion": champion[:HASH_LENGTH],
+            "champion": champion,
             "strategy": self._settings.strategy,
             "control_share": self._settings.control_share,
             "waiting": len(self._store.get_unlabeled_images()),
@@ -157,7 +157,7 @@ class Queueing:
             "strategy": serving.strategy,
             "arm": served.arm,
             "score": serving.score,
-            "champion": serving.champion[:HASH_LENGTH],
+            "champion": serving.champion,
             "waiting": served.waiting,
             "scored": served.scored,
             "total": served.total,

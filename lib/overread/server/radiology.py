@@ -19,7 +19,9 @@ from starlette.middleware import Middleware
 from overread.domain import BadInputError, NotFoundError
 from overread.ensemble.compute import leave_a_core
 from overread.imaging.volumes import READABLE_SUFFIXES
+from overread.learning.accepted import AcceptedLabels
 from overread.learning.champions import ChampionStore
+from overread.learning.process import ACCEPTED
 from overread.server.datastore import StudyStore
 from overread.server.doubt import DOUBT_NAMES
 from overread.server.errors import add_error_answers
@@ -44,7 +46,7 @@ class Serving:
     """Everything the app hands to MONAI Label.
 
     Attributes:
-        settings, models, maps, store, database, loop: see their types.
+        settings, models, maps, store, database, accepted, loop: see their types.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -61,10 +63,17 @@ class Serving:
         listed = monai_settings.MONAI_LABEL_DATASTORE_FILE_EXT
         volumes = [pattern for pattern in listed if pattern.endswith(READABLE_SUFFIXES)]
         self.store = StudyStore(studies, volumes, self.models, self.maps)
-        url = self.settings.database or f"sqlite:///{default_path(self.app_dir).resolve()}"
         self.database = Database.open(self.settings.database or default_path(self.app_dir))
-        patients = Patients(Path(studies))
-        self.loop = Loop(self.app_dir, Path(studies), self.store, self.models, self.database, url, patients)
+        self.accepted = AcceptedLabels(Path(studies) / ACCEPTED, self.database)
+        self.loop = Loop(
+            self.app_dir,
+            Path(studies),
+            self.store,
+            self.models,
+            self.database,
+            self.accepted,
+            Patients(Path(studies)),
+        )
         self._tasks: dict[str, EnsembleTask] = {}
         self._sessions: Sessions | None = None
         if not self.models.names():

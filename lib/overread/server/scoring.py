@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 CHILD = "scoring"
 PROGRAM = "overread.queue.scorer"
+CASES, PROGRESS = "cases.json", "progress.json"
 # The folder is asked this often whether an image was replaced under its name.
 REVISIONS_EVERY_S = 30
 # After a failure the child starts again; each further one doubles the wait.
@@ -45,7 +46,7 @@ class Scoring:
     ) -> None:
         self._store, self._models, self._queueing, self._children = store, models, queueing, children
         self._database_url, self._patient_of = database_url, patient_of
-        self._cases = Path(folder) / "cases.json"
+        self._cases = Path(folder) / CASES
         self._listed: dict[str, dict[str, str]] = {}
         self._revisions: dict[str, str] = {}
         self._revisions_at = float("-inf")
@@ -67,10 +68,7 @@ class Scoring:
         idle = not self._children.running(CHILD)
         if idle and self._done < self._wanted and self._listed and time.monotonic() >= self._not_before:
             self._started = self._wanted
-            arguments = ["--database", self._database_url, "--recipe", recipe, "--cases", str(self._cases)]
-            if recipe:
-                arguments += ["--champion", str(self._models.current(recipe))]
-            self._children.start(CHILD, PROGRAM, arguments, self._ended)
+            self._children.start(CHILD, PROGRAM, self._arguments(recipe), self._ended)
 
     def state(self) -> dict[str, Any]:
         """For `/info/`: whether scoring runs, and what went wrong."""
@@ -79,6 +77,19 @@ class Scoring:
             "pid": self._children.pid(CHILD),
             "trouble": self._trouble,
         }
+
+    def _arguments(self, recipe: str) -> list[str]:
+        said = {
+            "--database": self._database_url,
+            "--recipe": recipe,
+            "--champion": str(self._models.current(recipe)) if recipe else "",
+            "--cases": str(self._cases),
+            "--progress": str(self._cases.with_name(PROGRESS)),
+            "--device": str(self._models.device),
+            "--threads": str(self._models.settings.threads or ""),
+        }
+        # The recipe may be empty: images are looked at before there is a model.
+        return [part for key, value in said.items() if value or key == "--recipe" for part in (key, value)]
 
     def _list_cases(self) -> None:
         files = self._store.image_files()

@@ -89,7 +89,6 @@ class Training:
     """Trains one recipe at a time.
 
     Args:
-        database_url: as the child opens it.
         folder: one folder per recipe with its request, progress and work.
         studies: folder of the images.
     """
@@ -100,12 +99,11 @@ class Training:
         database: Database,
         children: Children,
         settings: Settings,
-        database_url: str,
         folder: Path,
         studies: Path,
     ) -> None:
         self._models, self._database, self._children = models, database, children
-        self._settings, self._database_url = settings, database_url
+        self._settings = settings
         self._folder, self._studies = Path(folder), Path(studies)
         self._guard = threading.RLock()
         self._tasks: list[Task] = []
@@ -314,7 +312,7 @@ class Training:
             "recipe": recipe,
             "models": str(self._models.store.root),
             "studies": str(self._studies),
-            "database": self._database_url,
+            "database": self._database.url,
             "device": str(self._models.device),
             "precision": self._settings.precision,
             "threads": self._settings.threads,

@@ -22,7 +22,7 @@ import numpy as np
 from overread.domain import Grid
 from overread.imaging.volumes import write_nifti
 from overread.learning.champions import ChampionStore
-from overread.queue.scoring import revision_of
+from overread.queue.scoring import CHAMPION_LENGTH, revision_of
 from overread.state.database import Database, default_path
 from overread.state.scores import ScoreRow, put_score
 from overread.studies.local_server import app_with_champion, local_server
@@ -46,16 +46,14 @@ def make_studies(folder: Path, cases: int) -> None:
 def score_all(app: Path, studies: Path) -> None:
     """A made-up score for every study, as if all had been scored."""
     rng = np.random.default_rng(0)
-    identity = json.loads((ChampionStore(app / "model").current("phantom") / "ensemble.json").read_text())[
-        "identity"
-    ]
+    champion = ChampionStore(app / "model").current("phantom").name[:CHAMPION_LENGTH]
     database = Database.open(default_path(app))
     with database.writing() as c:
         for path in sorted(studies.glob("*.nii.gz")):
             doubt, volume = (float(value) for value in rng.random(2))
             row = ScoreRow(
                 recipe="phantom",
-                champion=identity,
+                champion=champion,
                 case_id=path.name.removesuffix(".nii.gz"),
                 revision=revision_of(path),
                 doubt=doubt,
