@@ -16,8 +16,9 @@ from sqlalchemy import make_url
 class Claims:
     """Locks on single bytes of one file, a byte for each thing that can be claimed.
 
-    The kernel frees them when the process ends, however it ends. They hold between the processes of one machine, not between
-    the threads of a process; scorers on two machines may score a case twice, which costs time and nothing else.
+    The kernel frees them when the process ends, however it ends. They hold between the processes of one machine, not
+    between the threads of a process; a process claims one thing at a time. Scorers on two machines may score a case
+    twice, which costs time and nothing else.
 
     Args:
         file: made if it is not there; its bytes are never read.

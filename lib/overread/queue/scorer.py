@@ -125,7 +125,9 @@ class Scorer:
                 self._wait(PATIENCE_S)
         if self._ensemble:
             with self._database.writing() as c:
-                forget_scores(c, self._recipe, [COLD, *self._worth_keeping(champions_scored(c, self._recipe))])
+                forget_scores(
+                    c, self._recipe, [COLD, *self._worth_keeping(champions_scored(c, self._recipe))]
+                )
 
     def _worth_keeping(self, newest_first: list[str]) -> list[str]:
         return [self.champion, *(name for name in newest_first if name != self.champion)][:KEPT_CHAMPIONS]
@@ -187,7 +189,9 @@ class Scorer:
             entries = json.loads(self._cases.read_text())
             return version, {case: Path(entry["image"]) for case, entry in entries.items()}
         except OSError as error:
-            raise NotFoundError(f"the list of cases {self._cases} cannot be read: {error.strerror}") from error
+            raise NotFoundError(
+                f"the list of cases {self._cases} cannot be read: {error.strerror}"
+            ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInputError(
                 f'{self._cases} is no list of cases: {error!r}; expected {{"case": {{"image": path, "patient": id}}}}'
@@ -216,7 +220,13 @@ def main(arguments: list[str] | None = None) -> int:
         device = choose_device(chosen.device)
         ensemble = load_ensemble(chosen.champion, device) if chosen.champion else None
         scorer = Scorer(
-            database, chosen.recipe, ensemble, chosen.cases, Claims.for_database(database.url), stopped, device
+            database,
+            chosen.recipe,
+            ensemble,
+            chosen.cases,
+            Claims.for_database(database.url),
+            stopped,
+            device,
         )
         for progress in scorer.run():
             _report(progress, chosen.progress)

@@ -9,10 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from overread.domain import BadInputError
-from overread.learning.accepted import AcceptedLabels
-from overread.learning.patients import FILE as PATIENTS
-from overread.learning.patients import read_patients
 from overread.learning.versions import settle
 from overread.server.children import Children
 from overread.server.datastore import StudyStore
@@ -46,16 +42,14 @@ class Loop:
         store: StudyStore,
         models: ServedModels,
         database: Database,
-        accepted: AcceptedLabels,
-        patients: Patients,
     ) -> None:
         settings = models.settings
-        self._models, self._database, self._accepted = models, database, accepted
+        self._models, self._database = models, database
         self._children = Children(app_dir / "logs", app_dir / "state", settings.threads)
         self._does_scoring = settings.scoring
-        self.queueing = Queueing(store, models, database, settings, patients)
+        self.queueing = Queueing(store, models, database, settings)
         self.scoring = Scoring(
-            store, models, self.queueing, self._children, database.url, app_dir / "scoring", patients
+            store, models, self.queueing, self._children, database.url, app_dir / "scoring"
         )
         self.training = Training(models, database, self._children, settings, app_dir / "training", studies)
 
@@ -63,7 +57,6 @@ class Loop:
         """Put right what a crash left behind, carry on, and begin to look after everything."""
         for sentence in settle(self._database, self._models.store):
             logger.warning("After a crash: %s", sentence)
-        self._accepted.settle(time.time())
         self.training.carry_on()
         threading.Thread(target=self._keep_looking, name="loop", daemon=True).start()
 
@@ -83,29 +76,3 @@ class Loop:
                     # Whatever it is, the loop goes on; the next look may find it mended.
                     logger.exception("The loop met a difficulty")
             time.sleep(LOOK_EVERY_S)
-
-
-class Patients:
-    """Whose images there are, as `patients.csv` in the studies folder says now."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._patient_of = read_patients(folder)
-        self._read_at = self._changed_at()
-
-    def __call__(self, case: str) -> str:
-        """Patient of a case. A file that was damaged meanwhile is reported, and what it said before holds."""
-        changed = self._changed_at()
-        if changed != self._read_at:
-            self._read_at = changed
-            try:
-                self._patient_of = read_patients(self._folder)
-            except BadInputError:
-                logger.exception("What %s said before still holds", PATIENTS)
-        return self._patient_of(case)
-
-    def _changed_at(self) -> int:
-        try:
-            return (self._folder / PATIENTS).stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from overread.queue.serving import CaseQueue, Nothing, QueueSettings, Served
 from overread.queue.strategies import STRATEGIES
 from overread.server.datastore import StudyStore
 from overread.server.models import ServedModels
+from overread.server.names import rater_name
 from overread.server.settings import Settings
 from overread.state.database import Database
 from overread.state.scores import COLD, count_scores
@@ -25,15 +26,11 @@ logger = logging.getLogger(__name__)
 
 RANDOM = "random"
 # Whoever does not say who they are: perhaps several people, so that no one's case is taken for skipped.
-ANONYMOUS = ""
+NOBODY = ""
 
 
 class Queueing:
-    """Hands cases out, each to one client at a time.
-
-    Args:
-        patient_of: whose an image is.
-    """
+    """Hands cases out, each to one client at a time."""
 
     def __init__(
         self,
@@ -41,11 +38,10 @@ class Queueing:
         models: ServedModels,
         database: Database,
         settings: Settings,
-        patient_of: Callable[[str], str],
     ) -> None:
         STRATEGIES[settings.strategy]
         self._store, self._models, self._database = store, models, database
-        self._settings, self._patient_of = settings, patient_of
+        self._settings = settings
         self._rng = np.random.default_rng()
         self._guard = threading.Lock()
         self._queue: CaseQueue | None = None
@@ -90,9 +86,10 @@ class Queueing:
             )
         if strategy == RANDOM and "client_id" not in wishes:
             strategy = self._settings.strategy
-        waiting = {case: self._patient_of(case) for case in self._store.get_unlabeled_images()}
-        labelled = {case: self._patient_of(case) for case in self._store.get_labeled_images()}
-        client = str(wishes.get("client_id") or ANONYMOUS)
+        waiting = {case: self._store.patient_of(case) for case in self._store.get_unlabeled_images()}
+        labelled = {case: self._store.patient_of(case) for case in self._store.get_labeled_images()}
+        client = str(wishes.get("client_id") or "")
+        client = rater_name("", client) if client else NOBODY
         with self._guard:
             answer = self._current_queue().ask(strategy, client, waiting, labelled, time.time(), self._rng)
         if isinstance(answer, Nothing):

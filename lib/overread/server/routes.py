@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Response, UploadFile
 from fastapi.responses import FileResponse
 from fastapi.routing import APIRoute
 from monailabel.config import settings as monai_settings
@@ -29,7 +29,7 @@ from overread.domain import BadInputError, NotFoundError, OverreadError
 from overread.learning.champions import HASH_LENGTH
 from overread.server.datastore import as_dict, check_volume, finite, upload_limit, volume_suffix
 from overread.server.maps import MapKey
-from overread.server.names import checked_name
+from overread.server.names import ANONYMOUS, checked_name, rater_name
 from overread.server.training import TrainingRunsError
 
 if TYPE_CHECKING:
@@ -145,9 +145,25 @@ def our_router(serving: Serving) -> APIRouter:
         info = parsed(params, "params")
         path = received(label)
         try:
-            return {"image": image, "label": serving.store.save_label(image, str(path), tag or "final", info)}
+            facts = serving.store.submit(image, path, tag or "final", info, signed_in(user))
+            return {"image": image, "label": image, "accepted": facts}
         finally:
             path.unlink(missing_ok=True)
+
+    @router.put("/datastore/updatelabelinfo", include_in_schema=False)
+    def put_label_info(
+        label: str, tag: str, params: str = Form("{}"), user: User = ANNOTATOR
+    ) -> dict[str, Any]:
+        info = parsed(params, "params")
+        serving.store.update_label_info(
+            label, tag, info | ({"user": user.username} if signed_in(user) else {})
+        )
+        return {}
+
+    @router.delete("/datastore/label", tags=["Datastore"], summary="Take a label out of use")
+    def delete_label(id: str, tag: str, user: User = ADMIN) -> dict[str, Any]:
+        serving.store.remove_label(id, tag, signed_in(user) or ANONYMOUS)
+        return {}
 
     @router.get("/datastore/image", tags=["Datastore"], summary="Download an image")
     def get_image(image: str, user: User = USER) -> FileResponse:
@@ -194,24 +210,23 @@ def our_router(serving: Serving) -> APIRouter:
     @router.post("/train/{model}", tags=["Train"], summary="Train a challenger")
     def train(
         model: str,
-        request: Request,
         params: dict[str, Any] | None = None,
         enqueue: bool = False,
         user: User = ADMIN,
     ) -> Any:
         try:
-            return serving.loop.training.start(model, params or {}, asker(request, params), enqueue)
+            return serving.loop.training.start(model, params or {}, asker(user, params), enqueue)
         except TrainingRunsError as error:
             raise HTTPException(429, str(error)) from error
 
     @router.post("/train/", include_in_schema=False)
-    def train_all(request: Request, params: dict[str, Any] | None = None, user: User = ADMIN) -> Any:
+    def train_all(params: dict[str, Any] | None = None, user: User = ADMIN) -> Any:
         """OHIF's button: a challenger of every model, one after another."""
         answers: dict[str, Any] = {}
         for model in serving.loop.training.trainers():
             options = as_dict((params or {}).get(model), f"options of {model}")
             try:
-                task = serving.loop.training.start(model, options, asker(request, params), enqueue=True)
+                task = serving.loop.training.start(model, options, asker(user, params), enqueue=True)
                 answers[model] = {"result": task, "detail": None}
             except OverreadError as error:
                 answers[model] = {"result": None, "detail": str(error)}
@@ -220,8 +235,8 @@ def our_router(serving: Serving) -> APIRouter:
         return answers
 
     @router.delete("/train/", tags=["Train"], summary="Stop training")
-    def stop_training(request: Request, user: User = ADMIN) -> Any:
-        return serving.loop.training.stop(asker(request, None))
+    def stop_training(user: User = ADMIN) -> Any:
+        return serving.loop.training.stop(asker(user))
 
     @router.get(
         "/overread/maps", tags=["Overread"], summary="Doubt and probabilities of an earlier inference"
@@ -244,11 +259,14 @@ def our_router(serving: Serving) -> APIRouter:
     return router
 
 
-def asker(request: Request, params: dict[str, Any] | None) -> str:
-    """Who asks: the client's name for itself, or its address."""
-    return str(
-        (params or {}).get("client_id") or f"viewer at {request.client.host if request.client else '?'}"
-    )
+def asker(user: User, params: dict[str, Any] | None = None) -> str:
+    """Who asks: the user who is signed in, or the client's name for itself."""
+    return rater_name(signed_in(user), str((params or {}).get("client_id") or ""))
+
+
+def signed_in(user: User) -> str:
+    """Name of the user who is signed in; empty where nobody has to be."""
+    return user.username if monai_settings.MONAI_LABEL_AUTH_ENABLE else ""
 
 
 def inference_request(

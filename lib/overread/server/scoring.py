@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,9 @@ class Scoring:
         children: Children,
         database_url: str,
         folder: Path,
-        patient_of: Callable[[str], str],
     ) -> None:
         self._store, self._models, self._queueing, self._children = store, models, queueing, children
-        self._database_url, self._patient_of = database_url, patient_of
+        self._database_url = database_url
         self._cases = Path(folder) / CASES
         self._listed: dict[str, dict[str, str]] = {}
         self._revisions: dict[str, str] = {}
@@ -97,7 +95,8 @@ class Scoring:
             self._revisions_at = time.monotonic()
             revisions = {case: revision_of(path) for case, path in files.items() if path.exists()}
             listed = {
-                case: {"image": str(files[case]), "patient": self._patient_of(case)} for case in revisions
+                case: {"image": str(files[case]), "patient": self._store.patient_of(case)}
+                for case in revisions
             }
             if listed != self._listed or revisions != self._revisions:
                 self._write(listed)
