@@ -8,12 +8,12 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from support.cases import known_cases, some_cases, unknown
 
 from overread.domain import BadInputError, NotFoundError
 from overread.queue.cases import Cases, Pick, View
 from overread.queue.space import BLOCK
 from overread.queue.strategies import LONGEST_NAME, STRATEGIES, worst_first
+from support.cases import known_cases, some_cases, unknown
 
 LONGEST_REASON = 100
 
@@ -45,7 +45,9 @@ def situations() -> dict[str, View]:
         "only images are known": View(some_cases(9, features=known_cases(9).features), some_cases(0)),
         "no doubt and no structure": View(flat, some_cases(0)),
         "all images are alike": View(twins, some_cases(3, prefix="asked", features=np.ones((3, 4)))),
-        "asked cases have other features": View(known, some_cases(2, prefix="asked", features=np.ones((2, 3)))),
+        "asked cases have other features": View(
+            known, some_cases(2, prefix="asked", features=np.ones((2, 3)))
+        ),
         "one patient has everything": View(
             some_cases(4, doubt=np.arange(4), patients=["a"] * 4), some_cases(3, patients=["a"] * 3)
         ),
@@ -281,7 +283,9 @@ def test_only_cases_with_a_predicted_structure_are_drawn_each_class_as_often():
     volumes[99, 1] = 500
     # A speck is no structure.
     volumes[90:99] = 5
-    drawn = [pick("foreground_random", some_cases(100, foreground_mm3=volumes), seed=seed) for seed in range(400)]
+    drawn = [
+        pick("foreground_random", some_cases(100, foreground_mm3=volumes), seed=seed) for seed in range(400)
+    ]
     counted = Counter(taken.reason for taken in drawn)
     assert {taken.case_id for taken in drawn} <= {f"case{n}" for n in (*range(90), 99)}
     assert set(counted) == {f"drawn at random among cases with {name}" for name in ("liver", "tumour")}

@@ -43,7 +43,7 @@ class ScoreTable:
         for champion, seen in self._seen.items():
             mine = (SCORES.c.recipe == self.recipe, SCORES.c.champion == champion)
             # All at once: row by row takes three times as long.
-            times = dict(c.execute(select(SCORES.c.case_id, SCORES.c.scored_at).where(*mine)).tuples().all())
+            times = dict(c.execute(select(SCORES.c.case_id, SCORES.c.scored_at).where(*mine)).all())
             changed = [case for case, at in times.items() if seen.get(case) != at]
             if not changed:
                 continue
@@ -52,7 +52,7 @@ class ScoreTable:
             # A champion's row repeats the features that the row without champion has.
             if champion == COLD or any(case not in self._seen[COLD] for case in changed):
                 wanted = select(SCORES.c.case_id, SCORES.c.features_json).where(*mine, *named)
-                self._take_features(c.execute(wanted).tuples().all())
+                self._take_features(c.execute(wanted).all())
             if champion != COLD:
                 columns = (
                     SCORES.c.doubt,
@@ -61,7 +61,7 @@ class ScoreTable:
                     SCORES.c.foreground_mm3_json,
                 )
                 wanted = select(SCORES.c.case_id, *columns).where(*mine, *named)
-                self._take_numbers(c.execute(wanted).tuples().all())
+                self._take_numbers(c.execute(wanted).all())
             seen.update(times)
 
     def cases(self, ids: Sequence[str], patients: Sequence[str]) -> Cases:
