@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from overread.domain import BadInputError
+from overread.domain.labels import IGNORE
 from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.prediction import predict
 from overread.ensemble.storage import calibration_to_json, load_ensemble, read_description, write_description
@@ -46,8 +48,9 @@ def calibrate(
     A reliability diagram of before and after is drawn beside it (`reliability.png`).
 
     Each case is predicted by the members that did not learn from it: all of a deep ensemble (whose held-out
-    cases are shared), one fold of a cross-validation. The temperature minimises the negative log likelihood
+    cases are shared), one fold of a cross-validation, either after a retraining. The temperature minimises the negative log likelihood
     near the structures (elsewhere everything is easy and would hide miscalibration); bands then count all voxels.
+    Voxels that nobody labelled count in neither.
 
     Args:
         folder: a trained ensemble; its plan's `held_out` names, per member, the cases it did not see.
@@ -80,7 +83,7 @@ def calibrate(
         )
         truth, _ = read_labelmap(item.case.label)
         wrong = (prediction.labels != truth).ravel()
-        chosen = _some(np.arange(wrong.size), BAND_VOXELS_PER_CASE, generator)
+        chosen = _some(np.flatnonzero(truth != IGNORE), BAND_VOXELS_PER_CASE, generator)
         for name in measures:
             doubts[name].append((prediction.maps[name].values.numpy().ravel()[chosen], wrong[chosen]))
         if progress is not None:
@@ -120,7 +123,8 @@ def _region_logits(
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Logits `(member, class, voxel)` and true classes of voxels near the structures of one case."""
     truth, grid = read_labelmap(item.case.label)
-    region = foreground_region(truth, spacing_mm=grid.spacing_mm)
+    labelled = truth != IGNORE
+    region = foreground_region(np.where(labelled, truth, 0), spacing_mm=grid.spacing_mm) & labelled
     flat = _some(np.flatnonzero(region), REGION_VOXELS_PER_CASE, generator)
     region = np.zeros(truth.size, bool)
     region[flat] = True
@@ -144,8 +148,12 @@ def _some(indices: np.ndarray, most: int, generator: np.random.Generator) -> np.
 
 
 def _common_temperature(samples: Sequence[tuple[torch.Tensor, np.ndarray]]) -> float:
-    """One temperature for all cases: of all members together, or in cross-validation of each on its own cases."""
-    logits = torch.cat([logits for logits, _ in samples], dim=2)
+    """One temperature for all cases, each with the members that speak about it.
+
+    Members said twice change no mean: repeated, all cases have as many.
+    """
+    most = math.lcm(*(len(logits) for logits, _ in samples))
+    logits = torch.cat([logits.repeat(most // len(logits), 1, 1) for logits, _ in samples], dim=2)
     return fit_temperature(logits, torch.from_numpy(np.concatenate([truth for _, truth in samples])))
 
 

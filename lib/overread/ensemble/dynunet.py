@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from overread.domain import BadInputError
+from overread.domain.labels import IGNORE
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.plan import Plan
 from overread.ensemble.preparation import prepare
@@ -52,7 +54,8 @@ def supervised_logits(network: DynUNet, windows: torch.Tensor) -> list[torch.Ten
 class SupervisedLoss(nn.Module):
     """Dice + cross-entropy at every resolution, weighted 1, 1/2, 1/4 … over their sum.
 
-    Dice is taken over the whole batch, so that a patch without a class does not count as a failure.
+    Dice is taken over the whole batch, so that a patch without a class does not count as a failure. Voxels labelled
+    `IGNORE` count in neither: the gradient there is zero.
     """
 
     def __init__(self) -> None:
@@ -69,13 +72,23 @@ class SupervisedLoss(nn.Module):
     def forward(self, outputs: list[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Logits by resolution and labels `(batch, *patch)` to one number."""
         weights = [0.5**i for i in range(len(outputs))]
+        is_partial = bool((labels == IGNORE).any())
         total = torch.zeros((), device=labels.device)
         for weight, logits in zip(weights, outputs, strict=True):
             target = labels[:, None].float()
             if target.shape[2:] != logits.shape[2:]:
                 target = F.interpolate(target, size=logits.shape[2:], mode="nearest-exact")
-            total = total + weight / sum(weights) * self.one(logits.float(), target)
+            one = self._where_labelled if is_partial else self.one
+            total = total + weight / sum(weights) * one(logits.float(), target)
         return total
+
+    def _where_labelled(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The same loss over the labelled voxels, lined up as one picture; nothing where there are none."""
+        labelled = target[:, 0] != IGNORE
+        voxels = logits.movedim(1, -1)[labelled]
+        if not len(voxels):
+            return voxels.sum()
+        return self.one(voxels.T[None], target[:, 0][labelled][None, None])
 
 
 def member_weights(network: DynUNet) -> dict[str, torch.Tensor]:
@@ -90,18 +103,28 @@ def member_weights(network: DynUNet) -> dict[str, torch.Tensor]:
 def load_member(plan: Plan, path: Path, device: torch.device) -> DynUNet:
     """A member ready to speak: windows `(batch, channel, *patch)` to logits `(batch, class, *patch)`."""
     network = build_network(plan, for_training=False)
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    fill_network(network, torch.load(path, map_location="cpu", weights_only=True), str(path))
+    return network.to(device).eval().requires_grad_(False)
+
+
+def fill_network(network: DynUNet, weights: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Put stored weights (see `member_weights`) into a network without training heads.
+
+    Raises:
+        BadInputError: they are of another plan; names `origin`.
+    """
     try:
-        missing, unexpected = network.load_state_dict(weights, strict=False)
+        missing, unexpected = network.load_state_dict(dict(weights), strict=False)
     except RuntimeError as error:
-        raise BadInputError(f"{path} does not fit the plan: {str(error).splitlines()[-1].strip()}") from error
+        raise BadInputError(
+            f"{origin} does not fit the plan: {str(error).splitlines()[-1].strip()}"
+        ) from error
     # `skip_layers` names the same modules a second time.
     absent = [name for name in missing if not name.startswith("skip_layers.")]
     if absent or unexpected:
         raise BadInputError(
-            f"{path} does not fit the plan: {len(absent)} weights absent, {len(unexpected)} unknown"
+            f"{origin} does not fit the plan: {len(absent)} weights absent, {len(unexpected)} unknown"
         )
-    return network.to(device).eval().requires_grad_(False)
 
 
 @KINDS.register("dynunet")

@@ -17,8 +17,16 @@ import numpy as np
 import torch
 
 from overread.domain import OverreadError
+from overread.domain.labels import IGNORE
 from overread.ensemble.augmentation import augment
-from overread.ensemble.dynunet import SupervisedLoss, build_network, member_weights, supervised_logits
+from overread.ensemble.dynunet import (
+    SupervisedLoss,
+    build_network,
+    fill_network,
+    member_weights,
+    supervised_logits,
+)
+from overread.ensemble.lesson import Lesson
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import Plan
 
@@ -38,8 +46,16 @@ LARGEST_GRADIENT = 12.0
 FOREGROUND_SHARE = 1 / 3
 # The weights kept are a running mean of the last few hundred steps.
 AVERAGING = 0.99
+# A member that goes on counts as that many steps averaged already: of what it was, 16 % are left after 20 steps.
+STEPS_BEFORE = 80
+# Share that the last batch has in the running loss and Dice.
+RUNNING = 0.05
 # Points of the loss curve that is kept with the member.
 CURVE_POINTS = 50
+
+
+class DivergedError(OverreadError):
+    """The numbers of a training became infinite or NaN."""
 
 
 class MemberTraining:
@@ -51,7 +67,8 @@ class MemberTraining:
 
     Args:
         index: which member; decides start and order.
-        plan, cases: what to learn from: ids of cases in `store`.
+        plan: of the network.
+        lesson: what to learn from, of what is in `store`, and what to start with.
         folder: of the three files.
         seed: of the whole training.
         most_iterations, budget_s: what ends the training; at least one is given.
@@ -64,7 +81,7 @@ class MemberTraining:
         self,
         index: int,
         plan: Plan,
-        cases: list[str],
+        lesson: Lesson,
         store: PatchStore,
         folder: Path,
         *,
@@ -76,22 +93,25 @@ class MemberTraining:
         precision: torch.dtype,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.index, self.plan, self.cases, self.store, self.folder = index, plan, cases, store, folder
+        self.index, self.plan, self.lesson, self.store, self.folder = index, plan, lesson, store, folder
         self.seed, self.most_iterations, self.budget_s = seed, most_iterations, budget_s
         self.checkpoint_every_s, self.device, self.precision = checkpoint_every_s, device, precision
         self.clock = clock
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(seed, index, "weights"))
-            self.network = build_network(plan, for_training=True).to(device)
+            self.network = build_network(plan, for_training=lesson.start is None).to(device)
+        if lesson.start is not None:
+            fill_network(self.network, lesson.start, f"what member {index} starts from")
         self.network.train()
         self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self.criterion = SupervisedLoss()
-        self.optimiser = _optimiser(self.network, device)
+        self.optimiser = _optimiser(self.network, device, lesson.rate_factor)
         self.full_rate: float = self.optimiser.param_groups[0]["lr"]
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self.iteration, self.spent_s = 0, 0.0
         self.saved_s = 0.0
         self.loss: float | None = None
+        self.dice: float | None = None
         self.curve = [[0.0, 0.0] for _ in range(CURVE_POINTS)]
         self._resume()
 
@@ -116,13 +136,14 @@ class MemberTraining:
                 started = self.clock()
                 images, labels = next(batches)
                 share = self.share
-                value = self._step(images, labels, share)
+                value, dice = self._step(images, labels, share)
                 if not np.isfinite(value):
-                    raise OverreadError(
+                    raise DivergedError(
                         f"member {self.index}: the loss became {value} at iteration {self.iteration}; "
                         "try precision float32"
                     )
-                self.loss = value if self.loss is None else 0.95 * self.loss + 0.05 * value
+                self.loss = _running(self.loss, value)
+                self.dice = self.dice if dice is None else _running(self.dice, dice)
                 point = self.curve[int(share * CURVE_POINTS)]
                 point[0] += value
                 point[1] += 1
@@ -136,12 +157,14 @@ class MemberTraining:
         elif stop.is_set():
             self._save()
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> float:
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> tuple[float, float | None]:
+        """One step. Returns the loss, and the Dice of what the member said about the patches (see `patch_dice`)."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.full_rate * (1 - share) ** POLY_EXPONENT
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            outputs = supervised_logits(self.network, images)
+            goes_on = self.lesson.start is not None
+            outputs = [self.network(images)] if goes_on else supervised_logits(self.network, images)
         loss = self.criterion(outputs, labels)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -150,18 +173,19 @@ class MemberTraining:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         # A short memory at first, so that the random start is forgotten.
-        weight = 1 - min(AVERAGING, (1 + self.iteration) / (10 + self.iteration))
+        steps = self.iteration + (STEPS_BEFORE if self.lesson.start is not None else 0)
+        weight = 1 - min(AVERAGING, (1 + steps) / (10 + steps))
         with torch.no_grad():
             for name, value in self.network.named_parameters():
                 self.average[name].lerp_(value, weight)
-        return float(loss.detach())
+        return float(loss.detach()), patch_dice(outputs[0].detach(), labels)
 
     def batch(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The patches of one step: the same ones whenever it is asked, so that a resumed training goes on as before."""
         generator = torch.Generator().manual_seed(_seed(self.seed, self.index, iteration))
         images, labels = [], []
         for _ in range(self.plan.batch):
-            case = self.cases[int(torch.randint(len(self.cases), (1,), generator=generator))]
+            case = self.lesson.draw(generator)
             on_foreground = float(torch.rand(1, generator=generator)) < FOREGROUND_SHARE
             image, label = self.store.sample(case, self.plan.patch, generator, on_foreground=on_foreground)
             image, label = augment(image, label, self.plan, generator)
@@ -202,7 +226,7 @@ class MemberTraining:
         self.scaler.load_state_dict(state["scaler"])
         self.average = state["average"]
         self.iteration, self.spent_s = state["iteration"], state["spent_s"]
-        self.loss, self.curve = state["loss"], state["curve"]
+        self.loss, self.dice, self.curve = state["loss"], state.get("dice"), state["curve"]
         self.saved_s = self.spent_s
 
     def _save(self) -> None:
@@ -214,12 +238,18 @@ class MemberTraining:
             "iteration": self.iteration,
             "spent_s": self.spent_s,
             "loss": self.loss,
+            "dice": self.dice,
             "curve": self.curve,
         }
         _save_whole(state, self._file("checkpoint.pt"))
         self.saved_s = self.spent_s
 
     def _finish(self) -> None:
+        if not all(bool(value.isfinite().all()) for value in self.average.values()):
+            raise DivergedError(
+                f"member {self.index}: weights became infinite or NaN by iteration {self.iteration}; "
+                "try precision float32"
+            )
         with torch.no_grad():
             for name, value in self.network.named_parameters():
                 value.copy_(self.average[name])
@@ -228,7 +258,7 @@ class MemberTraining:
             "iterations": self.iteration,
             "seconds": round(self.spent_s, 1),
             "loss": [round(total / count, 4) for total, count in self.curve if count],
-            "cases": len(self.cases),
+            "cases": self.lesson.cases,
             "device": self.device.type,
             "precision": str(self.precision).removeprefix("torch."),
         }
@@ -243,13 +273,38 @@ def write_json(values: dict[str, Any], path: Path) -> None:
     temporary.replace(path)
 
 
-def _optimiser(network: torch.nn.Module, device: torch.device) -> torch.optim.Optimizer:
+def patch_dice(logits: torch.Tensor, labels: torch.Tensor) -> float | None:
+    """Hard Dice of a batch against its labels, mean over the foreground classes that are labelled in it.
+
+    Args:
+        logits: `(batch, class, *patch)`.
+        labels: `(batch, *patch)`; voxels of `IGNORE` do not count.
+
+    Returns:
+        0 to 1, or None where no foreground is labelled.
+    """
+    classes = logits.shape[1]
+    labelled = labels != IGNORE
+    joint = labels[labelled] * classes + logits.argmax(dim=1)[labelled]
+    counts = torch.bincount(joint, minlength=classes**2).reshape(classes, classes).float()
+    present = counts.sum(dim=1)[1:] > 0
+    if not bool(present.any()):
+        return None
+    dice = 2 * counts.diagonal() / (counts.sum(dim=0) + counts.sum(dim=1))
+    return float(dice[1:][present].mean())
+
+
+def _running(before: float | None, now: float) -> float:
+    return now if before is None else (1 - RUNNING) * before + RUNNING * now
+
+
+def _optimiser(network: torch.nn.Module, device: torch.device, rate_factor: float) -> torch.optim.Optimizer:
     if device.type == "cpu":
-        return torch.optim.AdamW(
-            network.parameters(), CPU_LEARNING_RATE, betas=CPU_BETAS, weight_decay=CPU_WEIGHT_DECAY
-        )
+        rate = rate_factor * CPU_LEARNING_RATE
+        return torch.optim.AdamW(network.parameters(), rate, betas=CPU_BETAS, weight_decay=CPU_WEIGHT_DECAY)
+    rate = rate_factor * GPU_LEARNING_RATE
     return torch.optim.SGD(
-        network.parameters(), GPU_LEARNING_RATE, GPU_MOMENTUM, weight_decay=GPU_WEIGHT_DECAY, nesterov=True
+        network.parameters(), rate, GPU_MOMENTUM, weight_decay=GPU_WEIGHT_DECAY, nesterov=True
     )
 
 

@@ -2,7 +2,8 @@
 
     <folder>/CASE.image.npy       (channel, *model_space) float32
     <folder>/CASE.label.npy       (*model_space) uint8
-    <folder>/CASE.places.npy      (n, 1 + axes) int32: class and voxel of a bounded sample of the foreground
+    <folder>/CASE.places.npy      (n, 1 + axes) int32: class and voxel of a bounded sample of the foreground; of
+                                  partly labelled cases also `IGNORE` and voxel of a sample of all that is labelled
 
 Files are mapped, not read: memory does not grow with the number or the size of the cases.
 """
@@ -10,13 +11,14 @@ Files are mapped, not read: memory does not grow with the number or the size of 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from overread.domain import BadInputError
+from overread.domain.labels import IGNORE
 from overread.ensemble.plan import Plan
 from overread.ensemble.preparation import prepare, prepare_labels
 from overread.imaging.dataset import Case, Dataset
@@ -24,6 +26,8 @@ from overread.imaging.volumes import read_labelmap, read_volume
 
 # Voxels remembered per case and class, so that a foreground patch is found without a search.
 PLACES_PER_CLASS = 1000
+# Of each case, in the order of writing.
+PARTS = ("image", "label", "places")
 
 
 class PatchStore:
@@ -40,19 +44,36 @@ class PatchStore:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Prepare the cases that are not there yet. A case counts as there when its last file is."""
-        if plan.classes > 256:
-            raise BadInputError(f"{plan.classes} classes do not fit 8 bits; at most 256 are trained")
+        if plan.classes > IGNORE:
+            raise BadInputError(
+                f"{plan.classes} classes and the value of unlabelled voxels do not fit 8 bits; "
+                f"at most {IGNORE} classes are trained"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         for index, case in enumerate(dataset.cases):
-            if not self._file(case.id, "places").exists():
+            if not self.holds(case.id):
                 self._add(case, plan, rng)
             if progress is not None:
                 progress(index + 1, len(dataset.cases))
 
+    def holds(self, case: str) -> bool:
+        """Whether that case is prepared."""
+        return self._file(case, "places").exists()
+
+    def keep(self, cases: Collection[str]) -> None:
+        """Delete what is prepared of all other cases."""
+        kept = {self._file(case, what).name for case in cases for what in PARTS}
+        for file in self.folder.glob("*.npy"):
+            if file.name not in kept:
+                file.unlink()
+
     def sample(
         self, case: str, patch: tuple[int, ...], generator: torch.Generator, *, on_foreground: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cut one patch at random.
+        """Cut one patch at random; of a partly labelled case, one around a voxel that is labelled.
+
+        Voxels that nobody labelled are `IGNORE`. What lies outside the case is background, also of a partly labelled
+        one: nothing is there, and the image shows it.
 
         Args:
             case: its id.
@@ -67,9 +88,14 @@ class PatchStore:
         label = np.load(self._file(case, "label"), mmap_mode="r")
         places = np.load(self._file(case, "places"), mmap_mode="r")
         centre = None
-        if on_foreground and len(places):
-            present = np.unique(places[:, 0])
-            rows = np.flatnonzero(places[:, 0] == present[_integer(len(present), generator)])
+        present = np.unique(places[:, 0])
+        is_partial = IGNORE in present
+        foreground = present[present != IGNORE]
+        if on_foreground and len(foreground):
+            rows = np.flatnonzero(places[:, 0] == foreground[_integer(len(foreground), generator)])
+            centre = places[rows[_integer(len(rows), generator)], 1:]
+        elif is_partial:
+            rows = np.flatnonzero(places[:, 0] == IGNORE)
             centre = places[rows[_integer(len(rows), generator)], 1:]
         starts = []
         for axis, (size, edge) in enumerate(zip(label.shape, patch, strict=True)):
@@ -91,12 +117,10 @@ class PatchStore:
     def _add(self, case: Case, plan: Plan, rng: np.random.Generator) -> None:
         prepared = prepare(plan, read_volume(case.channels))
         labels = prepare_labels(read_labelmap(case.label)[0], prepared, plan.classes).numpy()
-        places = []
-        for index in range(1, plan.classes):
-            found = np.argwhere(labels == index)
-            if len(found) > PLACES_PER_CLASS:
-                found = found[rng.choice(len(found), size=PLACES_PER_CLASS, replace=False)]
-            places.append(np.insert(found, 0, index, axis=1).astype(np.int32))
+        places = [_places(index, labels == index, rng) for index in range(1, plan.classes)]
+        labelled = labels != IGNORE
+        if not labelled.all():
+            places.append(_places(IGNORE, labelled, rng))
         self._write(case.id, "image", prepared.voxels.numpy())
         self._write(case.id, "label", labels)
         self._write(case.id, "places", np.concatenate(places))
@@ -109,6 +133,14 @@ class PatchStore:
         with temporary.open("wb") as file:
             np.save(file, array)
         os.replace(temporary, self._file(case, what))  # noqa: PTH105
+
+
+def _places(value: int, where: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows of `value` and voxel for at most `PLACES_PER_CLASS` voxels of `where`, drawn evenly."""
+    found = np.argwhere(where)
+    if len(found) > PLACES_PER_CLASS:
+        found = found[rng.choice(len(found), size=PLACES_PER_CLASS, replace=False)]
+    return np.insert(found, 0, value, axis=1).astype(np.int32)
 
 
 def _integer(below: int, generator: torch.Generator) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from overread.domain import BadInputError, Grid
+from overread.domain.labels import IGNORE
 from overread.ensemble.ensemble import Interpolation, Prepared
 from overread.ensemble.orientation import canonical_axes, nonzero_box, to_canonical
 from overread.ensemble.plan import Normalisation, Plan
@@ -48,7 +49,11 @@ def prepare(plan: Plan, volume: Volume) -> Prepared:
 
 
 def prepare_labels(labels: np.ndarray, prepared: Prepared, classes: int) -> torch.Tensor:
-    """Bring labels `(*space)` on the volume's grid to `(*model_space)` uint8, the way the volume went."""
+    """Bring labels `(*space)` on the volume's grid to `(*model_space)` uint8, the way the volume went.
+
+    Where voxels become fewer or more, the class with the largest share wins; `IGNORE` wins ties, so that no label is
+    made up where nobody labelled.
+    """
     turned = to_canonical(labels[None], prepared.axes, prepared.flips)[0]
     cut = torch.from_numpy(np.array(turned[tuple(slice(*edge) for edge in prepared.crop)], dtype=np.int64))
     shape = tuple(prepared.voxels.shape[1:])
@@ -61,6 +66,10 @@ def prepare_labels(labels: np.ndarray, prepared: Prepared, classes: int) -> torc
         share = _resample(((cut == index).float())[None], shape, prepared.interpolation, cubic=False)[0]
         winner[share > best] = index
         best = torch.maximum(best, share)
+    ignored = cut == IGNORE
+    if bool(ignored.any()):
+        share = _resample(ignored.float()[None], shape, prepared.interpolation, cubic=False)[0]
+        winner[(share >= best) & (share > 0)] = IGNORE
     return winner
 
 

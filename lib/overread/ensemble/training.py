@@ -15,18 +15,20 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from overread.domain import BadInputError
+from overread.domain import BadInputError, OverreadError
 from overread.ensemble.compute import choose_device, choose_precision
 from overread.ensemble.fingerprint import take_fingerprint
+from overread.ensemble.lesson import Lesson, Pool
 from overread.ensemble.member_training import MemberTraining, write_json
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import CPU, GPU, Plan, make_plan
@@ -42,6 +44,10 @@ TURN_S = 10.0
 FEWEST_CASES_TO_HOLD_OUT = 4
 
 Stage = Literal["checking", "measuring", "preparing", "training"]
+
+
+class StoppedError(OverreadError):
+    """A training was asked to stop; what it did is kept, and the same call goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class TrainingProgress:
         iteration: steps of this member so far.
         loss: mean of the last steps, None before the first.
         seconds_left: estimate for all members, None while unknown.
+        training_dice: running hard Dice of what the members say about the patches they learn from, mean over the
+            members that have one; None before the first. Higher than on cases they have not seen.
     """
 
     stage: Stage
@@ -115,6 +123,7 @@ class TrainingProgress:
     iteration: int = 0
     loss: float | None = None
     seconds_left: float | None = None
+    training_dice: float | None = None
 
 
 Report = Callable[[TrainingProgress], None]
@@ -151,44 +160,93 @@ def train_ensemble(
     report: Report = progress or (lambda _: None)
     held_out = hold_out(dataset, options)
     device = choose_device(options.device)
-    precision = choose_precision(options.precision, device)
+    choose_precision(options.precision, device)
     _open_session(work, _session(name, dataset, options, plan_overrides or {}), restart=restart)
     finished = work / "ensemble"
     if (finished / DESCRIPTION).exists():
         return finished
     plan = _prepare_cases(dataset, work, device, options, plan_overrides or {}, report)
-    _train_members(dataset, work, plan, options, held_out, device, precision, report)
+    lessons = [
+        Lesson((Pool(tuple(case.id for case in dataset.cases if case.id not in unseen)),))
+        for unseen in held_out
+    ]
+    train_members(work, plan, lessons, PatchStore(work / "cases"), options, report)
     facts = [json.loads((work / f"member_{index}.json").read_text()) for index in range(options.members)]
-    return _assemble(name, dataset, work, plan, held_out, facts)
+    training = {
+        "dataset": dataset.name,
+        "cases": len(dataset.cases),
+        "torch": str(torch.__version__),
+        "members": facts,
+    }
+    return assemble(
+        work,
+        {
+            "kind": "dynunet",
+            "name": name,
+            "classes": list(dataset.classes),
+            "channels": list(dataset.channels),
+            "plan": {**plan.to_json(), "held_out": held_out, "training": training},
+        },
+        options.members,
+    )
 
 
 def hold_out(dataset: Dataset, options: TrainingOptions) -> list[list[str]]:
-    """Ids of the cases that each member does not see. Raises BadInputError where there are too few cases."""
-    ids = sorted(case.id for case in dataset.cases)
-    order = [ids[i] for i in np.random.default_rng(options.seed).permutation(len(ids))]
+    """Ids of the cases that each member does not see; patients are held out as a whole.
+
+    Raises:
+        BadInputError: there are too few cases, or too few patients.
+    """
+    cases: dict[str, list[str]] = {}
+    for case in dataset.cases:
+        cases.setdefault(dataset.patient_of(case.id), []).append(case.id)
+    names = sorted(cases)
+    order = [names[i] for i in np.random.default_rng(options.seed).permutation(len(names))]
     if options.scheme == "folds":
-        if len(ids) < options.members:
+        if len(order) < options.members:
             raise BadInputError(
-                f"{options.members} folds need as many cases, dataset {dataset.name} has {len(ids)}"
+                f"{options.members} folds need as many {'patients' if dataset.patients else 'cases'}, "
+                f"dataset {dataset.name} has {len(order)}"
             )
-        return [sorted(order[member :: options.members]) for member in range(options.members)]
-    count = round(options.validation_share * len(ids))
-    if options.validation_share > 0 and len(ids) >= FEWEST_CASES_TO_HOLD_OUT:
+        folds = [order[member :: options.members] for member in range(options.members)]
+        return [sorted(case for patient in fold for case in cases[patient]) for fold in folds]
+    total = len(dataset.cases)
+    count = round(options.validation_share * total)
+    if options.validation_share > 0 and total >= FEWEST_CASES_TO_HOLD_OUT:
         count = max(1, count)
-    return [sorted(order[: min(count, len(ids) - 1)])] * options.members
+    unseen: list[str] = []
+    # The last patient stays for training, whatever the share.
+    for patient in order[:-1]:
+        if len(unseen) < count:
+            unseen += cases[patient]
+    return [sorted(unseen)] * options.members
 
 
-def _train_members(
-    dataset: Dataset,
+def train_members(
     work: Path,
     plan: Plan,
+    lessons: Sequence[Lesson],
+    store: PatchStore,
     options: TrainingOptions,
-    held_out: list[list[str]],
-    device: torch.device,
-    precision: torch.dtype,
     report: Report,
+    stop: Event | None = None,
 ) -> None:
-    """Train what is not finished; on the CPU several members at once, each on cores of its own."""
+    """Train what is not finished; on the CPU several members at once, each on cores of its own.
+
+    Args:
+        work: for the members' files (see `MemberTraining`).
+        plan: of all members.
+        lessons: one a member.
+        store: holds the lessons' cases.
+        options: budget, seed and hardware; `members` is the number of lessons.
+        report: hears where the training stands, about once a second.
+        stop: ends the training at the next step once it is set.
+
+    Raises:
+        StoppedError: `stop` was set before the end. OverreadError: a loss was not finite.
+    """
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
     cores = (options.threads or os.cpu_count() or 1) if device.type == "cpu" else 1
     at_once = min(cores, options.members)
     by_clock = options.clock == "wall"
@@ -198,8 +256,8 @@ def _train_members(
     most = options.iterations
     if most is None and budget_s is None:
         most = DEFAULT_ITERATIONS[device.type]
-    store = PatchStore(work / "cases")
     shares = [1.0 if (work / f"member_{index}.json").exists() else 0.0 for index in range(options.members)]
+    dices: list[float | None] = [None] * options.members
     began, told, share_then = time.monotonic(), 0.0, float(np.mean(shares))
 
     def begin(index: int) -> MemberTraining:
@@ -207,7 +265,7 @@ def _train_members(
         member = MemberTraining(
             index,
             plan,
-            [case.id for case in dataset.cases if case.id not in held_out[index]],
+            lessons[index],
             store,
             work,
             seed=options.seed,
@@ -223,16 +281,18 @@ def _train_members(
 
     def heard(member: MemberTraining) -> None:
         nonlocal told
-        shares[member.index] = member.share
+        shares[member.index], dices[member.index] = member.share, member.dice
         now, share = time.monotonic(), float(np.mean(shares))
         if now - told < 1 and share < 1:
             return
         told = now
         gained = share - share_then
         left = (now - began) * (1 - share) / gained if gained > 0 else None
+        known = [dice for dice in dices if dice is not None]
+        dice = float(np.mean(known)) if known else None
         report(
             TrainingProgress(
-                "training", member.index, options.members, share, member.iteration, member.loss, left
+                "training", member.index, options.members, share, member.iteration, member.loss, left, dice
             )
         )
 
@@ -243,7 +303,12 @@ def _train_members(
         at_once=at_once,
         threads_each=max(1, cores // at_once) if by_clock else 1,
         turn_s=TURN_S if device.type == "cpu" else float("inf"),
+        asked_to_stop=stop,
     )
+    if not all((work / f"member_{index}.json").exists() for index in range(options.members)):
+        raise StoppedError(
+            f"the training was stopped after {np.mean(shares):.0%} of it; started again, it goes on from there"
+        )
 
 
 def _prepare_cases(
@@ -269,38 +334,25 @@ def _prepare_cases(
     return plan
 
 
-def _assemble(
-    name: str,
-    dataset: Dataset,
-    work: Path,
-    plan: Plan,
-    held_out: list[list[str]],
-    facts: list[dict[str, Any]],
-) -> Path:
+def assemble(work: Path, description: dict[str, Any], members: int) -> Path:
+    """Put finished members below `work` together, not calibrated yet. The folder appears complete or not at all.
+
+    Args:
+        work: holds `member_0.pt` and so on.
+        description: `kind`, `name`, `classes`, `channels`, `plan`, and what else the identity is to cover.
+        members: how many there are.
+
+    Returns:
+        `work/ensemble`.
+    """
     staging = work / ".ensemble"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    members = [f"member_{member}.pt" for member in range(len(facts))]
-    for file in members:
+    files = [f"member_{member}.pt" for member in range(members)]
+    for file in files:
         shutil.copyfile(work / file, staging / file)
-    training = {
-        "dataset": dataset.name,
-        "cases": len(dataset.cases),
-        "torch": str(torch.__version__),
-        "members": facts,
-    }
-    write_description(
-        staging,
-        {
-            "kind": "dynunet",
-            "name": name,
-            "classes": list(dataset.classes),
-            "channels": list(dataset.channels),
-            "plan": {**plan.to_json(), "held_out": held_out, "training": training},
-            "members": members,
-            "calibration": calibration_to_json(Calibration()),
-        },
-    )
+    calibration = calibration_to_json(Calibration())
+    write_description(staging, {**description, "members": files, "calibration": calibration})
     staging.rename(work / "ensemble")
     return work / "ensemble"
 

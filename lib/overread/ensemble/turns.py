@@ -10,6 +10,9 @@ import torch
 
 from overread.ensemble.member_training import MemberTraining
 
+# How long a request to stop may go unheard; well below the time of most steps.
+STOP_HEARD_AFTER_S = 0.2
+
 
 def train_in_turns(
     shares: list[float],
@@ -19,11 +22,12 @@ def train_in_turns(
     at_once: int,
     threads_each: int,
     turn_s: float,
+    asked_to_stop: Event | None = None,
 ) -> None:
     """Train every member whose share is below 1, always the one that is furthest behind.
 
-    Threads are enough for this: torch lets go of the interpreter while it computes. An error, or Ctrl-C, ends all
-    members at their next step, and each keeps what it has.
+    Threads are enough for this: torch lets go of the interpreter while it computes. An error, Ctrl-C or
+    `asked_to_stop` ends all members at their next step, and each keeps what it has.
 
     Args:
         shares: done of each member at the start, 0 to 1. Not changed.
@@ -32,6 +36,7 @@ def train_in_turns(
         at_once: members that train at the same time.
         threads_each: of torch, for each of them.
         turn_s: seconds after which a member lets another go first.
+        asked_to_stop: ends the turns early once it is set; the shares then tell how far the members came.
     """
     done = list(shares)
     waiting = [index for index, share in enumerate(done) if share < 1]
@@ -69,7 +74,15 @@ def train_in_turns(
         with ThreadPoolExecutor(at_once) as pool:
             turns = [pool.submit(take_turns) for _ in range(at_once)]
             try:
-                wait(turns, return_when=FIRST_EXCEPTION)
+                running = set(turns)
+                while running and not (asked_to_stop and asked_to_stop.is_set()):
+                    ended, running = wait(
+                        running,
+                        timeout=STOP_HEARD_AFTER_S if asked_to_stop else None,
+                        return_when=FIRST_EXCEPTION,
+                    )
+                    if any(turn.exception() for turn in ended):
+                        break
             finally:
                 stop.set()
             for turn in turns:

@@ -1,6 +1,6 @@
 """A folder of labelled cases in nnU-Net v2's raw layout, and everything that is wrong with one.
 
-    dataset.json          channel_names, labels, file_ending, numTraining
+    dataset.json          channel_names, labels, file_ending, numTraining; optional: patients (case to patient)
     imagesTr/CASE_0000.nii.gz, CASE_0001.nii.gz …   one file a channel
     labelsTr/CASE.nii.gz
     imagesTs/             optional, not read here
@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from overread.domain import BadInputError, Grid, NotFoundError
+from overread.domain.labels import IGNORE
 from overread.imaging.volumes import read_labelmap, read_volume
 
 DESCRIPTION = "dataset.json"
@@ -53,6 +54,7 @@ class Dataset:
         channels: names of the image channels, such as `CT` or `T1`.
         cases: sorted by id. Files that are named here may be missing: see `check_dataset`.
         announced: `numTraining` of `dataset.json`.
+        patients: whose the cases are, by case id; a case that is not named is a patient of its own.
     """
 
     name: str
@@ -60,6 +62,11 @@ class Dataset:
     channels: tuple[str, ...]
     cases: tuple[Case, ...]
     announced: int
+    patients: Mapping[str, str] = field(default_factory=dict)
+
+    def patient_of(self, case_id: str) -> str:
+        """Whose case that is; two cases of one patient are never split between learning and judging."""
+        return self.patients.get(case_id, case_id)
 
 
 @dataclass(frozen=True)
@@ -118,15 +125,20 @@ def read_dataset(folder: Path) -> Dataset:
         channels=_channels(path, description["channel_names"]),
         cases=cases,
         announced=description["numTraining"],
+        patients=_patients(path, description.get("patients", {})),
     )
 
 
-def check_dataset(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
+def check_dataset(
+    dataset: Dataset, progress: Callable[[int, int], None] | None = None, *, accepted: bool = False
+) -> list[Problem]:
     """Read every file once and list all that would hurt training; an empty list means sound.
 
     Args:
         dataset: from `read_dataset`.
         progress: called with (cases read, cases) after each case.
+        accepted: the labels come from readers at work: voxels may be `IGNORE`, though not all of them, and a case may
+            hold no foreground.
     """
     problems: list[Problem] = []
     if dataset.announced != len(dataset.cases):
@@ -134,7 +146,7 @@ def check_dataset(dataset: Dataset, progress: Callable[[int, int], None] | None 
         problems.append(Problem("", DESCRIPTION, what))
     axes: dict[str, int] = {}
     for index, case in enumerate(dataset.cases):
-        problems += _check_case(dataset, case, axes)
+        problems += _check_case(dataset, case, axes, accepted)
         if progress is not None:
             progress(index + 1, len(dataset.cases))
     if len(set(axes.values())) > 1:
@@ -147,9 +159,11 @@ def check_dataset(dataset: Dataset, progress: Callable[[int, int], None] | None 
     return problems
 
 
-def ensure_sound(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> None:
-    """Raise one BrokenDatasetError that holds all problems, if there are any."""
-    if problems := check_dataset(dataset, progress):
+def ensure_sound(
+    dataset: Dataset, progress: Callable[[int, int], None] | None = None, *, accepted: bool = False
+) -> None:
+    """Raise one BrokenDatasetError that holds all problems (see `check_dataset`), if there are any."""
+    if problems := check_dataset(dataset, progress, accepted=accepted):
         raise BrokenDatasetError(dataset, problems)
 
 
@@ -206,7 +220,15 @@ def _channels(path: Path, names: Any) -> tuple[str, ...]:
     return tuple(str(names[str(i)]) for i in range(len(names)))
 
 
-def _check_case(dataset: Dataset, case: Case, axes: dict[str, int]) -> list[Problem]:
+def _patients(path: Path, patients: Any) -> dict[str, str]:
+    if not isinstance(patients, dict) or not all(
+        isinstance(name, str) and name for name in patients.values()
+    ):
+        raise BadInputError(f"{path}: patients is {patients!r}, expected such as {{'case_1': 'patient_a'}}")
+    return patients
+
+
+def _check_case(dataset: Dataset, case: Case, axes: dict[str, int], accepted: bool) -> list[Problem]:
     """Problems of one case; enters its number of axes into `axes` where it can be read."""
     problems: list[Problem] = []
     image_grid: Grid | None = None
@@ -232,10 +254,14 @@ def _check_case(dataset: Dataset, case: Case, axes: dict[str, int]) -> list[Prob
     except BadInputError as error:
         return [*problems, Problem(case.id, case.label.name, str(error))]
     values = np.unique(labels)
+    if accepted and IGNORE in values:
+        values = values[values != IGNORE]
+        if not len(values):
+            problems.append(Problem(case.id, case.label.name, "is empty: nobody labelled a voxel of it"))
     if unknown := [int(value) for value in values if not 0 <= value < len(dataset.classes)]:
         what = f"holds class values {unknown}, dataset.json knows 0 to {len(dataset.classes) - 1}"
         problems.append(Problem(case.id, case.label.name, what))
-    elif not values.any():
+    elif not accepted and not values.any():
         problems.append(Problem(case.id, case.label.name, "is empty: every voxel is background"))
     if image_grid is not None and (difference := label_grid.difference_from(image_grid)):
         what = f"lies on another grid than its image: {difference}"

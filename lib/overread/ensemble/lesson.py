@@ -1,0 +1,60 @@
+"""What one member learns from, and what it starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from overread.domain import BadInputError
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Cases that are drawn from evenly.
+
+    Attributes:
+        cases: their ids in the patch store.
+        share: of the patches that come from here; the shares of a lesson's pools add up to 1.
+    """
+
+    cases: tuple[str, ...]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One member's lesson.
+
+    Attributes:
+        pools: where its patches come from.
+        start: weights to go on from (see `dynunet.member_weights`); None starts from random ones, with losses at all
+            resolutions. Weights are stored without the heads of the coarser losses; fresh heads would pull at what is
+            already good, so a member that goes on is supervised at full resolution alone.
+        rate_factor: of the learning rate.
+    """
+
+    pools: tuple[Pool, ...]
+    start: Mapping[str, torch.Tensor] | None = None
+    rate_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.pools or not all(pool.cases for pool in self.pools):
+            raise BadInputError("a member has no case to learn from")
+
+    @property
+    def cases(self) -> int:
+        """How many cases there are to learn from."""
+        return sum(len(pool.cases) for pool in self.pools)
+
+    def draw(self, generator: torch.Generator) -> str:
+        """A case for the next patch."""
+        pool = self.pools[0]
+        if len(self.pools) > 1:
+            drawn = float(torch.rand(1, generator=generator))
+            for pool in self.pools:
+                drawn -= pool.share
+                if drawn < 0:
+                    break
+        return pool.cases[int(torch.randint(len(pool.cases), (1,), generator=generator))]

@@ -1,0 +1,189 @@
+"""Central and local cases side by side: who learns from which, and who may judge by which.
+
+A case is judged only by members that never learnt from its patient. Three kinds are never learnt from by some or all
+members: what was held out when the recipe was trained; local cases that are protected (drawn by chance, for ever);
+and, while there are few of those, one fold of the other local cases each.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from overread.domain import BadInputError
+from overread.ensemble.storage import read_description
+from overread.imaging.dataset import Case, Dataset, read_dataset
+from overread.learning.central import CentralData, changed, files_of
+
+logger = logging.getLogger(__name__)
+
+# Before the id of a local case, so that it never collides with a central one.
+LOCAL = "local-"
+
+
+@dataclass(frozen=True)
+class LocalCase:
+    """A case that was labelled here.
+
+    Attributes:
+        id: of the case in the datastore.
+        channels: image files in channel order.
+        label: its accepted label; voxels may be `IGNORE`.
+        patient: whose it is.
+        protected: kept from training for ever, to judge by.
+    """
+
+    id: str
+    channels: tuple[Path, ...]
+    label: Path
+    patient: str
+    protected: bool
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """All cases of one retraining.
+
+    Attributes:
+        dataset: all of them; the ids of local ones begin with `local-`.
+        local, central: their ids.
+        protected: ids that no member learns from.
+        unseen: by case id, the members that have never learnt from it and never will in this training. A case that
+            is not named was seen by all.
+        patients: by case id.
+    """
+
+    dataset: Dataset
+    local: frozenset[str]
+    central: frozenset[str]
+    protected: frozenset[str]
+    unseen: Mapping[str, tuple[int, ...]]
+    patients: Mapping[str, str]
+
+    def learnt_by(self, member: int, ids: frozenset[str]) -> list[str]:
+        """Those of `ids` that a member learns from, sorted."""
+        return sorted(case for case in ids - self.protected if member not in self.unseen.get(case, ()))
+
+
+def training_set(
+    champion: Path, central: CentralData, local: Sequence[LocalCase], fewest_protected: int = 5
+) -> TrainingSet:
+    """Put the cases of the next retraining together.
+
+    Central cases keep the members that never saw them. A protected local case is unseen by all. Of the others each
+    patient is kept from one member, the same one in every round (a hash of the patient decides), while fewer than
+    `fewest_protected` local patients are protected: a cross-validation that costs no further training. An ensemble
+    of one member cannot spare it.
+
+    Central training cases that changed or went missing are left out, with a warning in the log.
+
+    Args:
+        champion: its folder.
+        central: what it was trained on.
+        local: accepted cases.
+        fewest_protected: patients that are enough to judge by.
+
+    Raises:
+        BadInputError: the champion cannot be retrained; central data are others, or their protected files changed.
+    """
+    description = read_description(champion)
+    ensure_retrainable(description)
+    members = len(description["members"])
+    dataset, unseen = _central(champion, description, central)
+    here = frozenset(unseen)
+
+    patients = {case.id: dataset.patient_of(case.id) for case in dataset.cases}
+    protected = {case for case in central.protected if case in here}
+    unseen = {case: who for case, who in unseen.items() if who}
+    learnt = [set(keys) for keys in description["plan"].get("learnt", [[]] * members)]
+    folds = members > 1 and len({case.patient for case in local if case.protected}) < fewest_protected
+    cases = list(dataset.cases)
+    for case in sorted(local, key=lambda case: case.id):
+        name = LOCAL + case.id
+        if name in patients:
+            raise BadInputError(f"case {name} is there twice; each local case has one label in a training")
+        cases.append(Case(name, case.channels, case.label))
+        patients[name] = case.patient
+        key = patient_key(case.patient)
+        kept_from = range(members) if case.protected else [int(key, 16) % members] if folds else []
+        if case.protected:
+            protected.add(name)
+        if who := tuple(member for member in kept_from if key not in learnt[member]):
+            unseen[name] = who
+    return TrainingSet(
+        dataset=replace(dataset, cases=tuple(cases), announced=len(cases), patients=patients),
+        local=frozenset(patients) - here,
+        central=here,
+        protected=frozenset(protected),
+        unseen=unseen,
+        patients=patients,
+    )
+
+
+def ensure_retrainable(description: Mapping[str, Any]) -> None:
+    """Raise BadInputError unless the ensemble is of a kind that was trained here."""
+    if description["kind"] != "dynunet":
+        raise BadInputError(
+            f"model {description['name']} is of kind {description['kind']}, and only models that `overread train` made "
+            "(kind dynunet) learn from accepted labels; train one of that kind on your data first"
+        )
+
+
+def patient_key(patient: str) -> str:
+    """A stable name that does not tell the patient."""
+    return sha256(patient.encode()).hexdigest()[:16]
+
+
+def _central(
+    champion: Path, description: Mapping[str, Any], central: CentralData
+) -> tuple[Dataset, dict[str, tuple[int, ...]]]:
+    """The central cases that can be used, and by id the members that never saw them."""
+    if not central.folder.exists():
+        raise BadInputError(
+            f"the data that {description['name']} was trained on are not in {central.folder} any more; put them "
+            f"back, or say where they are with `overread central {description['name']} --data DIR`"
+        )
+    dataset = read_dataset(central.folder)
+    for what in ("classes", "channels"):
+        if list(getattr(dataset, what)) != list(description[what]):
+            raise BadInputError(
+                f"{central.folder} has the {what} {', '.join(getattr(dataset, what))}, champion {champion.name} has "
+                f"{', '.join(description[what])}; are these the data that it was trained on?"
+            )
+    known = {*central.training, *central.protected}
+    held_out = [set(ids) for ids in description["plan"]["held_out"]]
+    unseen = {case: tuple(m for m, ids in enumerate(held_out) if case in ids) for case in known}
+    strangers = {case for ids in held_out for case in ids if not case.startswith(LOCAL)} - known
+    strangers |= {case for case in central.protected if len(unseen[case]) < len(held_out)}
+    if strangers:
+        raise BadInputError(
+            f"champion {champion.name} and the central data in {central.folder} do not agree on what was held out "
+            f"(case {min(strangers)}); say which data it was trained on with `overread central "
+            f"{description['name']} --data DIR`"
+        )
+
+    lost = set(changed(central))
+    cases = {case.id: case for case in dataset.cases if case.id in known}
+    broken = {
+        id: sorted(path for path in lost if id in cases and path in _names(cases[id], central.folder))
+        for id in known
+    }
+    broken = {id: paths for id, paths in broken.items() if paths or id not in cases}
+    if judged := sorted(id for id in broken if unseen[id]):
+        names = ", ".join(", ".join(broken[id]) or f"all files of {id}" for id in judged)
+        raise BadInputError(
+            f"protected cases in {central.folder} changed or went missing: {names}; put them back as they were, "
+            f"or train again with `overread train {description['name']}`"
+        )
+    for id in sorted(broken):
+        logger.warning("central case %s changed or went missing; it is not trained on", id)
+    kept = tuple(case for case in dataset.cases if case.id in known and case.id not in broken)
+    return replace(dataset, cases=kept, announced=len(kept)), {case.id: unseen[case.id] for case in kept}
+
+
+def _names(case: Case, folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in files_of(case)}
