@@ -63,7 +63,7 @@ class Serving:
         self._keep_files_in_app_folder()
         self.models = ServedModels(ChampionStore(self.app_dir / "model"), self.settings)
         self.maps = MapStore(self.app_dir / "maps")
-        self.database = Database.open(default_path(self.app_dir))
+        self.database = Database.open(self.settings.database or default_path(self.app_dir))
         self.accepted = AcceptedLabels(Path(studies) / "accepted", self.database)
         self.accepted.settle(time.time())
         # MONAI Label lists slides and their XML annotations as well, which are no volumes.
