@@ -14,19 +14,22 @@ from monailabel.client import MONAILabelClient
 from overread.domain import BadInputError
 from overread.domain.labels import IGNORE
 from overread.imaging.volumes import read_labelmap, write_nifti
-from overread.learning.accepted import AcceptedLabels
+from overread.learning.accepted import AcceptedLabels, Submission
+from overread.learning.champions import ChampionStore
+from overread.server.datastore import StudyStore
+from overread.server.maps import MapStore
+from overread.server.models import ServedModels
 from overread.server.names import rater_name
+from overread.server.settings import Settings
 from overread.server.turns import small_json
 from overread.state.audit import rows, verify
 from overread.state.database import Database
 from overread.state.labels import APPROVED, FLAGGED, WITHDRAWN, LabelRow, labels
 from overread.state.servings import CONTROL, SUBMITTED, serve, servings
 from support.servers import (
-    app_copy,
     marker_voxels,
     oblique_grid,
     publish_threshold,
-    running_server,
     write_case,
 )
 from support.slicer import write_segments
@@ -132,7 +135,7 @@ def test_the_origin_of_a_label_is_kept(server, case, submit, rows_of, database, 
         )
     client = MONAILabelClient(server.url, str(tmp_path), "anna")
     _, told = client.infer("phantom", case, {**INFERENCE, "doubt": "off", "huge": "x" * 5000})
-    MONAILabelClient(server.url, str(tmp_path), "ben").infer("phantom", case, INFERENCE)
+    MONAILabelClient(server.url, str(tmp_path), "ben").infer("phantom", case, dict(INFERENCE))
     corrected = marker_classes()
     corrected[corrected == TUMOUR] = ORGAN
     facts = submit(case, corrected)["accepted"]
@@ -155,7 +158,7 @@ def test_the_origin_of_a_label_is_kept(server, case, submit, rows_of, database, 
 
 
 def test_somebody_elses_proposal_is_not_what_was_corrected(server, case, submit, rows_of, tmp_path):
-    MONAILabelClient(server.url, str(tmp_path), "ben").infer("phantom", case, INFERENCE)
+    MONAILabelClient(server.url, str(tmp_path), "ben").infer("phantom", case, dict(INFERENCE))
     submit(case, marker_classes())
     (row,) = rows_of(case)
     assert (row.champion, row.dice_to_proposal, row.details["interactions"]) == ("", None, [])
@@ -251,7 +254,7 @@ def test_a_reviewers_version_and_verdicts(server, case, submit, rows_of, databas
     files = {"label": (path.name, path.read_bytes())}
     answer = requests.put(f"{server.url}/datastore/label", params=query, files=files, timeout=60)
     assert answer.ok, answer.text
-    final, version = rows_of(case)
+    _, version = rows_of(case)
     assert (version.tag, version.rater) == ("version_1", "anonymous")
     np.testing.assert_array_equal(kept(server, version), marker_classes())
     np.testing.assert_array_equal(shown(server, case, "version_1", tmp_path), marker_classes())
@@ -321,8 +324,6 @@ def test_another_volume_under_the_same_name_takes_no_labels_over(server, case, s
 
 def test_accepted_labels_are_no_images(server, case, submit):
     submit(case, marker_classes())
-    images = requests.get(f"{server.url}/datastore/", timeout=60).json()
-    assert not [name for name in images["objects"] if "anna" in name] if "objects" in images else True
     index = requests.get(f"{server.url}/datastore/?output=all", timeout=60).json()["objects"]
     assert set(index) <= {path.name.removesuffix(".nii.gz") for path in server.studies.glob("*.nii.gz")}
 
@@ -346,30 +347,48 @@ def test_a_turn_keeps_small_json_only():
 # -- after a crash
 
 
+def opened(app_dir: Path, studies: Path) -> tuple[StudyStore, AcceptedLabels]:
+    """The studies folder as a server that starts sees it."""
+    accepted = AcceptedLabels(studies / "accepted", Database.open(app_dir / "overread.db"))
+    accepted.settle(2000.0)
+    models = ServedModels(ChampionStore(app_dir / "model"), Settings())
+    return StudyStore(str(studies), ["*.nii.gz"], models, MapStore(app_dir / "maps"), accepted), accepted
+
+
 def test_the_next_start_shows_what_was_accepted_and_restores_what_was_lost(tmp_path):
-    app_dir, studies = app_copy(tmp_path / "app"), tmp_path / "studies"
+    app_dir, studies = tmp_path / "app", tmp_path / "studies"
     studies.mkdir()
     publish_threshold(app_dir)
-    for case in ("lost row", "lost view", "withdrawn"):
-        write_case(studies, case)
     label = tmp_path / "label.nii.gz"
     write_nifti(label, marker_classes(), GRID)
-    params = {"label_info": [{"name": "organ"}, {"name": "tumour"}]}
-    with running_server(app_dir, studies) as url:
-        for case in ("lost row", "lost view", "withdrawn"):
-            MONAILabelClient(url, str(tmp_path), "anna").save_label(case, str(label), params=params)
-    database = Database.open(app_dir / "state" / "overread.db")
-    with database.writing() as c:
+    cases = ("lost row", "lost view", "old view", "withdrawn")
+    for case in cases:
+        write_case(studies, case)
+    store, accepted = opened(app_dir, studies)
+    params = {"label_info": [{"name": "organ"}, {"name": "tumour"}], "client_id": "anna"}
+    for case in cases:
+        store.submit(case, label, "final", params)
+
+    with accepted.database.writing() as c:
         c.exec_driver_sql("DELETE FROM labels WHERE case_id = 'lost row'")
     for case in ("lost row", "lost view"):
         (studies / "labels" / "final" / f"{case}.nii.gz").unlink()
-    AcceptedLabels(studies / "accepted", database).withdraw("withdrawn", "final", "anna", "removed", 1.0)
-    (studies / "accepted" / "lost view" / ".draft.nii.gz").write_bytes(b"half")
-    with running_server(app_dir, studies) as url:
-        index = requests.get(f"{url}/datastore/?output=all", timeout=60).json()["objects"]
-    assert {case: set(entry["labels"]) for case, entry in index.items()} == {
+    # Killed between keeping a label and showing it, and between withdrawing one and hiding it.
+    newer = Submission(
+        case_id="old view",
+        patient="p",
+        rater="ben",
+        recipe="phantom",
+        classes=("background", "organ", "tumour"),
+    )
+    accepted.add(np.full(GRID.shape, ORGAN, np.uint8), GRID, newer, 3e9)
+    accepted.withdraw("withdrawn", "final", "anna", "removed", 1.0)
+
+    index = opened(app_dir, studies)[0].json()["objects"]
+    assert {case: set(index[case]["labels"]) for case in cases} == {
         "lost row": {"final"},
         "lost view": {"final"},
+        "old view": {"final"},
         "withdrawn": set(),
     }
     for case in ("lost row", "lost view"):
@@ -377,4 +396,38 @@ def test_the_next_start_shows_what_was_accepted_and_restores_what_was_lost(tmp_p
             read_labelmap(studies / "labels" / "final" / f"{case}.nii.gz")[0], marker_classes()
         )
         assert index[case]["labels"]["final"]["info"]["label_names"] == {"organ": 1, "tumour": 2}
-    assert not (studies / "accepted" / "lost view" / ".draft.nii.gz").exists()
+    assert (read_labelmap(studies / "labels" / "final" / "old view.nii.gz")[0] == ORGAN).all()
+    assert not (studies / "labels" / "final" / "withdrawn.nii.gz").exists()
+
+
+def test_a_label_that_cannot_be_read_does_not_keep_the_server_from_starting(tmp_path):
+    app_dir, studies = tmp_path / "app", tmp_path / "studies"
+    studies.mkdir()
+    publish_threshold(app_dir)
+    write_case(studies, "case")
+    label = tmp_path / "label.nii.gz"
+    write_nifti(label, marker_classes(), GRID)
+    store, accepted = opened(app_dir, studies)
+    facts = store.submit("case", label, "final", {"label_info": [{"name": "organ"}, {"name": "tumour"}]})
+    (accepted.folder / facts["file"]).write_bytes(b"junk")
+    (studies / "labels" / "final" / "case.nii.gz").unlink()
+    assert opened(app_dir, studies)[0].json()["objects"]["case"]["labels"] == {}
+
+
+def test_a_store_without_accepted_labels_keeps_what_viewers_see(tmp_path):
+    app_dir, studies = tmp_path / "app", tmp_path / "studies"
+    studies.mkdir()
+    publish_threshold(app_dir)
+    write_case(studies, "case")
+    label = tmp_path / "label.nii.gz"
+    write_nifti(label, marker_classes(), GRID)
+    models = ServedModels(ChampionStore(app_dir / "model"), Settings())
+    store = StudyStore(str(studies), ["*.nii.gz"], models, MapStore(app_dir / "maps"))
+    params = {"label_info": [{"name": "organ"}, {"name": "tumour"}]}
+    assert store.save_label("case", str(label), "final", params) == "case"
+    np.testing.assert_array_equal(
+        read_labelmap(studies / "labels" / "final" / "case.nii.gz")[0], marker_classes()
+    )
+    store.update_label_info("case", "final", {"segmentationMeta": {"status": "approved"}})
+    store.remove_label("case", "final")
+    assert not (studies / "labels" / "final" / "case.nii.gz").exists()

@@ -25,7 +25,6 @@ from overread.domain.labels import IGNORE
 from overread.imaging.headers import read_grid, read_header
 from overread.imaging.volumes import READABLE_SUFFIXES, read_array, read_labelmap, read_volume, write_nifti
 from overread.learning.accepted import FINAL, AcceptedLabels
-from overread.learning.patients import read_patients
 from overread.server.index import reconciled
 from overread.server.inference import called
 from overread.server.labels import NOT_CLASSES, AcceptedLabel, accept, names_in_order, read_segmentation
@@ -33,6 +32,7 @@ from overread.server.maps import MapStore
 from overread.server.models import ServedModels
 from overread.server.names import ANONYMOUS, checked_name, rater_name
 from overread.server.partial import labelled_part
+from overread.server.patients import Patients
 from overread.server.provenance import label_facts, submission_of
 from overread.state.labels import QUARANTINED, WITHDRAWN, LabelRow
 from overread.state.labels import labels as label_rows
@@ -44,13 +44,13 @@ LABEL_SUFFIX = ".nii.gz"
 BYTES_A_VOXEL = 4
 # Uploads wait here, on the disk where they will be kept, so that they appear whole.
 INCOMING = ".incoming"
+# Files that come one after another, as in a copy of a large folder, are taken note of together.
+SETTLING_S = 0.5
 # Labels that a person made: of MONAI Label's clients, and of 3D Slicer's reviewer module. What else is sent, such
 # as tag `original`, is kept for viewers only.
 ACCEPTED_TAGS = re.compile(rf"{FINAL}|version_\d+")
 # Where the index says which accepted label a viewer gets.
 ACCEPTED = "accepted"
-# Files that come one after another, as in a copy of a large folder, are taken note of together.
-SETTLING_S = 0.5
 
 
 class StudyStore(LocalDatastore):
@@ -77,8 +77,8 @@ class StudyStore(LocalDatastore):
     ) -> None:
         self._models, self._maps, self._accepted = models, maps, accepted
         self._change = threading.RLock()
-        self.patient_of: Callable[[str], str] = read_patients(Path(folder))
         self._seen = threading.Event()
+        self.patient_of: Callable[[str], str] = Patients(Path(folder))
         super().__init__(folder, extensions=tuple(extensions), auto_reload=True)
         # Programs such as rsync write under another name first.
         self._handler.on_moved = self._on_any_event
