@@ -25,10 +25,44 @@ def test_every_key_is_read():
         "keep_maps": "no",
         "max_upload_gib": "0.5",
         "threads": "4",
+        "database": "sqlite:////data/overread.db",
+        "queue_recipe": "a",
+        "strategy": "clasp_pe",
+        "control_share": "0.1",
+        "lease_minutes": "5",
+        "scoring": "no",
+        "consensus": "staple",
+        "train_after": "10",
+        "train_minutes": "1.5",
+        "train_start": "scratch",
     }
     assert Settings.from_conf(said) == Settings(
-        ("a", "b"), "variance", "bands only", 3, "cuda:1", "full", 0.05, False, 1 << 29, 4
+        models=("a", "b"),
+        measure="variance",
+        doubt="bands only",
+        members=3,
+        device="cuda:1",
+        precision="full",
+        cascade=0.05,
+        keep_maps=False,
+        max_upload_bytes=1 << 29,
+        threads=4,
+        database="sqlite:////data/overread.db",
+        queue_recipe="a",
+        strategy="clasp_pe",
+        control_share=0.1,
+        lease_s=300,
+        scoring=False,
+        consensus="staple",
+        train_after=10,
+        train_minutes=1.5,
+        train_start="scratch",
     )
+
+
+def test_what_can_be_switched_off():
+    settings = Settings.from_conf({"control_share": "0", "train_after": "off", "train_minutes": "auto"})
+    assert (settings.control_share, settings.train_after, settings.train_minutes) == (0, None, None)
 
 
 def test_what_monai_label_adds_is_left_alone():
@@ -38,7 +72,7 @@ def test_what_monai_label_adds_is_left_alone():
 @pytest.mark.parametrize(
     ("key", "text", "words"),
     [
-        ("colour", "red", "--conf colour is not known; known keys are bands, cascade, device"),
+        ("colour", "red", "--conf colour is not known; known keys are bands, cascade, consensus"),
         ("models", " , ", "expected `all` or names separated by commas"),
         ("measure", " ", "--conf measure is empty"),
         ("bands", "loud", "expected one of inside, only, off"),
@@ -49,6 +83,12 @@ def test_what_monai_label_adds_is_left_alone():
         ("cascade", "2", "expected a number above 0 and up to 1"),
         ("max_upload_gib", "much", "expected a number above 0 and up to 1024"),
         ("keep_maps", "maybe", "expected one of true, yes, false, no"),
+        ("database", "/data/overread.db", "expected a URL such as postgresql"),
+        ("control_share", "1.5", "expected a number above 0 and up to 1"),
+        ("lease_minutes", "0", "expected a number above 0 and up to 10080"),
+        ("consensus", "vote", "expected one of latest, majority, staple"),
+        ("train_after", "0", "expected a whole number from 1"),
+        ("train_start", "middle", "expected one of champion, scratch"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(key, text, words):

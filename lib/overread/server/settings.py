@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from overread.domain import BadInputError
 from overread.server.doubt import BANDS_INSIDE, DOUBT_MODES, DoubtMode
@@ -12,6 +12,11 @@ from overread.server.doubt import BANDS_INSIDE, DOUBT_MODES, DoubtMode
 # MONAI Label and its sample apps put these beside ours.
 FOREIGN_KEYS = frozenset({"server_mode", "zoo_source", "zoo_repo", "auth_token"})
 GIB = 1 << 30
+WEEK_MINUTES = 7 * 24 * 60
+Consensus = Literal["latest", "majority", "staple"]
+CONSENSUSES: tuple[Consensus, ...] = get_args(Consensus)
+Start = Literal["champion", "scratch"]
+STARTS: tuple[Start, ...] = get_args(Start)
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,17 @@ class Settings:
         keep_maps: whether float maps and probabilities are kept per case. The proposal always is: a label that
             is submitted with doubt left in it is completed from it.
         max_upload_bytes: the largest image that may be uploaded.
-        threads: CPU threads for one inference; None leaves one core to light requests.
+        threads: CPU threads for one inference, and for a child process; None leaves one core to light requests.
+        database: URL of the database; None keeps an SQLite file in the app folder.
+        queue_recipe: the model whose doubt orders the cases; None takes the first that is served.
+        strategy: the one that is used unless the client picks another.
+        control_share: share of the served cases that chance draws whatever the strategy.
+        lease_s: how long a served case is kept for its reader.
+        scoring: whether cases are scored in the background.
+        consensus: which label of a case is learnt from where several readers gave one.
+        train_after: accepted labels after which training starts by itself; None leaves it to people.
+        train_minutes: training time of one challenger, all members together; None leaves it to the trainer.
+        train_start: whether a challenger begins from the champion's weights or from scratch.
     """
 
     models: tuple[str, ...] | None = None
@@ -42,6 +57,16 @@ class Settings:
     keep_maps: bool = True
     max_upload_bytes: int = 2 * GIB
     threads: int | None = None
+    database: str | None = None
+    queue_recipe: str | None = None
+    strategy: str = "most_uncertain"
+    control_share: float = 0.2
+    lease_s: float = 1800.0
+    scoring: bool = True
+    consensus: Consensus = "latest"
+    train_after: int | None = None
+    train_minutes: float | None = None
+    train_start: Start = "champion"
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:
@@ -75,7 +100,7 @@ def _word(key: str, text: str) -> str:
 
 
 def _count(key: str, text: str) -> int | None:
-    if text == "all" and key == "members":
+    if (key, text) in (("members", "all"), ("train_after", "off")):
         return None
     if not text.isdigit() or int(text) < 1:
         raise BadInputError(f"--conf {key} {text!r}: expected a whole number from 1")
@@ -84,6 +109,27 @@ def _count(key: str, text: str) -> int | None:
 
 def _share(key: str, text: str) -> float:
     return _number(key, text, 1.0)
+
+
+def _share_or_none(key: str, text: str) -> float:
+    return 0.0 if text in ("0", "off") else _share(key, text)
+
+
+def _minutes(key: str, text: str) -> float | None:
+    return None if text == "auto" else _number(key, text, WEEK_MINUTES)
+
+
+def _seconds(key: str, text: str) -> float:
+    return 60 * _number(key, text, WEEK_MINUTES)
+
+
+def _database(key: str, text: str) -> str:
+    if "://" not in text:
+        raise BadInputError(
+            f"--conf {key} {text!r}: expected a URL such as postgresql+psycopg://user@host/overread or "
+            "sqlite:////data/overread.db"
+        )
+    return text
 
 
 def _bytes(key: str, text: str) -> int:
@@ -102,6 +148,14 @@ def _number(key: str, text: str, upper: float) -> float:
 
 def _flag(key: str, text: str) -> bool:
     return _one_of(key, text.lower(), {"true": True, "yes": True, "false": False, "no": False})
+
+
+def _consensus(key: str, text: str) -> Consensus:
+    return _one_of(key, text, {name: name for name in CONSENSUSES})
+
+
+def _start(key: str, text: str) -> Start:
+    return _one_of(key, text, {name: name for name in STARTS})
 
 
 def _doubt(key: str, text: str) -> DoubtMode:
@@ -136,5 +190,15 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "keep_maps": ("keep_maps", _flag),
     "max_upload_gib": ("max_upload_bytes", _bytes),
     "threads": ("threads", _count),
+    "database": ("database", _database),
+    "queue_recipe": ("queue_recipe", _word),
+    "strategy": ("strategy", _word),
+    "control_share": ("control_share", _share_or_none),
+    "lease_minutes": ("lease_s", _seconds),
+    "scoring": ("scoring", _flag),
+    "consensus": ("consensus", _consensus),
+    "train_after": ("train_after", _count),
+    "train_minutes": ("train_minutes", _minutes),
+    "train_start": ("train_start", _start),
 }
 assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}
