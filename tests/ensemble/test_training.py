@@ -169,8 +169,9 @@ def test_killed_it_goes_on_where_it_was(
     environment = os.environ | {"PYTHONPATH": str(ROOT / "lib")}
     command = [sys.executable, "-W", "ignore", "-c", CHILD, str(balls), str(work)]
     with subprocess.Popen(command, env=environment) as child:
-        # The first member is finished and the second under way.
-        while not (work / "member_1.checkpoint.pt").exists():
+        # The first member is finished and the second under way, also where a busy machine let them take turns.
+        awaited = [work / "member_0.json", work / "member_1.checkpoint.pt"]
+        while not all(path.exists() for path in awaited):
             assert child.poll() is None, "it ended before it could be killed"
             time.sleep(0.005)
         child.kill()

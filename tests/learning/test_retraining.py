@@ -296,7 +296,8 @@ def test_killed_it_goes_on_where_it_was(
     command = [sys.executable, "-W", "ignore", "-c", CHILD, str(champion[0]), str(recipe), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "lib")}
     with subprocess.Popen([*command, json.dumps(local)], env=environment) as child:
-        while not (tmp_path / "member_1.checkpoint.pt").exists():
+        awaited = [tmp_path / "member_0.json", tmp_path / "member_1.checkpoint.pt"]
+        while not all(path.exists() for path in awaited):
             assert child.poll() is None, "it ended before it could be killed"
             time.sleep(0.005)
         child.kill()
