@@ -30,6 +30,7 @@ from overread.learning.retraining import DEFAULT_MINUTES_CPU, RetrainingOptions,
 from overread.learning.training_set import TrainingSet, patient_key, training_set
 from support.champions import local_balls, train_champion
 from support.datasets import AFFINE, write_balls
+from support.interruptions import finished_and_begun
 
 ROOT = Path(__file__).parents[2]
 # float32 on one core: the same numbers every time.
@@ -296,15 +297,16 @@ def test_killed_it_goes_on_where_it_was(
     command = [sys.executable, "-W", "ignore", "-c", CHILD, str(champion[0]), str(recipe), str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "lib")}
     with subprocess.Popen([*command, json.dumps(local)], env=environment) as child:
-        awaited = [tmp_path / "member_0.json", tmp_path / "member_1.checkpoint.pt"]
-        while not all(path.exists() for path in awaited):
+        while not all(finished_and_begun(tmp_path)):
             assert child.poll() is None, "it ended before it could be killed"
             time.sleep(0.005)
         child.kill()
-    finished = (tmp_path / "member_0.pt").stat().st_mtime_ns
+    assert not (tmp_path / "ensemble").exists()
+    (first,), _ = finished_and_begun(tmp_path)
+    finished = (tmp_path / f"member_{first}.pt").stat().st_mtime_ns
     told: list[TrainingProgress] = []
     folder = retrain(champion[0], cases, tmp_path, EXACT, told.append)
-    assert (tmp_path / "member_0.pt").stat().st_mtime_ns == finished
+    assert (tmp_path / f"member_{first}.pt").stat().st_mtime_ns == finished
     assert min(now.share for now in told if now.stage == "training") > 0.5
     for member in (0, 1):
         assert same(folder, retrained[0], member)
