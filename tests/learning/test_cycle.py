@@ -21,6 +21,7 @@ from overread.ensemble.training import StoppedError
 from overread.learning.cycle import CycleProgress, run_cycle
 from overread.learning.gate import Decision, GateOptions
 from overread.learning.process import BROKEN, BUSY, DECIDED, INTERRUPTED, Request, images_below, run
+from overread.learning.retraining import RetrainingOptions
 from overread.state import audit
 from overread.state.decisions import DecisionRow, decisions
 from overread.state.models import ModelRow, models
@@ -48,7 +49,7 @@ def turn(
     progress: list[CycleProgress] | None = None,
     stop_at: str = "",
     request: str = "",
-    gate: GateOptions = GateOptions(),
+    training: RetrainingOptions = GOOD,
 ) -> Decision:
     """One cycle; `stop_at` names the stage in which somebody asks to stop."""
     database, accepted = place.open()
