@@ -53,17 +53,13 @@ def cost_of(
     scratch, _ = border_cm2(label, np.zeros_like(label), spacing_mm)
     from_scratch = model.opening_minutes + model.drawing_minutes_per_cm2 * scratch
     correcting = (
-        model.opening_minutes
-        + model.drawing_minutes_per_cm2 * drawn
-        + model.erasing_minutes_per_cm2 * erased
+        model.opening_minutes + model.drawing_minutes_per_cm2 * drawn + model.erasing_minutes_per_cm2 * erased
     )
     voxels = int((label > 0).sum())
     return Cost(voxels * float(np.prod(spacing_mm)), voxels, min(correcting, from_scratch), from_scratch)
 
 
-def border_cm2(
-    label: np.ndarray, proposal: np.ndarray, spacing_mm: tuple[float, ...]
-) -> tuple[float, float]:
+def border_cm2(label: np.ndarray, proposal: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[float, float]:
     """Area of the label's borders between classes that the proposal lacks, and of the proposal's that are too many.
 
     Voxel faces are counted and divided by `FACE_EXCESS`, the mean of |nx| + |ny| + |nz| over the unit sphere. In

@@ -55,7 +55,9 @@ class Split:
     test: tuple[str, ...]
 
 
-def read_labelled(folder: Path, classes: tuple[str, ...] = (), patient_pattern: str | None = None) -> Labelled:
+def read_labelled(
+    folder: Path, classes: tuple[str, ...] = (), patient_pattern: str | None = None
+) -> Labelled:
     """Read nnU-Net's raw layout, or a folder with `images/` and `labels/` under the same file names.
 
     Args:
@@ -82,7 +84,9 @@ def read_labelled(folder: Path, classes: tuple[str, ...] = (), patient_pattern: 
         cases = _paired(folder)
         names = classes or _numbered(cases)
     else:
-        raise NotFoundError(f"{folder} holds neither dataset.json (nnU-Net's raw layout) nor images/ and labels/")
+        raise NotFoundError(
+            f"{folder} holds neither dataset.json (nnU-Net's raw layout) nor images/ and labels/"
+        )
     return Labelled(name, names, channels, cases, _patients(cases, patient_pattern))
 
 
@@ -159,7 +163,9 @@ def _paired(folder: Path) -> tuple[Case, ...]:
     images = {_stem(path): path for path in (folder / "images").iterdir() if _ending(path)}
     labels = {_stem(path): path for path in (folder / "labels").iterdir() if _ending(path)}
     if alone := sorted(images.keys() ^ labels.keys()):
-        raise BadInputError(f"{alone[0]} has no image or no label in {folder}: images/ and labels/ share file names")
+        raise BadInputError(
+            f"{alone[0]} has no image or no label in {folder}: images/ and labels/ share file names"
+        )
     if not images:
         raise NotFoundError(f"{folder / 'images'} holds no image that ends in {', '.join(ENDINGS)}")
     return tuple(Case(name, (images[name],), labels[name]) for name in sorted(images))

@@ -107,7 +107,12 @@ def markdown(summary: Summary) -> str:
     """The same tables for the documentation."""
     lines: list[str] = []
     for sheet in sheets(summary):
-        lines += [f"**{sheet.title}**", "", f"| {' | '.join(sheet.columns)} |", "|---" * len(sheet.columns) + "|"]
+        lines += [
+            f"**{sheet.title}**",
+            "",
+            f"| {' | '.join(sheet.columns)} |",
+            "|---" * len(sheet.columns) + "|",
+        ]
         lines += [f"| {' | '.join(row)} |" for row in sheet.rows]
         lines.append("")
     return "\n".join(lines)
@@ -150,7 +155,9 @@ def plot(rows: Sequence[Row], summary: Summary, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _draw(panel: Axes, curves: Sequence[Sequence[Row]], budget: str, quantity: str, name: str, index: int) -> None:
+def _draw(
+    panel: Axes, curves: Sequence[Sequence[Row]], budget: str, quantity: str, name: str, index: int
+) -> None:
     """One strategy in one panel; budgets that differ between seeds (minutes) are shown at their mean."""
     scale = 1000.0 if budget == "foreground_mm3" else 1.0
     x = np.mean([[getattr(row, budget) / scale for row in c] for c in curves], axis=0)
@@ -165,7 +172,11 @@ def _draw(panel: Axes, curves: Sequence[Sequence[Row]], budget: str, quantity: s
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
-    plain = [name for name in Row.__dataclass_fields__ if name not in ("class_dice", "case_dice", "picks", "seconds")]
+    plain = [
+        name
+        for name in Row.__dataclass_fields__
+        if name not in ("class_dice", "case_dice", "picks", "seconds")
+    ]
     classes = list(rows[0].class_dice)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -34,7 +34,7 @@ class Row:
         promoted, reason: what the gate decided and why; None in round 0.
         picks: cases asked in this round, in order, with the reason given to the reader.
         champion: identity of the champion in service after the round.
-        seconds: by stage.
+        seconds: of one core, by stage.
     """
 
     seed: int
@@ -132,7 +132,9 @@ def summarise(rows: Sequence[Row]) -> Summary:
         own = curves[name]
         timed = [aubc(c, "minutes", up_to=most) for c, most in zip(own, shared, strict=True)]
         by_seed = tuple(
-            first_reaching([row.cases for row in c], [row.test_dice for row in c], curves[chance][i][-1].test_dice)
+            first_reaching(
+                [row.cases for row in c], [row.test_dice for row in c], curves[chance][i][-1].test_dice
+            )
             if chance
             else None
             for i, c in enumerate(own)

@@ -1,0 +1,131 @@
+"""Simulate before you annotate: which strategy is worth asking by, on cases whose labels are known?
+
+The queue, the label store, the trainer and the gate of the server run as they are; a robot rater answers. For each
+seed patients are drawn anew into test, start, protected and waiting cases (`simulation_cases`), one starter is trained
+and shared by all strategies, and each strategy then asks `step` cases a round (`simulation_arm`).
+
+The two studies of the documentation, two cores:
+
+    overread simulate hippocampus --data shared/data/hippocampus_mr3d --classes background,anterior,posterior \\
+        --strategy most_uncertain --strategy clasp_pe --strategy foreground_random --strategy random \\
+        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --jobs 2 --out docs/results/simulation-hippocampus
+
+    overread simulate lidc_nodule --data shared/data/lidc_nodule_ct3d --classes background,nodule \\
+        --patient-pattern '(LIDC-IDRI-\\d+)' \\
+        --strategy most_uncertain --strategy clasp_pe --strategy foreground_random --strategy random \\
+        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --jobs 2 --out docs/results/simulation-lidc
+
+The work folder keeps every finished round under a key of all that decides it, so that a study that was stopped goes on,
+and one with more seeds or strategies computes only what is new:
+
+    <work>/<key>/seed_0/split.json      who is what
+    <work>/<key>/seed_0/central/        start and protected cases in nnU-Net's raw layout
+    <work>/<key>/seed_0/starter/        the first champion
+    <work>/<key>/seed_0/STRATEGY/03/    the third round: round.json, and of the last round the whole state
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+
+import torch
+
+from overread.domain import BadInputError
+from overread.queue.strategies import STRATEGIES
+from overread.studies.simulation_arm import make_starter, run_arm
+from overread.studies.simulation_protocol import Study, finished_rows, row_file
+from overread.studies.simulation_statistics import Row
+
+# How often a change of the files is looked for, so that the bar moves.
+LOOK_S = 0.5
+
+
+@dataclass(frozen=True)
+class SimulationProgress:
+    """Rounds finished (those of earlier runs too), rounds in all, and the newest finished round."""
+
+    done: int
+    total: int
+    newest: Row | None
+
+
+def simulate(
+    study: Study,
+    strategies: tuple[str, ...],
+    seeds: int,
+    jobs: int = 1,
+    progress: Callable[[SimulationProgress], None] | None = None,
+) -> list[Row]:
+    """Run what is not there yet, and return all rows by seed, strategy and round.
+
+    Every seed's starter and every strategy of a seed is one job in a process of its own, on one core.
+
+    Raises:
+        NotFoundError: a strategy is not known.
+        BadInputError: numbers that do not fit each other or the data.
+    """
+    for name in strategies:
+        STRATEGIES[name]
+    if not strategies or len(set(strategies)) != len(strategies):
+        raise BadInputError(
+            f"strategies are {', '.join(strategies) or 'none'}, expected different names, one or more"
+        )
+    report = progress or (lambda _: None)
+    wanted = [(seed, name) for seed in range(seeds) for name in strategies]
+
+    def tell() -> None:
+        rows = [row for seed, name in wanted for row in finished_rows(study, seed, name)]
+        newest = max(
+            rows,
+            key=lambda row: row_file(study, row.seed, row.strategy, row.round).stat().st_mtime,
+            default=None,
+        )
+        report(SimulationProgress(len(rows), len(wanted) * (study.protocol.rounds + 1), newest))
+
+    tell()
+    missing = [pair for pair in wanted if len(finished_rows(study, *pair)) <= study.protocol.rounds]
+    _run_jobs(study, missing, jobs, tell)
+    return [row for seed, name in wanted for row in finished_rows(study, seed, name)]
+
+
+def _run_jobs(study: Study, pairs: list[tuple[int, str]], jobs: int, tell: Callable[[], None]) -> None:
+    """First each seed's starter, then its strategies; the first error ends the study."""
+    if not pairs:
+        return
+    # `spawn`: threads of PyTorch do not survive a fork.
+    with ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_one_core, initargs=(os.getpid(),)
+    ) as pool:
+        running: dict[Future[None], int | None] = {}
+        for seed in dict.fromkeys(seed for seed, _ in pairs):
+            running[pool.submit(make_starter, study, seed)] = seed
+        try:
+            while running:
+                done, _ = wait(running, LOOK_S, FIRST_COMPLETED)
+                for job in done:
+                    seed = running.pop(job)
+                    job.result()
+                    for name in [name for one, name in pairs if one == seed]:
+                        running[pool.submit(run_arm, study, seed, name)] = None
+                tell()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one_core(parent: int) -> None:
+    """Compute on one core, and end when the study was killed: its rounds would go on unseen."""
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
