@@ -144,6 +144,21 @@ def test_without_the_central_data_the_remedy_is_named(url, place):
         kept.rename(central)
 
 
+def test_a_trainer_that_gives_up_says_why(url, place):
+    central = place.studies.parent / "central"
+    kept = central.rename(central.with_name("away"))
+    try:
+        task = train(url).json()
+        until(lambda: task_of(url)["status"] != "RUNNING", "the end")
+    finally:
+        kept.rename(central)
+    over = task_of(url)
+    assert (over["id"], over["status"]) == (task["id"], "ERROR")
+    assert str(central) in over["details"][-1]
+    assert stats_of(url)["state"] == "failed"
+    assert not (place.app_dir / "training" / RECIPE / "request.json").exists()
+
+
 def test_one_click_trains_judges_and_serves_the_better_champion_without_a_restart(url):
     before = champion_of(url)
     client = MONAILabelClient(url, client_id="anna")
@@ -185,7 +200,10 @@ def test_one_click_trains_judges_and_serves_the_better_champion_without_a_restar
 
 def test_a_trainer_that_is_killed_is_reported_and_carried_on_and_delete_stops_it(url, place):
     champion = champion_of(url)
-    assert train(url, minutes=30).ok
+    # As OHIF's button does.
+    answers = requests.post(f"{url}/train/", json={RECIPE: {"minutes": 30}}, timeout=60).json()
+    assert list(answers) == [RECIPE]
+    assert answers[RECIPE]["result"]["status"] == "RUNNING"
     progress = place.app_dir / "training" / RECIPE / "progress.json"
     pid = until(lambda: progress.exists() and stats_of(url)["stage"] and trainer_pid(progress), "training")
     os.kill(pid, signal.SIGKILL)
