@@ -189,7 +189,7 @@ def aubc(rounds: Sequence[Row], budget: str, up_to: float | None = None) -> floa
         return float(y[0])
     inside = x < end
     xs, ys = np.append(x[inside], end), np.append(y[inside], np.interp(end, x, y))
-    return float(np.trapezoid(ys, xs) if hasattr(np, "trapezoid") else np.trapz(ys, xs)) / float(end - x[0])
+    return float(np.sum((ys[1:] + ys[:-1]) * np.diff(xs)) / 2 / (end - x[0]))
 
 
 def first_reaching(budgets: Sequence[int], values: Sequence[float] | np.ndarray, target: float) -> int | None:
