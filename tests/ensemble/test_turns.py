@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from overread.ensemble.lesson import Lesson, Pool
 from overread.ensemble.member_training import MemberTraining
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.turns import train_in_turns
@@ -26,7 +27,7 @@ def member(index: int, store: PatchStore, steps: int = 8) -> MemberTraining:
     return MemberTraining(
         index,
         tiny_plan(),
-        ["ball_00", "ball_01"],
+        Lesson((Pool(("ball_00", "ball_01")),)),
         store,
         store.folder,
         seed=0,

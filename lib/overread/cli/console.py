@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ import overread
 
 if TYPE_CHECKING:
     from overread.learning.champions import ChampionStore
+    from overread.state.database import Database
 
 APP = Path("apps") / "radiology"
 
@@ -35,6 +37,15 @@ ModelsOption = Annotated[
     Path | None,
     typer.Option(
         "--models", help="Folder of champions. [default: model/ in the app folder]", show_default=False
+    ),
+]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        envvar="OVERREAD_DATABASE",
+        help="File or URL of the database. [default: state/overread.db in the app folder]",
+        show_default=False,
     ),
 ]
 DeviceOption = Annotated[
@@ -67,6 +78,25 @@ def champion_store(app: Path | None, models: Path | None) -> ChampionStore:
     from overread.learning.champions import ChampionStore
 
     return ChampionStore(models.expanduser().resolve() if models else app_folder(app) / "model")
+
+
+def database_place(app: Path | None, database: str | None) -> Path | str:
+    """File or URL of the database: `database`, or else the app's own."""
+    from overread.state.database import default_path
+
+    return database or default_path(app_folder(app))
+
+
+@contextmanager
+def existing_database(app: Path | None, database: str | None) -> Iterator[Database]:
+    """The database at `database_place`, closed at the end. Raises NotFoundError where its file is not there."""
+    from overread.state.database import Database
+
+    opened = Database.open(database_place(app, database), must_exist=True)
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 def chosen_device(name: str) -> str:

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.panel import Panel
@@ -26,6 +26,9 @@ from overread.cli.console import (
 )
 from overread.cli.serve import HOST, PORT, HostOption, PortOption, refuse_port_in_use, server_command
 from overread.cli.train import learn
+
+if TYPE_CHECKING:
+    from overread.learning.champions import ChampionStore
 
 RECIPE = "liver_phantom"
 # Training steps of all members together; preparing the cases and calibration come on top.
@@ -110,6 +113,7 @@ def _make_sample_data(sample: Path) -> None:
 def _make_starter_champion(app: Path, sample: Path, minutes: float, device: str) -> None:
     store = champion_store(app, None)
     if RECIPE in store.recipes():
+        _locate_sample_data(store, sample)
         return
     remarks.print(
         f"Training the starter model {RECIPE} for about {minutes:g} minutes; this happens once.",
@@ -117,6 +121,21 @@ def _make_starter_champion(app: Path, sample: Path, minutes: float, device: str)
         soft_wrap=True,
     )
     learn(RECIPE, sample, store, minutes=minutes, device=device)
+
+
+def _locate_sample_data(store: ChampionStore, sample: Path) -> None:
+    """A starter model of an earlier version does not know its data yet; without them it could not learn on."""
+    from overread.domain import BadInputError
+    from overread.learning.central import FILE
+    from overread.learning.training_set import locate_central
+
+    champion = store.current(RECIPE)
+    if (champion.parent / FILE).exists():
+        return
+    try:
+        locate_central(champion, sample)
+    except BadInputError as error:
+        remarks.print(f"{RECIPE} is served, but cannot learn on: {error}", markup=False, highlight=False)
 
 
 def _serve(command: list[str], working: Path, host: str, port: int) -> int:

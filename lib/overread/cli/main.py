@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from overread.cli import demo, doctor, imports, models, predict, serve, simulate, train
+from overread.cli import audit, central, demo, doctor, imports, models, predict, serve, simulate, train
 
 
 class PlainErrors(TyperGroup):
@@ -64,9 +64,11 @@ def overread(
 app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.command("train")(train.train)
+app.command("central")(central.central)
 app.command("import-nnunet")(imports.import_nnunet)
 app.command("import-bundle")(imports.import_bundle)
 app.command("predict")(predict.predict)
 app.command("simulate")(simulate.simulate)
 app.command("models")(models.models)
+app.add_typer(audit.audit, name="audit")
 app.command("doctor")(doctor.doctor)

@@ -164,8 +164,10 @@ def learn(
         BrokenDatasetError: cases that cannot be trained on; nothing was trained.
         BadInputError: options that do not fit, or the work folder holds another training.
     """
+    from overread.ensemble.storage import read_description
     from overread.ensemble.training import TrainingOptions, TrainingProgress, train_ensemble
     from overread.imaging.dataset import read_dataset
+    from overread.learning.central import protected_of, remember_central
     from overread.learning.champions import checked_recipe_name
     from overread.recipes import recipe_named
 
@@ -194,6 +196,8 @@ def learn(
         folder = train_ensemble(name, dataset, work, options, recipe.plan, report, restart=restart)
     calibration = run_calibration(folder, dataset, chosen)
     published = store.publish(name, folder)
+    # The work folder is the last to go: interrupted here, the same command writes this again.
+    remember_central(published.parent, data, dataset, protected_of(read_description(published)))
     shutil.rmtree(work)
     return {
         "model": name,

@@ -48,7 +48,8 @@ def calibrate(
     A reliability diagram of before and after is drawn beside it (`reliability.png`).
 
     Each case is predicted by the members that did not learn from it: all of a deep ensemble (whose held-out
-    cases are shared), one fold of a cross-validation, either after a retraining. The temperature minimises the negative log likelihood
+    cases are shared), one fold of a cross-validation, either after a retraining. The
+    temperature minimises the negative log likelihood
     near the structures (elsewhere everything is easy and would hide miscalibration); bands then count all voxels.
     Voxels that nobody labelled count in neither.
 

@@ -46,8 +46,8 @@ class PatchStore:
         """Prepare the cases that are not there yet. A case counts as there when its last file is."""
         if plan.classes > IGNORE:
             raise BadInputError(
-                f"{plan.classes} classes and the value of unlabelled voxels do not fit 8 bits; "
-                f"at most {IGNORE} classes are trained"
+                f"{plan.classes} classes do not fit 8 bits, where {IGNORE} stands for unlabelled voxels; "
+                f"at most {IGNORE} are trained"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         for index, case in enumerate(dataset.cases):

@@ -7,12 +7,19 @@ from math import prod
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import SimpleITK as sitk
 from nibabel.spatialimages import SpatialImage
 from PIL import Image
 
-from overread.domain import BadInputError, NotFoundError
-from overread.imaging.volumes import ITK_SUFFIXES, NIFTI_SUFFIXES, PICTURE_SUFFIXES, READABLE_SUFFIXES
+from overread.domain import BadInputError, Grid, NotFoundError
+from overread.imaging.volumes import (
+    ITK_SUFFIXES,
+    LPS_TO_RAS,
+    NIFTI_SUFFIXES,
+    PICTURE_SUFFIXES,
+    READABLE_SUFFIXES,
+)
 
 
 @dataclass(frozen=True)
@@ -65,3 +72,25 @@ def read_header(path: Path) -> Header:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     return Header(shape)
+
+
+def read_grid(path: Path) -> Grid:
+    """Where a volume's voxels lie, without reading them. Raises as `read_header`."""
+    shape = read_header(path).shape
+    name = path.name.lower()
+    if name.endswith(PICTURE_SUFFIXES):
+        return Grid(shape, np.eye(4))
+    if name.endswith(NIFTI_SUFFIXES):
+        image = nib.load(path)
+        if not isinstance(image, SpatialImage) or len(shape) > 3:
+            raise BadInputError(f"{path} is {len(shape)}-D, expected a volume")
+        return Grid(shape + (1,) * (3 - len(shape)), np.asarray(image.affine))
+    if len(shape) != 3:
+        raise BadInputError(f"{path} is {len(shape)}-D, expected 3-D")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * np.array(reader.GetSpacing())
+    affine[:3, 3] = reader.GetOrigin()
+    return Grid(shape, LPS_TO_RAS @ affine)

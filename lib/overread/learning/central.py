@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from overread.domain import BadInputError, NotFoundError
 from overread.ensemble.member_training import write_json
@@ -45,6 +46,28 @@ def remember_central(
 
     Args:
         recipe_folder: of the champion store.
+        data_folder, dataset, protected: as in `take_stock`.
+    """
+    central = take_stock(data_folder, dataset, protected)
+    write_central(recipe_folder, central)
+    return central
+
+
+def write_central(recipe_folder: Path, central: CentralData) -> None:
+    """Write `central.json`, whole or not at all."""
+    recipe_folder.mkdir(parents=True, exist_ok=True)
+    write_json({**asdict(central), "folder": str(central.folder)}, recipe_folder / FILE)
+
+
+def protected_of(description: Mapping[str, Any]) -> set[str]:
+    """Ids of the cases that no member of a trained ensemble learnt from, by its `ensemble.json`."""
+    return set.intersection(*(set(ids) for ids in description["plan"]["held_out"]))
+
+
+def take_stock(data_folder: Path, dataset: Dataset, protected: Collection[str]) -> CentralData:
+    """What there is. Reads all files.
+
+    Args:
         data_folder: what `dataset` was read from.
         dataset: all its cases, with those that were held out.
         protected: ids of the cases that no member learnt from.
@@ -55,7 +78,7 @@ def remember_central(
             f"case {strangers[0]} was held out when the champion was trained, and is not in {data_folder}: are these "
             "the data that it was trained on?"
         )
-    central = CentralData(
+    return CentralData(
         folder=Path(data_folder).resolve(),
         training=tuple(sorted(ids - set(protected))),
         protected=tuple(sorted(protected)),
@@ -65,9 +88,6 @@ def remember_central(
             for path in files_of(case)
         },
     )
-    recipe_folder.mkdir(parents=True, exist_ok=True)
-    write_json({**asdict(central), "folder": str(central.folder)}, recipe_folder / FILE)
-    return central
 
 
 def read_central(recipe_folder: Path) -> CentralData:

@@ -175,10 +175,9 @@ def _lessons(
 ) -> list[Lesson]:
     lessons = []
     for member, file in enumerate(description["members"]):
-        shares = {cases.central: options.replay_share, cases.local: 1 - options.replay_share}
+        shares = (cases.central, options.replay_share), (cases.local, 1 - options.replay_share)
         pools = [
-            Pool(tuple(keys[case] for case in cases.learnt_by(member, ids)), share)
-            for ids, share in shares.items()
+            Pool(tuple(keys[case] for case in cases.learnt_by(member, ids)), share) for ids, share in shares
         ]
         given = tuple(pool for pool in pools if pool.cases and pool.share > 0)
         if options.start == "champion":

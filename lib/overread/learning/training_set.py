@@ -17,7 +17,14 @@ from typing import Any
 from overread.domain import BadInputError
 from overread.ensemble.storage import read_description
 from overread.imaging.dataset import Case, Dataset, read_dataset
-from overread.learning.central import CentralData, changed, files_of
+from overread.learning.central import (
+    CentralData,
+    changed,
+    files_of,
+    protected_of,
+    take_stock,
+    write_central,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +129,31 @@ def training_set(
         unseen=unseen,
         patients=patients,
     )
+
+
+def locate_central(champion: Path, data_folder: Path) -> CentralData:
+    """Write down, for a champion that was trained before this was kept or whose data were moved, where its data are.
+
+    Args:
+        champion: folder in the champion store.
+        data_folder: in nnU-Net's raw layout.
+
+    Raises:
+        BadInputError: they are not the data that it was trained on, as far as that can be told.
+    """
+    description = read_description(champion)
+    ensure_retrainable(description)
+    dataset = read_dataset(data_folder)
+    facts = description["plan"]["training"]
+    if (count := facts.get("central", facts["cases"])) > len(dataset.cases):
+        raise BadInputError(
+            f"{data_folder} holds {len(dataset.cases)} cases, champion {champion.name} was trained on {count}"
+        )
+    protected = {case for case in protected_of(description) if not case.startswith(LOCAL)}
+    central = take_stock(data_folder, dataset, protected)
+    _central(champion, description, central)
+    write_central(champion.parent, central)
+    return central
 
 
 def ensure_retrainable(description: Mapping[str, Any]) -> None:

@@ -16,7 +16,8 @@ class Cases:
         patients: whose they are; a case without a known patient is its own.
         classes: foreground classes, the columns of `class_doubt` and `foreground_mm3`.
         doubt: `(case,)` how much the champion doubts in and near the structures: the acquisition score, in nat.
-        quality: `(case,)` 1 - mean pairwise Dice of the members: worst predictions highest. For sorting, not for asking.
+        quality: `(case,)` 1 - mean pairwise Dice of the members: worst predictions highest. For sorting, not for
+            asking.
         class_doubt: `(case, class)` doubt weighted by the class's probability, in nat.
         foreground_mm3: `(case, class)` predicted volume.
         features: `(case, feature)` where the case lies among others; near duplicates lie close together.
@@ -58,7 +59,7 @@ class Pick:
 
     Attributes:
         case_id: which.
-        reason: one short clause for the reader, without the strategy's name: `members disagree about tumour, top 3 %`.
+        reason: one short clause for the reader, without the strategy's name: `members unsure about tumour, top 3 %`.
         score: what it was ranked by; None where chance decided.
     """
 

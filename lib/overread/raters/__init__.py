@@ -1,1 +1,1 @@
-"""Labels of several people: fused, or made up by a robot rater."""
+"""Several people's labels: made one (`fusion`), and people that are simulated (`robot`)."""

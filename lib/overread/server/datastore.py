@@ -5,25 +5,38 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import shutil
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
-from overread.domain import BadInputError, NotFoundError
-from overread.imaging.headers import read_header
-from overread.imaging.volumes import READABLE_SUFFIXES, read_array, read_volume, write_nifti
+from overread.domain import BadInputError, Grid, NotFoundError, OverreadError
+from overread.domain.labels import IGNORE
+from overread.imaging.headers import read_grid, read_header
+from overread.imaging.volumes import READABLE_SUFFIXES, read_array, read_labelmap, read_volume, write_nifti
+from overread.learning.accepted import FINAL, AcceptedLabels, Submission
+from overread.learning.patients import read_patients
 from overread.server.index import reconciled
 from overread.server.inference import called
-from overread.server.labels import NOT_CLASSES, AcceptedLabel, accept, names_in_order, read_submission
-from overread.server.maps import MapStore
+from overread.server.labels import NOT_CLASSES, AcceptedLabel, accept, names_in_order, read_segmentation
+from overread.server.maps import MapStore, Proposal
 from overread.server.models import ServedModels
-from overread.server.names import checked_name
+from overread.server.names import ANONYMOUS, checked_name, rater_name
+from overread.server.partial import labelled_part
+from overread.server.turns import interactions_of
+from overread.state.labels import QUARANTINED, WITHDRAWN, LabelRow
+from overread.state.labels import labels as label_rows
+from overread.state.servings import serving_for
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +47,11 @@ BYTES_A_VOXEL = 4
 INCOMING = ".incoming"
 # Files that come one after another, as in a copy of a large folder, are taken note of together.
 SETTLING_S = 0.5
+# Labels that a person made: of MONAI Label's clients, and of 3D Slicer's reviewer module. What else is sent, such
+# as tag `original`, is kept for viewers only.
+ACCEPTED_TAGS = re.compile(rf"{FINAL}|version_\d+")
+# Where the index says which accepted label a viewer gets.
+ACCEPTED = "accepted"
 
 
 class StudyStore(LocalDatastore):
@@ -42,18 +60,34 @@ class StudyStore(LocalDatastore):
     What is sent is checked before a byte of the store changes; a refused label leaves the earlier one in place.
     Changes are made one at a time, and the store's index is replaced whole, because requests run in several
     threads here.
+
+    What viewers see is one label a tag, the newest. What people made is kept beside it in `accepted`, of every rater
+    and for good.
+
+    Attributes:
+        patient_of: from an image's id to its patient.
     """
 
-    def __init__(self, folder: str, extensions: list[str], models: ServedModels, maps: MapStore) -> None:
-        self._models, self._maps = models, maps
+    def __init__(
+        self,
+        folder: str,
+        extensions: list[str],
+        models: ServedModels,
+        maps: MapStore,
+        accepted: AcceptedLabels | None = None,
+    ) -> None:
+        self._models, self._maps, self._accepted = models, maps, accepted
         self._change = threading.RLock()
         self._seen = threading.Event()
+        self.patient_of: Callable[[str], str] = read_patients(Path(folder))
         super().__init__(folder, extensions=tuple(extensions), auto_reload=True)
         # Programs such as rsync write under another name first.
         self._handler.on_moved = self._on_any_event
         threading.Thread(target=self._follow_the_folder, name="studies folder", daemon=True).start()
         self._incoming = Path(folder) / INCOMING
         shutil.rmtree(self._incoming, ignore_errors=True)
+        if accepted is not None:
+            self._show_accepted(accepted)
 
     # -- what is there ------------------------------------------------------------------------------------------
 
@@ -135,6 +169,7 @@ class StudyStore(LocalDatastore):
         check_volume(source, image_id, self._models.settings.max_upload_bytes)
         target = Path(self._datastore.image_path()) / self._filename(image_id, suffix)
         info = {**as_dict(image_info, "params"), "ts": int(time.time()), "name": target.name}
+        self._drop_labels_of_another(image_id, source, str(info.get("user") or ANONYMOUS))
         with self._change:
             self._place(source, target)
             self._init_from_datastore_file()
@@ -145,52 +180,171 @@ class StudyStore(LocalDatastore):
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
     ) -> str:
+        """Take a label in, as `submit`; its id."""
+        self.submit(image_id, Path(label_filename), label_tag, label_info)
+        return image_id
+
+    def submit(
+        self, image_id: str, file: Path, tag: str, params: dict[str, Any], user: str = ""
+    ) -> dict[str, Any]:
         """Take a label in; see `overread.server.labels` for what becomes of its values.
+
+        Args:
+            params: what the client sent with it: `label_info`, `client_id`, `model`, and `region` or `slices`.
+            user: who is signed in; empty where nobody has to.
+
+        Returns:
+            Facts about the label, plain JSON. When it is returned the label is kept for good.
 
         Raises:
             NotFoundError: no such image. BadInputError: the label cannot be used; the earlier one stays.
         """
         image = self.known_image(image_id)
-        checked_name(label_tag, "tag")
-        info = dict(as_dict(label_info, "params"))
-        with called(image, f"image {image_id}"):
-            grid = read_array(image)[1]
-        with called(Path(label_filename), "the label"):
-            values = read_submission(Path(label_filename), grid)
-        names = names_in_order(info.get("label_info"))
+        checked_name(tag, "tag")
+        info = dict(as_dict(params, "params"))
         client = str(info.get("client_id") or "")
+        rater = rater_name(user, client)
+        with called(image, f"image {image_id}"):
+            grid = read_grid(image)
+        with called(file, "the label"):
+            values, names = read_segmentation(file, grid)
+        names = names or names_in_order(info.get("label_info"))
+        part = labelled_part(info, grid.shape)
         recipe = self._recipe_of(names, info.get("model"))
-        accepted = accept(
-            values,
-            names,
-            None if recipe is None else self._models.classes(recipe),
-            lambda: self._maps.proposal(image_id, client, recipe),
-        )
+        classes = None if recipe is None else self._models.classes(recipe)
+        proposal = cache(lambda: self._maps.proposal(image_id, client, recipe))
+        accepted = accept(values, names, classes, proposal)
+        labels = accepted.labels if part is None else np.where(part, accepted.labels, IGNORE).astype(np.uint8)
+        facts: dict[str, Any] = {}
+        row = None
+        if self._accepted is not None and ACCEPTED_TAGS.fullmatch(tag):
+            submission = self._submission(image_id, client, rater, tag, recipe, classes or (), proposal, grid)
+            row = self._accepted.add(labels, grid, submission, time.time())
+            facts = label_facts(row)
+            info[ACCEPTED] = facts
         info |= self._provenance(accepted, names, recipe)
-        target = Path(self._datastore.label_path(label_tag)) / self._filename(image_id, LABEL_SUFFIX)
+        self._show(image_id, tag, labels, grid, info, row)
+        return facts
+
+    def _submission(
+        self,
+        image_id: str,
+        client: str,
+        rater: str,
+        tag: str,
+        recipe: str | None,
+        classes: tuple[str, ...],
+        proposal: Callable[[], Proposal | None],
+        grid: Grid,
+    ) -> Submission:
+        """Where a label comes from."""
+        assert self._accepted is not None
+        database = self._accepted.database
+        with database.reading() as c:
+            serving = serving_for(c, image_id, client)
+        proposed = None
+        try:
+            proposed = proposal()
+        except OverreadError:
+            # How much was corrected is worth less than the label.
+            logger.exception("What was proposed for image %s cannot be read", image_id)
+        if proposed is not None and not (
+            proposed.shown_to_client and proposed.labels.size == np.prod(grid.shape)
+        ):
+            proposed = None
+        return Submission(
+            case_id=image_id,
+            patient=self.patient_of(image_id),
+            rater=rater,
+            client_id=client,
+            recipe=recipe or "",
+            champion=proposed.champion if proposed else "",
+            tag=tag,
+            interactions=interactions_of(database, image_id, client),
+            serving=serving,
+            proposal=proposed.labels.reshape(grid.shape) if proposed else None,
+            classes=classes,
+        )
+
+    def _show(
+        self,
+        image_id: str,
+        tag: str,
+        labels: np.ndarray,
+        grid: Grid,
+        info: dict[str, Any],
+        row: LabelRow | None,
+    ) -> None:
+        """Make a label the one that viewers see, unless a newer one came meanwhile. Not labelled is shown as 0."""
+        target = Path(self._datastore.label_path(tag)) / self._filename(image_id, LABEL_SUFFIX)
         info |= {"ts": int(time.time()), "name": target.name}
         written = self._incoming_file(LABEL_SUFFIX)
-        write_nifti(written, accepted.labels, grid)
+        write_nifti(written, np.where(labels == IGNORE, 0, labels).astype(np.uint8), grid)
         with self._change:
-            self._place(written, target)
             self._init_from_datastore_file()
-            self._datastore.objects[image_id].labels[label_tag] = DataModel(info=info, ext=LABEL_SUFFIX)
+            shown = self._datastore.objects[image_id].labels.get(tag)
+            if row is not None and shown is not None and shown.info.get(ACCEPTED, {}).get("id", 0) > row.id:
+                written.unlink()
+                return
+            self._place(written, target)
+            self._datastore.objects[image_id].labels[tag] = DataModel(info=info, ext=LABEL_SUFFIX)
             self._update_datastore_file()
-        return image_id
+
+    def _show_accepted(self, accepted: AcceptedLabels) -> None:
+        """Put right what a crash left between an accepted label and what viewers see of it."""
+        with accepted.database.reading() as c:
+            newest = {(row.case_id, row.tag): row for row in label_rows(c) if row.status != QUARANTINED}
+        for (case, tag), row in newest.items():
+            item = self._datastore.objects.get(case)
+            file = accepted.folder / row.file
+            if item is None or not file.exists():
+                continue
+            shown = item.labels.get(tag)
+            if row.status == WITHDRAWN:
+                if shown is not None and shown.info.get(ACCEPTED, {}).get("file") == row.file:
+                    super().remove_label(case, tag)
+                    self.refresh()
+            elif shown is None or shown.info.get(ACCEPTED, {}).get("id") != row.id:
+                try:
+                    labels, grid = read_labelmap(file)
+                except BadInputError as error:
+                    # `AcceptedLabels.check` quarantines it before the next training.
+                    logger.warning("The label of image %s cannot be shown: %s", case, error)
+                    continue
+                names = {name: index for index, name in enumerate(row.details.get("classes", ())) if index}
+                info = {
+                    ACCEPTED: label_facts(row),
+                    "client_id": row.client_id,
+                    "label_info": [{"name": name, "idx": index} for name, index in names.items()],
+                    "label_names": names,
+                    "recipe": row.recipe or None,
+                }
+                self._show(case, tag, labels, grid, info, row)
+                logger.warning("The label of image %s (tag %s) is shown again", case, tag)
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image with its labels. Raises NotFoundError for an unknown one."""
         self.known_image(image_id)
+        self._withdraw(image_id, None, ANONYMOUS, "its image was removed")
         with self._change:
             super().remove_image(image_id)
             self.refresh()
 
-    def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a label. Raises NotFoundError for an unknown one."""
+    def remove_label(self, label_id: str, label_tag: str, by: str = ANONYMOUS) -> None:
+        """Take a label out of use, of whichever rater; viewers no longer see it.
+
+        Raises:
+            NotFoundError: there is no such label.
+        """
         self.known_label(label_id, label_tag)
+        self._withdraw(label_id, label_tag, by, "removed")
         with self._change:
             super().remove_label(label_id, label_tag)
             self.refresh()
+
+    def _withdraw(self, image_id: str, tag: str | None, by: str, reason: str) -> None:
+        if self._accepted is not None:
+            self._accepted.withdraw(image_id, tag, by, reason, time.time())
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Add to what is known of an image. Raises NotFoundError for an unknown one."""
@@ -199,10 +353,39 @@ class StudyStore(LocalDatastore):
             super().update_image_info(image_id, finite(as_dict(info, "info")))
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Add to what is known of a label. Raises NotFoundError for an unknown one."""
+        """Add to what is known of a label; a reviewer's verdict decides whether it is learnt from.
+
+        Raises:
+            NotFoundError: no such label. BadInputError: a verdict that is not known.
+        """
         self.known_label(label_id, label_tag)
+        info = finite(as_dict(info, "info"))
+        self._review(label_id, label_tag, info)
         with self._change:
-            super().update_label_info(label_id, label_tag, finite(as_dict(info, "info")))
+            super().update_label_info(label_id, label_tag, info)
+
+    def _review(self, image_id: str, tag: str, info: dict[str, Any]) -> None:
+        """Note the verdict of 3D Slicer's reviewer module, where the info holds one."""
+        verdict = as_dict(info.get("segmentationMeta"), "segmentationMeta")
+        status = verdict.get("status")
+        if self._accepted is None or not status:
+            return
+        by = str(verdict.get("approvedBy") or info.get("user") or ANONYMOUS)
+        # A label that was put into the folder by hand is no accepted one; its verdict stands in the index.
+        with suppress(NotFoundError):
+            comment = str(verdict.get("comment") or "")
+            self._accepted.review(image_id, tag, str(status), by, comment, time.time())
+
+    def _drop_labels_of_another(self, image_id: str, source: Path, by: str) -> None:
+        """Labels of an image say nothing about another volume that takes its name."""
+        item = self._datastore.objects.get(image_id)
+        if item is None or same_volume(source, Path(self.get_image_uri(image_id))):
+            return
+        self._withdraw(image_id, None, by, "another volume took its image's place")
+        with self._change:
+            for tag in list(item.labels):
+                super().remove_label(image_id, tag)
+            self.refresh()
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -308,6 +491,31 @@ def check_volume(path: Path, name: str, most_bytes: int) -> None:
                 f"image {name} announces {announced / 1e9:.3g} GB of voxels, at most {most_bytes / 1e9:.3g} are taken"
             )
         read_volume([path])
+
+
+def same_volume(first: Path, second: Path) -> bool:
+    """Whether two files hold the same voxels at the same place."""
+    try:
+        (voxels, grid), (others, other_grid) = read_array(first), read_array(second)
+    except OverreadError:
+        return False
+    return grid.difference_from(other_grid) is None and np.array_equal(voxels, others)
+
+
+def label_facts(row: LabelRow) -> dict[str, Any]:
+    """What clients are told of an accepted label."""
+    return {
+        "id": row.id,
+        "file": row.file,
+        "rater": row.rater,
+        "revision": row.revision,
+        "champion": row.champion,
+        "dice_to_proposal": row.dice_to_proposal,
+        "dice": row.details.get("dice", {}),
+        "voxels_changed": row.details.get("voxels_changed"),
+        "partial": row.partial,
+        "took_s": row.took_s,
+    }
 
 
 def upload_limit(store: StudyStore, image_id: str) -> int:

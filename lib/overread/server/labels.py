@@ -8,6 +8,8 @@ reader saw them. Inside the labels, a band took voxels away from the classes: a 
 left as it was proposed, so it returns to the class which the champion had proposed there. Laid over the labels
 (or drawn by hand), a band that is still visible lies where no class does, and that is background: returning it
 to the proposal would undo what the reader erased.
+
+A segment called `not labelled` marks what the reader did not look at: those voxels become `IGNORE`.
 """
 
 from __future__ import annotations
@@ -20,15 +22,20 @@ from typing import Any
 import numpy as np
 
 from overread.domain import BadInputError, Grid
+from overread.domain.labels import IGNORE
 from overread.imaging.headers import read_header
 from overread.imaging.lattice import in_order_of
+from overread.imaging.segmentations import read_segments
 from overread.imaging.volumes import read_labelmap
 from overread.server.doubt import DOUBT_NAMES
 from overread.server.maps import Proposal
 
 BACKGROUND = "background"
-NOT_CLASSES = frozenset({*DOUBT_NAMES, BACKGROUND})
-LARGEST_CLASS_INDEX = 255
+NOT_LABELLED = "not labelled"
+# Segments of these names mark voxels that nobody labelled, unless a class of the model is called so.
+IGNORED_NAMES = frozenset({NOT_LABELLED, "ignore"})
+NOT_CLASSES = frozenset({*DOUBT_NAMES, BACKGROUND, *IGNORED_NAMES})
+LARGEST_CLASS_INDEX = IGNORE - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +43,7 @@ class AcceptedLabel:
     """A label in class indices on the image's grid.
 
     Attributes:
-        labels: `(*space)` uint8.
+        labels: `(*space)` uint8; `IGNORE` where the reader did not label.
         names: class name to index, for the classes that the submission named.
         returned: how many voxels of doubt returned to the proposal.
     """
@@ -68,12 +75,24 @@ def read_submission(path: Path, grid: Grid) -> np.ndarray:
     Raises:
         BadInputError: the file cannot be read, holds anything but whole numbers, or lies on another grid.
     """
+    return read_segmentation(path, grid)[0]
+
+
+def read_segmentation(path: Path, grid: Grid) -> tuple[np.ndarray, list[str] | None]:
+    """As `read_submission`, and the names of the values 1, 2, … where the file itself tells them.
+
+    3D Slicer's segmentation files do, and their values need not follow the order of `label_info`.
+    """
     shape = read_header(path).shape
     if sorted(_with_depth(shape)) != sorted(_with_depth(grid.shape)):
         raise BadInputError(
             f"the label lies on another grid than the image: shape {shape} instead of {grid.shape}"
         )
-    labels, label_grid = read_labelmap(path)
+    segments = read_segments(path)
+    if segments is None:
+        names, (labels, label_grid) = None, read_labelmap(path)
+    else:
+        names, labels, label_grid = list(segments.names), segments.labels, segments.grid
     if len(grid.shape) == 3:
         try:
             labels = in_order_of(labels, label_grid, grid)
@@ -85,7 +104,7 @@ def read_submission(path: Path, grid: Grid) -> np.ndarray:
     labels = labels.reshape(grid.shape)
     if labels.min(initial=0) < 0:
         raise BadInputError(f"the label holds {labels.min()}; values begin at 0")
-    return labels
+    return labels, names
 
 
 def accept(
@@ -98,7 +117,8 @@ def accept(
 
     Args:
         labels: values `(*space)` as submitted.
-        names: name of value 1, 2, …; None where the client sent none, so that values are class indices.
+        names: name of value 1, 2, …; None where the client sent none, so that values are class indices, and
+            `IGNORE` itself.
         classes: the model's classes, the background first; None where no model is known, so that classes are
             numbered in the order of `names`.
         proposal: gives what the champion proposed for the image; asked only where doubt is left.
@@ -106,8 +126,8 @@ def accept(
     Raises:
         BadInputError: a value without a name, or a name that is no class.
     """
-    highest = int(labels.max(initial=0))
     if names is None:
+        highest = int(labels[labels != IGNORE].max(initial=0))
         limit = LARGEST_CLASS_INDEX if classes is None else len(classes) - 1
         if highest > limit:
             raise BadInputError(
@@ -115,11 +135,13 @@ def accept(
             )
         known = {} if classes is None else {name: i for i, name in enumerate(classes) if i > 0}
         return AcceptedLabel(labels.astype(np.uint8), known, 0)
+    highest = int(labels.max(initial=0))
     if highest > len(names):
         raise BadInputError(
             f"the label holds value {highest}, but label_info has {len(names)} entries ({', '.join(names)})"
         )
-    wanted = [name for name in names if name not in NOT_CLASSES]
+    own = IGNORED_NAMES & set(classes or ())
+    wanted = [name for name in names if name not in NOT_CLASSES or name in own]
     if classes is None:
         indices = {name: index for index, name in enumerate(dict.fromkeys(wanted), start=1)}
     else:
@@ -133,7 +155,7 @@ def accept(
     table = np.zeros(len(names) + 1, dtype=np.uint8)
     doubt = np.zeros(len(names) + 1, dtype=bool)
     for value, name in enumerate(names, start=1):
-        table[value] = indices.get(name, 0)
+        table[value] = indices.get(name, IGNORE if name in IGNORED_NAMES else 0)
         doubt[value] = name in DOUBT_NAMES
     mapped = table[labels]
     returned = 0

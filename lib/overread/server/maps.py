@@ -56,11 +56,15 @@ class Proposal:
         grid: the case's grid.
         classes_hold_doubt: whether the reader saw the bands inside the classes, so that voxels which they left
             in a band were never judged to be background.
+        champion: that proposed it, as in the folder's name.
+        shown_to_client: whether the client that was asked for saw it; if not, somebody else did.
     """
 
     labels: np.ndarray
     grid: Grid
     classes_hold_doubt: bool
+    champion: str = ""
+    shown_to_client: bool = True
 
 
 class MapStore:
@@ -136,12 +140,13 @@ class MapStore:
                 continue
             for who, seen in json.loads(path.read_text()).items():
                 sightings.append((who == client, seen["at"], seen["doubt"], path.parent))
-        for _, _, mode, folder in sorted(sightings, key=lambda s: s[:2], reverse=True):
+        for own, _, mode, folder in sorted(sightings, key=lambda s: s[:2], reverse=True):
             self._wait_for(MapKey(folder.parent.parent.name, folder.parent.name, case))
             file = folder / f"{PROPOSAL}{SUFFIX}"
             if file.exists():
                 labels, grid = read_labelmap(file)
-                return Proposal(labels, grid, classes_hold_doubt=mode == BANDS_INSIDE)
+                inside = mode == BANDS_INSIDE
+                return Proposal(labels, grid, inside, champion=folder.parent.name, shown_to_client=own)
         return None
 
     def _in_background(self, key: MapKey, write: Callable[[], None]) -> Future[None]:

@@ -7,6 +7,7 @@ import unicodedata
 from overread.domain import BadInputError
 
 LONGEST_NAME = 200
+ANONYMOUS = "anonymous"
 
 
 def checked_name(name: str, what: str) -> str:
@@ -26,4 +27,18 @@ def checked_name(name: str, what: str) -> str:
         raise BadInputError(f"{what} {shown!r} looks like a path; expected a plain name without / or \\")
     if ".." in name or name.startswith("."):
         raise BadInputError(f"{what} {shown!r} begins with a dot or holds `..`; expected a plain name")
+    return name
+
+
+def rater_name(user: str, client_id: str) -> str:
+    """Who made a label: the user where one is signed in, else what the client calls itself.
+
+    Raises:
+        BadInputError: the name is too long or holds a control character.
+    """
+    name = (user or client_id).strip() or ANONYMOUS
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise BadInputError(f"client_id {name[:57]!r}... is longer than {LONGEST_NAME} bytes")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise BadInputError(f"client_id {name!r} holds a control character")
     return name

@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from starlette.middleware import Middleware
 from overread.domain import BadInputError, NotFoundError
 from overread.ensemble.compute import leave_a_core
 from overread.imaging.volumes import READABLE_SUFFIXES
+from overread.learning.accepted import AcceptedLabels
 from overread.learning.champions import ChampionStore
 from overread.server.datastore import StudyStore
 from overread.server.doubt import DOUBT_NAMES
@@ -30,12 +32,16 @@ from overread.server.models import ServedModels
 from overread.server.routes import body_limit, take_over
 from overread.server.settings import Settings
 from overread.server.strategies import FirstUnlabelled, RandomUnlabelled
+from overread.server.turns import INFERENCE, record_turn
 from overread.server.warmup import warm_up
+from overread.state.database import Database, default_path
 from overread.uncertainty.measures import MEASURES
 
 logger = logging.getLogger(__name__)
 
 NAME = "Overread - Radiology"
+# Of a request, what the server added or the turn holds anyway.
+NOT_ASKED = ("image", "image_id", "image_name", "client_id")
 DESCRIPTION = "Several networks give their opinion; where they disagree, you are asked. Research software."
 
 
@@ -57,10 +63,13 @@ class Serving:
         self._keep_files_in_app_folder()
         self.models = ServedModels(ChampionStore(self.app_dir / "model"), self.settings)
         self.maps = MapStore(self.app_dir / "maps")
+        self.database = Database.open(default_path(self.app_dir))
+        self.accepted = AcceptedLabels(Path(studies) / "accepted", self.database)
+        self.accepted.settle(time.time())
         # MONAI Label lists slides and their XML annotations as well, which are no volumes.
         listed = monai_settings.MONAI_LABEL_DATASTORE_FILE_EXT
         volumes = [pattern for pattern in listed if pattern.endswith(READABLE_SUFFIXES)]
-        self.store = StudyStore(studies, volumes, self.models, self.maps)
+        self.store = StudyStore(studies, volumes, self.models, self.maps, self.accepted)
         self.strategies = {"first": FirstUnlabelled(), "random": RandomUnlabelled()}
         self.trainers: dict[str, Any] = {}
         self._tasks: dict[str, EnsembleTask] = {}
@@ -79,6 +88,17 @@ class Serving:
         """Let a model answer: the label map's file, and the facts. Raises NotFoundError for an unknown model."""
         self.models.current(model)
         file, facts = self.tasks()[model](request)
+        if request.get("image_id"):
+            record_turn(
+                self.database,
+                case_id=request["image_id"],
+                client_id=str(request.get("client_id") or ""),
+                recipe=model,
+                champion=facts["champion"],
+                kind=INFERENCE,
+                params={key: value for key, value in request.items() if key not in NOT_ASKED},
+                now=time.time(),
+            )
         return Path(str(file)), facts
 
     def labels(self) -> list[str]:

@@ -31,7 +31,7 @@ from overread.domain import BadInputError, NotFoundError
 from overread.learning.champions import HASH_LENGTH
 from overread.server.datastore import as_dict, check_volume, finite, upload_limit, volume_suffix
 from overread.server.maps import MapKey
-from overread.server.names import checked_name
+from overread.server.names import ANONYMOUS, checked_name
 
 if TYPE_CHECKING:
     from overread.server.radiology import Serving
@@ -146,9 +146,25 @@ def our_router(serving: Serving) -> APIRouter:
         info = parsed(params, "params")
         path = received(label)
         try:
-            return {"image": image, "label": serving.store.save_label(image, str(path), tag or "final", info)}
+            facts = serving.store.submit(image, path, tag or "final", info, signed_in(user))
+            return {"image": image, "label": image, "accepted": facts}
         finally:
             path.unlink(missing_ok=True)
+
+    @router.put("/datastore/updatelabelinfo", include_in_schema=False)
+    def put_label_info(
+        label: str, tag: str, params: str = Form("{}"), user: User = ANNOTATOR
+    ) -> dict[str, Any]:
+        info = parsed(params, "params")
+        serving.store.update_label_info(
+            label, tag, info | ({"user": user.username} if signed_in(user) else {})
+        )
+        return {}
+
+    @router.delete("/datastore/label", tags=["Datastore"], summary="Take a label out of use")
+    def delete_label(id: str, tag: str, user: User = ADMIN) -> dict[str, Any]:
+        serving.store.remove_label(id, tag, signed_in(user) or ANONYMOUS)
+        return {}
 
     @router.get("/datastore/image", tags=["Datastore"], summary="Download an image")
     def get_image(image: str, user: User = USER) -> FileResponse:
@@ -214,6 +230,11 @@ def our_router(serving: Serving) -> APIRouter:
         return FileResponse(path, media_type="application/gzip", filename=f"{case}_{path.name}")
 
     return router
+
+
+def signed_in(user: User) -> str:
+    """Name of the user who is signed in; empty where nobody has to be."""
+    return user.username if monai_settings.MONAI_LABEL_AUTH_ENABLE else ""
 
 
 def inference_request(

@@ -2,59 +2,145 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine
 
-from overread.state.schema import METADATA
-
-# A writer waits this long for the others; they hold the database for milliseconds.
-BUSY_TIMEOUT_S = 60
+from overread.domain.errors import NotFoundError
+from overread.state.engines import BUSY_TIMEOUT_S, WRITES, make_engine, url_of
+from overread.state.failures import StateError, telling
+from overread.state.migration import upgrade, version_of
+from overread.state.schema import VERSION
 
 
 class Database:
-    """A connection pool with two doors: `reading` and `writing`.
+    """A connection pool with two doors: `reading` and `writing`. Threads may share it; a process opens its own.
 
     Attributes:
-        url: as SQLAlchemy takes it.
+        url: as `open` takes it, for another process; may carry a password.
+        name: the file's path, or the URL without the password: for sentences.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.url = engine.url.render_as_string(hide_password=True)
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._turn = threading.Lock()
+        self._mine = threading.local()
+        self.url = engine.url.render_as_string(hide_password=False)
+        self.name = _name(engine.url)
 
     @classmethod
-    def open(cls, where: Path | str) -> Database:
-        """Open, or make, the database at a file's path or a URL, and bring its schema up to date."""
-        url = where if isinstance(where, str) and "://" in where else f"sqlite:///{Path(where).resolve()}"
-        if "://" not in str(where):
-            Path(where).resolve().parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url)
-        if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _prepare_sqlite)
-        METADATA.create_all(engine)
-        return cls(engine)
+    def open(cls, where: Path | str, must_exist: bool = False) -> Database:
+        """Open, or make, the database at a file's path or a URL, and bring its schema up to date.
+
+        Args:
+            where: a path is SQLite's file; a URL is `sqlite:////…` or `postgresql://…`.
+            must_exist: do not make an SQLite file that is not there.
+
+        Raises:
+            BadInputError: the URL is none, or of another kind of database.
+            NotFoundError: the file must exist and does not.
+            StateError: the database is damaged, cannot be reached, or was written by a newer Overread.
+        """
+        url = url_of(where)
+        if url.drivername == "sqlite" and url.database:
+            _prepare_folder(Path(url.database), must_exist)
+        database = cls(make_engine(url))
+        try:
+            with telling(database.name):
+                database._prepare()
+        except BaseException:
+            database.close()
+            raise
+        return database
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection that sees one state of the database."""
-        with self._engine.connect() as connection:
-            yield connection
+        """A connection that sees one state of the database, whatever others write meanwhile; it cannot write."""
+        with telling(self.name), self._engine.connect() as connection:
+            if not self._is_sqlite:
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                yield connection
+                return
+            connection.exec_driver_sql("PRAGMA query_only=ON")
+            try:
+                yield connection
+            finally:
+                # The pool hands the connection to a writer next.
+                connection.rollback()
+                connection.exec_driver_sql("PRAGMA query_only=OFF")
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction; writers of all processes follow each other. Committed at the end, undone on an error."""
-        with self._engine.connect() as connection:
-            if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield connection
-            connection.commit()
+        """One transaction; writers of all processes follow each other. Committed at the end, undone on an error.
+
+        Raises:
+            StateError: others held the database too long, or it failed.
+            RuntimeError: this thread is writing already, and would wait for itself.
+        """
+        if getattr(self._mine, "is_writing", False):
+            raise RuntimeError("writing() within writing(): hand the connection down instead")
+        self._mine.is_writing = True
+        try:
+            # Threads of one process queue here, where waiting is fair and costs nothing.
+            with self._turn, telling(self.name), self._engine.connect() as connection:
+                connection.execution_options(**{WRITES: True})
+                with connection.begin():
+                    yield connection
+        finally:
+            self._mine.is_writing = False
+
+    def damage(self) -> list[str]:
+        """What SQLite finds broken in its file, a sentence each; empty where it is whole, and for PostgreSQL."""
+        if not self._is_sqlite:
+            return []
+        with self.reading() as c:
+            found = [row[0] for row in c.exec_driver_sql("PRAGMA quick_check(20)")]
+        return [f"the database {self.name} is damaged: {said}" for said in found if said != "ok"]
 
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
+
+    def _prepare(self) -> None:
+        if self._is_sqlite:
+            self._switch_to_wal()
+        with self.reading() as c:
+            version = version_of(c)
+        if version != VERSION:
+            with self.writing() as c:
+                upgrade(c, self.name)
+
+    def _switch_to_wal(self) -> None:
+        """Readers and a writer at the same time. The file remembers it.
+
+        SQLite does not wait for others when it switches, whatever the timeout, so that is done here.
+        """
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        connection = self._engine.raw_connection()
+        try:
+            while True:
+                try:
+                    cursor = connection.cursor()
+                    mode = cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+                    cursor.close()
+                    break
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.02)
+        finally:
+            connection.close()
+        if mode != "wal":
+            raise StateError(
+                f"SQLite cannot keep {self.name} in WAL mode (it says {mode}); a network share cannot hold it: "
+                "use a folder of this machine, or PostgreSQL"
+            )
 
 
 def default_path(app_dir: Path) -> Path:
@@ -62,11 +148,16 @@ def default_path(app_dir: Path) -> Path:
     return Path(app_dir) / "state" / "overread.db"
 
 
-def _prepare_sqlite(connection, record) -> None:
-    # SQLAlchemy's pysqlite driver begins transactions by itself, too late for `BEGIN IMMEDIATE`.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
+def _name(url: URL) -> str:
+    if url.drivername == "sqlite" and url.database:
+        return url.database
+    return url.render_as_string(hide_password=True)
+
+
+def _prepare_folder(file: Path, must_exist: bool) -> None:
+    if must_exist and not file.is_file():
+        raise NotFoundError(f"there is no database at {file}; the server makes it when it first starts")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"the folder of the database {file} cannot be made: {error.strerror}") from error

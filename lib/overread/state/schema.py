@@ -1,4 +1,4 @@
-"""The tables. A change here needs a migration beside it.
+"""The tables. A change here needs a migration in `migrations/versions/` and a new `VERSION`.
 
 Times are seconds since 1970 (UTC); columns called `*_json` hold JSON text with finite numbers.
 """
@@ -19,6 +19,9 @@ from sqlalchemy import (
 )
 
 METADATA = MetaData()
+
+# Revision of the newest migration: what this code reads and writes.
+VERSION = "0002"
 
 # What one champion says of one case; champion "" holds what the image alone says (features for a cold start).
 SCORES = Table(

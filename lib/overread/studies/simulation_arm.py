@@ -109,8 +109,8 @@ def make_starter(study: Study, seed: int) -> None:
     staging.rename(folder / STATE)
 
 
-def run_arm(study: Study, seed: int, strategy: str) -> None:
-    """All rounds of one strategy with one seed that are not there yet."""
+def run_arm(study: Study, seed: int, strategy: str) -> Iterator[Row]:
+    """The rounds of one strategy with one seed, one after the other; those that are there are only read."""
     folder = study.folder / f"seed_{seed}"
     arm = folder / strategy
     arm.mkdir(exist_ok=True)
@@ -123,6 +123,7 @@ def run_arm(study: Study, seed: int, strategy: str) -> None:
         finished = arm / f"{number:02d}"
         if (finished / "round.json").exists():
             rows.append(Row(**json.loads((finished / "round.json").read_text())))
+            yield rows[-1]
             continue
         before = arm / f"{number - 1:02d}" if number else folder
         working = arm / ".working"
@@ -135,6 +136,7 @@ def run_arm(study: Study, seed: int, strategy: str) -> None:
         working.rename(finished)
         if number:
             shutil.rmtree(before / STATE)
+        yield rows[-1]
 
 
 @dataclass(eq=False)
