@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.datasets import write_balls, write_description, write_nifti_case
 
 from overread.domain import BadInputError, NotFoundError
 from overread.imaging.dataset import read_dataset
@@ -23,6 +22,7 @@ from overread.studies.simulation_statistics import (
     mean_interval,
     summarise,
 )
+from support.datasets import write_balls, write_description, write_nifti_case
 
 
 def of_patients(patients: int, cases_each: int) -> Labelled:

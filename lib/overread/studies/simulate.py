@@ -64,7 +64,8 @@ def simulate(
 ) -> list[Row]:
     """Run what is not there yet, and return all rows by seed, strategy and round.
 
-    Every seed's starter and every strategy of a seed is one job on one core; several jobs at a time have a process each.
+    A seed's starter is one job, and so is every strategy of a seed, on one core each; several at a time have a process
+    each.
 
     Raises:
         NotFoundError: a strategy is not known.
