@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from overread.domain import Grid
+from overread.domain import BadInputError, Grid
+from overread.ensemble.storage import load_ensemble
 from overread.imaging.volumes import write_nifti
 from overread.queue.claims import Claims
+from overread.queue.features import LENGTH
+from overread.queue.scorer import KEPT_CHAMPIONS, Scorer, ScoringProgress, StoppedError
 from overread.queue.scoring_order import SPREAD, scoring_order
 from overread.state.database import Database
 from overread.state.scores import COLD, ScoreRow, put_score, scores_of
@@ -70,13 +74,14 @@ class Workplace:
             finally:
                 process.kill()
 
-    def run(self, champion: Path | None = None, *more: str) -> list[dict]:
-        """Lines of a scorer that comes to its end."""
-        with self.scorer(champion, *more) as process:
-            assert process.stdout is not None
-            lines = [json.loads(line) for line in process.stdout]
-            assert process.wait() == 0
-        return lines
+    def run(self, champion: Path | None = None) -> list[ScoringProgress]:
+        """What a scorer reports that comes to its end."""
+        return list(self.in_this_process(champion, threading.Event()).run())
+
+    def in_this_process(self, champion: Path | None, stopped: threading.Event) -> Scorer:
+        claims = Claims.for_database(self.database.url)
+        ensemble = None if champion is None else load_ensemble(champion)
+        return Scorer(self.database, RECIPE, ensemble, self.cases, claims, stopped)
 
     def scores(self, champion: str | None = None) -> dict[str, ScoreRow]:
         with self.database.reading() as c:
@@ -91,16 +96,14 @@ def workplace(tmp_path):
 
 
 def test_scores_what_is_missing_once_and_again_only_what_changed(workplace):
-    lines = workplace.run(workplace.champion, "--progress", str(workplace.progress))
-    assert sorted(line["case"] for line in lines) == ["case0", "case1", "case2", "case3"]
-    assert [(line["done"], line["total"]) for line in lines] == [(n, 4) for n in range(1, 5)]
-    assert lines[-1]["seconds_left"] == 0
-    assert json.loads(workplace.progress.read_text()) == lines[-1]
+    lines = workplace.run(workplace.champion)
+    assert sorted(line.case for line in lines) == ["case0", "case1", "case2", "case3"]
     assert all(row.doubt is not None and row.error is None for row in workplace.scores().values())
     # Features are kept for champions to come.
-    assert {len(row.features) for row in workplace.scores(COLD).values()} == {47}
+    assert {len(row.features) for row in workplace.scores(COLD).values()} == {LENGTH}
+    assert workplace.run(workplace.champion) == []
 
-    # A new image, a replaced one, one that is damaged.
+    # A new image, a replaced one, one that is damaged, one that is not there.
     workplace.add("case4", 4)
     workplace.add("case1", 77, shape=(22, 20, 12))
     workplace.images["case5"] = workplace.folder / "case5.nii.gz"
@@ -108,17 +111,16 @@ def test_scores_what_is_missing_once_and_again_only_what_changed(workplace):
     workplace.images["case6"] = workplace.folder / "never.nii.gz"
     workplace.write_cases()
     lines = workplace.run(workplace.champion)
-    assert sorted(line["case"] for line in lines) == ["case1", "case4", "case5", "case6"]
+    assert sorted(line.case for line in lines) == ["case1", "case4", "case5", "case6"]
     errors = {case: row.error for case, row in workplace.scores().items() if row.error}
     assert set(errors) == {"case5", "case6"}
     assert "cannot be read" in errors["case5"]
     assert "does not exist" in errors["case6"]
-    assert lines[-1]["done"] == lines[-1]["total"] == 7
+    assert lines[-1].done == lines[-1].total == 7
 
     # Errors are not tried again until the file is another one.
     workplace.add("case5", 5)
-    lines = workplace.run(workplace.champion)
-    assert [line["case"] for line in lines] == ["case5"]
+    assert [line.case for line in workplace.run(workplace.champion)] == ["case5"]
     assert workplace.scores()["case5"].error is None
 
 
@@ -128,7 +130,55 @@ def test_without_a_champion_images_are_looked_at_and_a_champion_begins_with_imag
     assert len(workplace.scores(COLD)) == 4
     with workplace.database.reading() as c:
         order = scoring_order(c, RECIPE, "new", list(workplace.images))
-    assert [line["case"] for line in workplace.run(workplace.champion)] == order
+    assert [line.case for line in workplace.run(workplace.champion)] == order
+
+
+def test_everything_is_scored_anew_for_a_new_champion_and_only_the_last_three_are_remembered(workplace):
+    champions = [
+        publish_threshold(workplace.folder / f"app{n}", offsets=(0.0, float(n)))
+        for n in range(1, KEPT_CHAMPIONS + 2)
+    ]
+    for champion in champions:
+        assert len(workplace.run(champion)) == 4
+    assert [len(workplace.scores(champion.name)) for champion in champions] == [0, 4, 4, 4]
+    assert len(workplace.scores(COLD)) == 4
+
+
+def test_cases_that_come_meanwhile_are_scored_as_well(workplace):
+    reports = workplace.in_this_process(workplace.champion, threading.Event()).run()
+    first = next(reports)
+    workplace.add("case9", 9)
+    workplace.write_cases()
+    rest = list(reports)
+    assert {first.case, *(line.case for line in rest)} == set(workplace.images)
+    assert rest[-1].total == 5
+
+
+def test_stops_within_a_case(workplace):
+    stopped = threading.Event()
+    reports = workplace.in_this_process(workplace.champion, stopped).run()
+    next(reports)
+    stopped.set()
+    with pytest.raises(StoppedError):
+        next(reports)
+    assert len(workplace.scores()) == 1
+
+
+def test_reports_each_case_as_a_line_of_json_and_gives_way_to_others(workplace):
+    with workplace.scorer(workplace.champion, "--progress", str(workplace.progress)) as process:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline())]
+        # Field 19 is the nice value; the second one is the name in brackets.
+        stat = Path(f"/proc/{process.pid}/stat").read_text()
+        lines += [json.loads(line) for line in process.stdout]
+        assert process.wait() == 0
+    assert int(stat.rpartition(")")[2].split()[16]) >= 15
+    assert [(line["done"], line["total"], line["error"]) for line in lines] == [
+        (n, 4, None) for n in range(1, 5)
+    ]
+    assert lines[-1]["seconds_left"] == 0
+    assert (lines[-1]["recipe"], lines[-1]["champion"]) == (RECIPE, workplace.champion.name)
+    assert json.loads(workplace.progress.read_text()) == lines[-1]
 
 
 def test_two_scorers_do_not_score_a_case_twice(tmp_path):
@@ -158,32 +208,29 @@ def test_ends_when_its_standard_input_closes(tmp_path):
     workplace.database.close()
 
 
-def test_gives_way_to_others(workplace):
-    with workplace.scorer(workplace.champion) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        stat = Path(f"/proc/{process.pid}/stat").read_text()
-    # Field 19 is the nice value; the second one is the name in brackets.
-    assert int(stat.rpartition(")")[2].split()[16]) >= 15
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "cannot be read: No such file"),
         ("[]", "is no list of cases"),
-        ('{"a": {}}', "KeyError('image')"),
+        ('{"a": {}}', r"KeyError\('image'\)"),
         ("{", "is no list of cases"),
     ],
 )
-def test_a_damaged_list_of_cases_ends_it_with_a_sentence(workplace, content, message):
+def test_a_damaged_list_of_cases_is_refused(workplace, content, message):
     workplace.cases.unlink()
     if content is not None:
         workplace.cases.write_text(content)
+    with pytest.raises(BadInputError, match=message):
+        workplace.run()
+
+
+def test_what_cannot_be_used_ends_it_with_a_sentence(workplace):
+    workplace.cases.write_text("[]")
     with workplace.scorer() as process:
         _, errors = process.communicate()
     assert process.returncode == 1
-    assert message in errors
+    assert "cases.json is no list of cases" in errors
     assert "Traceback" not in errors
 
 
