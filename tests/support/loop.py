@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
+from overread.domain import Grid
 from overread.ensemble.calibrate import calibrate
 from overread.ensemble.training import TrainingOptions, train_ensemble
 from overread.imaging.dataset import read_dataset
+from overread.imaging.volumes import write_nifti
+from overread.learning.accepted import AcceptedLabels, Submission
 from overread.learning.central import CentralData, remember_central
 from overread.learning.champions import ChampionStore
 from overread.learning.retraining import RetrainingOptions
 from overread.learning.training_set import LocalCase
+from overread.state.database import Database
 from support.datasets import ball, write_balls, write_nifti_case
 
 RECIPE = "ball"
@@ -77,3 +83,77 @@ def write_local(
             )
         )
     return found
+
+
+class Place:
+    """A hospital with the small world's champion: a studies folder, its database, its accepted labels.
+
+    Attributes:
+        models, studies, work: folders of the champion store, the images, and the cycle.
+        url: the database's path.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.models, self.studies, self.work = (
+            folder / "model",
+            folder / "studies",
+            folder / "training" / RECIPE,
+        )
+        self.url = str(folder / "state" / "overread.db")
+        self.store = ChampionStore(self.models)
+
+    @classmethod
+    def found(cls, folder: Path, trained: Path) -> Place:
+        """A new place with a copy of a champion store (see `publish_champion`) and no labels."""
+        place = cls(folder)
+        shutil.copytree(trained, place.models)
+        for part in (place.studies, place.work):
+            part.mkdir(parents=True)
+        return place
+
+    def open(self) -> tuple[Database, AcceptedLabels]:
+        """The database and the label store; close the first."""
+        database = Database.open(Path(self.url))
+        return database, AcceptedLabels(self.studies / "accepted", database)
+
+    def accept(self, cases: int, first: int = 0, seed: int = 100) -> None:
+        """Let a reader open so many cases by hand and accept perfect labels."""
+        database, accepted = self.open()
+        rng = np.random.default_rng(seed)
+        for index in range(first, first + cases):
+            image, label = dark_ball(rng)
+            name, grid = f"study_{index:02d}", Grid(image.shape, np.eye(4))
+            write_nifti(self.studies / f"{name}.nii.gz", image, grid)
+            submission = Submission(
+                case_id=name,
+                patient=f"patient {index}",
+                rater="ada",
+                recipe=RECIPE,
+                classes=("background", "ball"),
+            )
+            accepted.add(label, grid, submission, 1000.0 + index)
+        database.close()
+
+    def image_of(self, case: str) -> Path | None:
+        """The image of a case, if it is there."""
+        path = self.studies / f"{case}.nii.gz"
+        return path if path.exists() else None
+
+    def request(self, **changes: object) -> Path:
+        """`request.json` as the server writes it."""
+        path = self.work / "request.json"
+        options = {"iterations": 40, "rate_factor": 1.0, "precision": "float32", "threads": 1}
+        content = {
+            "recipe": RECIPE,
+            "models": str(self.models),
+            "studies": str(self.studies),
+            "database": self.url,
+            "device": "cpu",
+            "id": "first",
+            "checkpoint_every_s": 0.2,
+            **options,
+            **changes,
+        }
+        path.write_text(json.dumps(content))
+        return path

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from overread.ensemble.calibrate import calibrate
 from overread.ensemble.fingerprint import take_fingerprint
 from overread.ensemble.plan import make_plan, target_spacing
 from overread.ensemble.prediction import predict
-from overread.ensemble.storage import load_ensemble, read_description
+from overread.ensemble.storage import load_ensemble
 from overread.ensemble.training import TrainingOptions, hold_out, train_ensemble
 from overread.imaging.dataset import Case, read_dataset
 from overread.imaging.volumes import read_labelmap, read_volume
@@ -91,7 +92,7 @@ def make_starter(study: Study, seed: int) -> None:
     split = replace(drawn, start=learnt, protected=held_out)
     _write_whole(json.dumps(split_to_json(split), indent=1), folder / "split.json")
     fingerprint = take_fingerprint(dataset, np.random.default_rng(seed))
-    decided: dict[str, object] = {
+    decided: dict[str, Any] = {
         "spacing_mm": tuple(edge * protocol.coarser for edge in target_spacing(fingerprint))
     }
     if protocol.batch is not None:
@@ -109,8 +110,8 @@ def make_starter(study: Study, seed: int) -> None:
     staging.rename(folder / STATE)
 
 
-def run_arm(study: Study, seed: int, strategy: str) -> None:
-    """All rounds of one strategy with one seed that are not there yet."""
+def run_arm(study: Study, seed: int, strategy: str) -> Iterator[Row]:
+    """The rounds of one strategy with one seed, one after the other; those that are there are only read."""
     folder = study.folder / f"seed_{seed}"
     arm = folder / strategy
     arm.mkdir(exist_ok=True)
@@ -123,6 +124,7 @@ def run_arm(study: Study, seed: int, strategy: str) -> None:
         finished = arm / f"{number:02d}"
         if (finished / "round.json").exists():
             rows.append(Row(**json.loads((finished / "round.json").read_text())))
+            yield rows[-1]
             continue
         before = arm / f"{number - 1:02d}" if number else folder
         working = arm / ".working"
@@ -135,6 +137,7 @@ def run_arm(study: Study, seed: int, strategy: str) -> None:
         working.rename(finished)
         if number:
             shutil.rmtree(before / STATE)
+        yield rows[-1]
 
 
 @dataclass(eq=False)
@@ -178,7 +181,7 @@ class _Arm:
             promoted=None,
             reason="",
             picks={},
-            champion=read_description(folder)["identity"],
+            champion=folder.name,
             seconds=self.seconds,
         )
 
@@ -209,7 +212,7 @@ class _Arm:
             promoted=promoted,
             reason=reason,
             picks=picks,
-            champion=read_description(folder)["identity"],
+            champion=folder.name,
             seconds=self.seconds,
         )
 
@@ -226,7 +229,7 @@ class _Arm:
         with self.timed("scoring"):
             ensemble = load_ensemble(folder)
             with self.database.reading() as c:
-                known = scores_of(c, protocol.recipe, ensemble.identity)
+                known = scores_of(c, protocol.recipe, folder.name)
                 cold = scores_of(c, protocol.recipe, COLD)
             now = self.clock(number)
             rows = [
@@ -247,14 +250,15 @@ class _Arm:
     def ask(self, number: int) -> tuple[dict[str, str], list[Cost]]:
         """Serve a round's cases one after the other, and accept what the robot says of each."""
         protocol = self.study.protocol
-        ensemble = load_ensemble(self.store.current(protocol.recipe))
+        folder = self.store.current(protocol.recipe)
+        ensemble = load_ensemble(folder)
         settings = QueueSettings(
             strategy=self.strategy,
             control_share=0.0,
             batch=protocol.step,
             budget=protocol.rounds * protocol.step,
         )
-        queue = CaseQueue(self.database, protocol.recipe, ensemble.identity, ensemble.classes[1:], settings)
+        queue = CaseQueue(self.database, protocol.recipe, folder.name, ensemble.classes[1:], settings)
         robot = RobotRater(protocol.jitter_mm, protocol.missed_mm3, self.seed)
         rng = np.random.default_rng([self.seed, number, 1])
         now = self.clock(number)
@@ -281,7 +285,7 @@ class _Arm:
                     rater=ROBOT,
                     client_id=ROBOT,
                     recipe=protocol.recipe,
-                    champion=ensemble.identity,
+                    champion=folder.name,
                     tag="final",
                     interactions=(),
                     serving=served.serving,
@@ -362,7 +366,7 @@ class _Arm:
                 found[name] = dice(labels, truth, len(ensemble.classes), both_empty=1.0).tolist()
         return found
 
-    def figures(self, test: Mapping[str, list[float]]) -> dict[str, object]:
+    def figures(self, test: Mapping[str, list[float]]) -> dict[str, Any]:
         """What a row says of the test cases."""
         by_class = np.mean(list(test.values()), axis=0)
         return {
