@@ -39,12 +39,16 @@ class Radiology(MONAILabelApp):
         return self.serving.tasks()
 
     def init_strategies(self):
-        return self.serving.strategies
+        return self.serving.loop.queueing.strategies()
+
+    def init_trainers(self):
+        return self.serving.loop.training.trainers()
 
     def info(self):
         """Champions come and go while the server runs; what it says of itself follows."""
         self._infers, self.labels = self.serving.tasks(), self.serving.labels()
-        return super().info()
+        self._trainers = self.init_trainers()
+        return super().info() | {"queue": self.serving.loop.state()}
 
     def on_init_complete(self):
         super().on_init_complete()

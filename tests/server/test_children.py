@@ -23,7 +23,12 @@ import os, sys
 print("pid", os.getpid(), "nice", os.nice(0), "threads", os.environ["OMP_NUM_THREADS"], flush=True)
 sys.stdin.read()
 """
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(600)"
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("here", flush=True)
+time.sleep(600)
+"""
 FAILING = "import sys; print('first'); sys.exit('the disk is full')"
 SERVER = """
 import sys, time

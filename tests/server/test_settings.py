@@ -61,8 +61,8 @@ def test_every_key_is_read():
 
 
 def test_what_can_be_switched_off():
-    settings = Settings.from_conf({"control_share": "0", "train_after": "off"})
-    assert (settings.control_share, settings.train_after) == (0, None)
+    settings = Settings.from_conf({"control_share": "0", "train_after": "off", "train_minutes": "auto"})
+    assert (settings.control_share, settings.train_after, settings.train_minutes) == (0, None, None)
 
 
 def test_what_monai_label_adds_is_left_alone():
@@ -72,7 +72,7 @@ def test_what_monai_label_adds_is_left_alone():
 @pytest.mark.parametrize(
     ("key", "text", "words"),
     [
-        ("colour", "red", "--conf colour is not known; known keys are bands, cascade, device"),
+        ("colour", "red", "--conf colour is not known; known keys are bands, cascade, consensus"),
         ("models", " , ", "expected `all` or names separated by commas"),
         ("measure", " ", "--conf measure is empty"),
         ("bands", "loud", "expected one of inside, only, off"),

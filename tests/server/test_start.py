@@ -109,7 +109,7 @@ def test_an_unknown_option_ends_the_start_with_the_known_ones(folders):
     app_dir, studies = folders
     with (
         pytest.raises(
-            RuntimeError, match="--conf colour is not known; known keys are bands, cascade, device"
+            RuntimeError, match="--conf colour is not known; known keys are bands, cascade, consensus"
         ),
         running_server(app_dir, studies, ["colour", "red"]),
     ):

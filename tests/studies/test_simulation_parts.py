@@ -10,7 +10,7 @@ import pytest
 
 from overread.domain import BadInputError, NotFoundError
 from overread.imaging.dataset import read_dataset
-from overread.studies.annotation_cost import CostModel, border_cm2, cost_of
+from overread.studies.annotation_cost import CostModel, border_cm2, cost_of, doubtful_box, only_inside
 from overread.studies.simulation_cases import Labelled, read_labelled, split_by_patient, write_raw
 from overread.studies.simulation_report import markdown, sheets, write_report
 from overread.studies.simulation_statistics import (
@@ -140,6 +140,23 @@ def test_borders_between_classes_and_in_pictures_count_too():
     assert drawn == pytest.approx(4.0 * np.pi / 4)
 
 
+def test_a_patch_is_the_box_with_the_most_doubt_and_costs_only_what_is_in_it():
+    doubt = np.zeros((20, 20, 20), np.float32)
+    doubt[12, 3, 8] = 1.0
+    doubt[13:15, 4, 8] = 1.0
+    box = doubtful_box(doubt, (2.0, 2.0, 2.0), 8.0)
+    assert doubt[box].sum() == 3.0
+    assert doubt[box].shape == (4, 4, 4)
+    assert doubt[doubtful_box(doubt, (2.0, 2.0, 2.0), 999.0)].shape == doubt.shape
+    # A box that cuts 4 x 4 voxel faces out of the top of the cube.
+    partial = only_inside(cube(10), (slice(3, 7), slice(8, 12), slice(8, 12)))
+    assert set(np.unique(partial)) == {0, 1, 255}
+    drawn, _ = border_cm2(partial, np.zeros_like(partial), (10.0, 10.0, 10.0))
+    assert drawn == pytest.approx(16.0 / 1.5)
+    cost = cost_of(partial, cube(10), (10.0, 10.0, 10.0))
+    assert (cost.minutes, cost.labelled_mm3, cost.foreground_mm3) == (1.0, 64_000.0, 32_000.0)
+
+
 def row(
     strategy: str, seed: int, number: int, dice: float, *, minutes: float = 10.0, central: float = 0.9
 ) -> Row:
@@ -148,6 +165,7 @@ def row(
         strategy=strategy,
         round=number,
         cases=5 + 5 * number,
+        labelled_mm3=9000.0 * number,
         foreground_mm3=1000.0 * number,
         foreground_voxels=1000 * number,
         minutes=minutes * number,

@@ -197,7 +197,11 @@ def _what_to_click(host: str, port: int, log_file: Path) -> Panel:
         f"  5. Auto Segmentation > model [bold]{RECIPE}[/bold] > [bold]Run[/bold].\n"
         "     `doubt: high` and `doubt: moderate` mark the regions to look at.\n"
         "  6. Correct with the Segment Editor below, then [bold]Submit Label[/bold].\n"
-        "     Doubt is not saved with the label.\n\n"
+        "     Doubt is not saved with the label.\n"
+        "  7. [bold]Next Sample[/bold] again: the volume's name says why this study was chosen.\n"
+        "  8. After a few labels [bold]Train[/bold]: the networks learn from them for some minutes, and what they\n"
+        "     become is served only if it is better on studies that it never learnt from.\n"
+        "     [bold]overread watch[/bold] and [bold]overread models list[/bold] show how that goes.\n\n"
         f"Server log: {log_file}\n"
         "Ctrl-C stops the server. Research software, not a medical device.",
         title="Overread",

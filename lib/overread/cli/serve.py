@@ -50,6 +50,8 @@ def serve(
         overread serve --studies ~/studies
 
         overread serve --studies /data/ct --port 8001 --conf models=liver,spleen
+
+        overread serve --studies ~/studies --conf train_after=10 --conf control_share=0.3
     """
     refuse_port_in_use(host, port)
     command = server_command(app_folder(app), studies.expanduser().resolve(), host, port, conf or [])

@@ -25,7 +25,6 @@ from overread.domain.labels import IGNORE
 from overread.imaging.headers import read_grid, read_header
 from overread.imaging.volumes import READABLE_SUFFIXES, read_array, read_labelmap, read_volume, write_nifti
 from overread.learning.accepted import FINAL, AcceptedLabels, Submission
-from overread.learning.patients import read_patients
 from overread.server.index import reconciled
 from overread.server.inference import called
 from overread.server.labels import NOT_CLASSES, AcceptedLabel, accept, names_in_order, read_segmentation
@@ -33,6 +32,7 @@ from overread.server.maps import MapStore, Proposal
 from overread.server.models import ServedModels
 from overread.server.names import ANONYMOUS, checked_name, rater_name
 from overread.server.partial import labelled_part
+from overread.server.patients import Patients
 from overread.server.turns import interactions_of
 from overread.state.labels import QUARANTINED, WITHDRAWN, LabelRow
 from overread.state.labels import labels as label_rows
@@ -79,7 +79,7 @@ class StudyStore(LocalDatastore):
         self._models, self._maps, self._accepted = models, maps, accepted
         self._change = threading.RLock()
         self._seen = threading.Event()
-        self.patient_of: Callable[[str], str] = read_patients(Path(folder))
+        self.patient_of: Callable[[str], str] = Patients(Path(folder))
         super().__init__(folder, extensions=tuple(extensions), auto_reload=True)
         # Programs such as rsync write under another name first.
         self._handler.on_moved = self._on_any_event

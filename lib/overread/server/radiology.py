@@ -22,16 +22,17 @@ from overread.ensemble.compute import leave_a_core
 from overread.imaging.volumes import READABLE_SUFFIXES
 from overread.learning.accepted import AcceptedLabels
 from overread.learning.champions import ChampionStore
+from overread.learning.process import ACCEPTED
 from overread.server.datastore import StudyStore
 from overread.server.doubt import DOUBT_NAMES
 from overread.server.errors import add_error_answers
 from overread.server.guard import UploadGuard
 from overread.server.inference import EnsembleTask
+from overread.server.loop import Loop
 from overread.server.maps import MapStore
 from overread.server.models import ServedModels
 from overread.server.routes import body_limit, take_over
 from overread.server.settings import Settings
-from overread.server.strategies import FirstUnlabelled, RandomUnlabelled
 from overread.server.turns import INFERENCE, record_turn
 from overread.server.warmup import warm_up
 from overread.state.database import Database, default_path
@@ -49,8 +50,7 @@ class Serving:
     """Everything the app hands to MONAI Label.
 
     Attributes:
-        settings, models, maps, store: see their types.
-        strategies, trainers: by the names on the wire.
+        settings, models, maps, store, database, accepted, loop: see their types.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -63,15 +63,14 @@ class Serving:
         self._keep_files_in_app_folder()
         self.models = ServedModels(ChampionStore(self.app_dir / "model"), self.settings)
         self.maps = MapStore(self.app_dir / "maps")
-        self.database = Database.open(default_path(self.app_dir))
-        self.accepted = AcceptedLabels(Path(studies) / "accepted", self.database)
+        self.database = Database.open(self.settings.database or default_path(self.app_dir))
+        self.accepted = AcceptedLabels(Path(studies) / ACCEPTED, self.database)
         self.accepted.settle(time.time())
         # MONAI Label lists slides and their XML annotations as well, which are no volumes.
         listed = monai_settings.MONAI_LABEL_DATASTORE_FILE_EXT
         volumes = [pattern for pattern in listed if pattern.endswith(READABLE_SUFFIXES)]
         self.store = StudyStore(studies, volumes, self.models, self.maps, self.accepted)
-        self.strategies = {"first": FirstUnlabelled(), "random": RandomUnlabelled()}
-        self.trainers: dict[str, Any] = {}
+        self.loop = Loop(self.app_dir, Path(studies), self.store, self.models, self.database)
         self._tasks: dict[str, EnsembleTask] = {}
         self._sessions: Sessions | None = None
         if not self.models.names():
@@ -124,6 +123,7 @@ class Serving:
         threads = leave_a_core(self.settings.threads)
         logger.info("Models %s on %s, %d threads", self.models.names(), self.models.device, threads)
         threading.Thread(target=warm_up, args=(self.models,), name="warm-up", daemon=True).start()
+        self.loop.open()
 
     def prepare_http(self, app: FastAPI) -> None:
         """Put our endpoints, error answers and upload limits into MONAI Label's FastAPI app."""

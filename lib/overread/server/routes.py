@@ -17,21 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Depends, FastAPI, File, Form, Response, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Response, UploadFile
 from fastapi.responses import FileResponse
 from fastapi.routing import APIRoute
 from monailabel.config import settings as monai_settings
-from monailabel.endpoints.activelearning import sample
 from monailabel.endpoints.infer import ResultType
-from monailabel.endpoints.train import run_model
 from monailabel.endpoints.user.auth import RBAC, User
 from requests_toolbelt import MultipartEncoder
 
-from overread.domain import BadInputError, NotFoundError
+from overread.domain import BadInputError, NotFoundError, OverreadError
 from overread.learning.champions import HASH_LENGTH
 from overread.server.datastore import as_dict, check_volume, finite, upload_limit, volume_suffix
 from overread.server.maps import MapKey
-from overread.server.names import ANONYMOUS, checked_name
+from overread.server.names import ANONYMOUS, checked_name, rater_name
+from overread.server.training import TrainingRunsError
 
 if TYPE_CHECKING:
     from overread.server.radiology import Serving
@@ -196,20 +195,48 @@ def our_router(serving: Serving) -> APIRouter:
 
     @router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="Get the next case")
     def next_case(strategy: str, params: dict[str, Any] | None = None, user: User = USER) -> dict[str, Any]:
-        if strategy not in serving.strategies:
-            raise NotFoundError(
-                f"no strategy is called {strategy!r}; there are {', '.join(serving.strategies)}"
-            )
-        wishes = {key: value for key, value in (params or {}).items() if key not in RESERVED}
-        return finite(sample(strategy, wishes, user.username))
+        return finite(serving.loop.queueing.next_case(strategy, params or {}))
 
-    @router.post("/train/{model}", tags=["Train"], summary="Train a model")
-    def train(model: str, params: dict[str, Any] | None = None, user: User = ADMIN) -> Any:
-        if model not in serving.trainers:
-            raise NotFoundError(
-                f"no trainer is called {model!r}; members are trained with `overread train`, outside the server"
-            )
-        return run_model(model, params)
+    @router.get("/overread/state", tags=["Overread"], summary="Queue, scoring and training at a glance")
+    def state(user: User = USER) -> dict[str, Any]:
+        training = serving.loop.training
+        stats = {name: training.stats(name) for name in training.trainers()}
+        return finite({"queue": serving.loop.state(), "training": stats})
+
+    @router.get("/train/", tags=["Train"], summary="The training that was asked for last")
+    def train_status(all: bool = False, check_if_running: bool = False, user: User = USER) -> Any:
+        return finite(serving.loop.training.status(all, check_if_running))
+
+    @router.post("/train/{model}", tags=["Train"], summary="Train a challenger")
+    def train(
+        model: str,
+        params: dict[str, Any] | None = None,
+        enqueue: bool = False,
+        user: User = ADMIN,
+    ) -> Any:
+        try:
+            return serving.loop.training.start(model, params or {}, asker(user, params), enqueue)
+        except TrainingRunsError as error:
+            raise HTTPException(429, str(error)) from error
+
+    @router.post("/train/", include_in_schema=False)
+    def train_all(params: dict[str, Any] | None = None, user: User = ADMIN) -> Any:
+        """OHIF's button: a challenger of every model, one after another."""
+        answers: dict[str, Any] = {}
+        for model in serving.loop.training.trainers():
+            options = as_dict((params or {}).get(model), f"options of {model}")
+            try:
+                task = serving.loop.training.start(model, options, asker(user, params), enqueue=True)
+                answers[model] = {"result": task, "detail": None}
+            except OverreadError as error:
+                answers[model] = {"result": None, "detail": str(error)}
+        if answers and not any(answer["result"] for answer in answers.values()):
+            raise BadInputError("; ".join(answer["detail"] for answer in answers.values()))
+        return answers
+
+    @router.delete("/train/", tags=["Train"], summary="Stop training")
+    def stop_training(user: User = ADMIN) -> Any:
+        return serving.loop.training.stop(asker(user))
 
     @router.get(
         "/overread/maps", tags=["Overread"], summary="Doubt and probabilities of an earlier inference"
@@ -230,6 +257,11 @@ def our_router(serving: Serving) -> APIRouter:
         return FileResponse(path, media_type="application/gzip", filename=f"{case}_{path.name}")
 
     return router
+
+
+def asker(user: User, params: dict[str, Any] | None = None) -> str:
+    """Who asks: the user who is signed in, or the client's name for itself."""
+    return rater_name(signed_in(user), str((params or {}).get("client_id") or ""))
 
 
 def signed_in(user: User) -> str:

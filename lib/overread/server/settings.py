@@ -43,7 +43,7 @@ class Settings:
         scoring: whether cases are scored in the background.
         consensus: which label of a case is learnt from where several readers gave one.
         train_after: accepted labels after which training starts by itself; None leaves it to people.
-        train_minutes: training time of one challenger, all members together.
+        train_minutes: training time of one challenger, all members together; None leaves it to the trainer.
         train_start: whether a challenger begins from the champion's weights or from scratch.
     """
 
@@ -65,7 +65,7 @@ class Settings:
     scoring: bool = True
     consensus: Consensus = "latest"
     train_after: int | None = None
-    train_minutes: float = 20.0
+    train_minutes: float | None = None
     train_start: Start = "champion"
 
     @classmethod
@@ -115,12 +115,12 @@ def _share_or_none(key: str, text: str) -> float:
     return 0.0 if text in ("0", "off") else _share(key, text)
 
 
-def _minutes(key: str, text: str) -> float:
-    return _number(key, text, WEEK_MINUTES)
+def _minutes(key: str, text: str) -> float | None:
+    return None if text == "auto" else _number(key, text, WEEK_MINUTES)
 
 
 def _seconds(key: str, text: str) -> float:
-    return 60 * _minutes(key, text)
+    return 60 * _number(key, text, WEEK_MINUTES)
 
 
 def _database(key: str, text: str) -> str:

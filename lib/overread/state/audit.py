@@ -123,6 +123,16 @@ def last_row(c: Connection) -> tuple[int, str]:
     return (0, GENESIS) if row is None else (row.seq, row.hash)
 
 
+def newest(c: Connection, action: str, subject: str) -> AuditRow | None:
+    """The last time that this was done to the subject; None where it never was."""
+    wanted = select(AUDIT).where(AUDIT.c.action == action, AUDIT.c.subject == subject)
+    row = c.execute(wanted.order_by(AUDIT.c.seq.desc()).limit(1)).first()
+    if row is None:
+        return None
+    values = dict(row._mapping)
+    return AuditRow(details=json.loads(values.pop("details_json")), **values)
+
+
 def _hash(values: Any) -> str:
     """sha256 over the row's canonical JSON; the details enter as the very text that is stored."""
     names = ("seq", "at", "actor", "action", "subject", "details_json", "previous")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from overread.state.rows import finite, to_json
 from overread.state.schema import SCORES
@@ -102,6 +102,14 @@ def scores_of(c: Connection, recipe: str, champion: str) -> dict[str, ScoreRow]:
         )
         for row in found
     }
+
+
+def count_scores(c: Connection, recipe: str, champion: str) -> int:
+    """How many cases the champion (or `COLD`) has scored, without those that are an error."""
+    wanted = select(func.count()).where(
+        SCORES.c.recipe == recipe, SCORES.c.champion == champion, SCORES.c.error.is_(None)
+    )
+    return c.execute(wanted).scalar_one()
 
 
 def forget_scores(c: Connection, recipe: str, keep: Collection[str]) -> int:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from overread.domain.labels import IGNORE
+
 # Voxel faces overstate the area of a surface: by 3/2 on average over all its directions (4/pi for lines in 2D).
 FACE_EXCESS = {2: 4 / np.pi, 3: 1.5}
 
@@ -33,12 +35,14 @@ class Cost:
     """Of one label.
 
     Attributes:
+        labelled_mm3: volume that was looked at: all of a case, or the part that is not `IGNORE`.
         foreground_mm3: volume that is labelled as other than background (mm² in pictures).
         foreground_voxels: the same in voxels.
         minutes: by the cost model, correcting the proposal.
         scratch_minutes: by the cost model, without a proposal.
     """
 
+    labelled_mm3: float
     foreground_mm3: float
     foreground_voxels: int
     minutes: float
@@ -48,15 +52,23 @@ class Cost:
 def cost_of(
     label: np.ndarray, proposal: np.ndarray, spacing_mm: tuple[float, ...], model: CostModel = CostModel()
 ) -> Cost:
-    """What it takes to turn the proposal into the label, both `(*space)`."""
+    """What it takes to turn the proposal into the label, both `(*space)`; where the label is `IGNORE`, nothing."""
     drawn, erased = border_cm2(label, proposal, spacing_mm)
     scratch, _ = border_cm2(label, np.zeros_like(label), spacing_mm)
     from_scratch = model.opening_minutes + model.drawing_minutes_per_cm2 * scratch
     correcting = (
         model.opening_minutes + model.drawing_minutes_per_cm2 * drawn + model.erasing_minutes_per_cm2 * erased
     )
-    voxels = int((label > 0).sum())
-    return Cost(voxels * float(np.prod(spacing_mm)), voxels, min(correcting, from_scratch), from_scratch)
+    voxel_mm3 = float(np.prod(spacing_mm))
+    labelled = label != IGNORE
+    voxels = int((labelled & (label > 0)).sum())
+    return Cost(
+        float(labelled.sum()) * voxel_mm3,
+        voxels * voxel_mm3,
+        voxels,
+        min(correcting, from_scratch),
+        from_scratch,
+    )
 
 
 def border_cm2(label: np.ndarray, proposal: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[float, float]:
@@ -70,12 +82,37 @@ def border_cm2(label: np.ndarray, proposal: np.ndarray, spacing_mm: tuple[float,
         face = float(np.prod(spacing_mm)) / spacing_mm[axis]
         here, there = _neighbours(label, axis)
         here_said, there_said = _neighbours(proposal, axis)
-        border, said = here != there, here_said != there_said
+        known = (here != IGNORE) & (there != IGNORE)
+        border, said = (here != there) & known, (here_said != there_said) & known
         right = (here == here_said) & (there == there_said)
         drawn += face * float((border & ~right).sum())
         erased += face * float((said & ~border).sum())
     scale = FACE_EXCESS[label.ndim] * 10 ** (label.ndim - 1)
     return drawn / scale, erased / scale
+
+
+def doubtful_box(doubt: np.ndarray, spacing_mm: tuple[float, ...], edge_mm: float) -> tuple[slice, ...]:
+    """The box of that edge, as far as it fits, with the most doubt in it.
+
+    Args:
+        doubt: `(*space)`, such as an uncertainty map.
+    """
+    edges = [min(n, max(1, round(edge_mm / s))) for n, s in zip(doubt.shape, spacing_mm, strict=True)]
+    sums = np.pad(doubt.astype(np.float64), [(1, 0)] * doubt.ndim)
+    for axis, edge in enumerate(edges):
+        # Sums over `edge` voxels along one axis after the other.
+        running = sums.cumsum(axis)
+        size = sums.shape[axis]
+        sums = np.take(running, range(edge, size), axis) - np.take(running, range(size - edge), axis)
+    corner = np.unravel_index(int(sums.argmax()), sums.shape)
+    return tuple(slice(int(c), int(c) + edge) for c, edge in zip(corner, edges, strict=True))
+
+
+def only_inside(label: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
+    """The label in the box, and `IGNORE` around it."""
+    partial = np.full_like(label, IGNORE)
+    partial[box] = label[box]
+    return partial
 
 
 def _neighbours(labels: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

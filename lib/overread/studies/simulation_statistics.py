@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
-from scipy.integrate import trapezoid
 from scipy.stats import t as student
 
 from overread.domain import BadInputError
@@ -25,8 +24,9 @@ class Row:
 
     Attributes:
         round: 0 is the starter, before anything was asked.
-        cases: labelled cases that a training may learn from, start cases included.
-        foreground_mm3, foreground_voxels, minutes, scratch_minutes: of all labels asked so far (see `Cost`).
+        cases: labelled cases that a training may learn from, start cases included; with patches, asked patches.
+        labelled_mm3, foreground_mm3, foreground_voxels, minutes, scratch_minutes: of all labels asked so far, see
+            `Cost`.
         test_dice: of the champion in service, mean over classes and test cases.
         class_dice: the same by class.
         case_dice: mean over classes of each test case.
@@ -42,6 +42,7 @@ class Row:
     strategy: str
     round: int
     cases: int
+    labelled_mm3: float
     foreground_mm3: float
     foreground_voxels: int
     minutes: float
@@ -190,7 +191,7 @@ def aubc(rounds: Sequence[Row], budget: str, up_to: float | None = None) -> floa
         return float(y[0])
     inside = x < end
     xs, ys = np.append(x[inside], end), np.append(y[inside], np.interp(end, x, y))
-    return float(trapezoid(ys, xs)) / float(end - x[0])
+    return float(np.sum((ys[1:] + ys[:-1]) * np.diff(xs)) / 2 / (end - x[0]))
 
 
 def first_reaching(budgets: Sequence[int], values: Sequence[float] | np.ndarray, target: float) -> int | None:

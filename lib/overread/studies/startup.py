@@ -6,20 +6,11 @@ python -m overread.studies.startup apps/radiology --repeats 3
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from overread.ensemble.threshold import write_threshold_ensemble
-from overread.learning.champions import ChampionStore
+from overread.studies.local_server import app_with_champion, local_server
 
 EMPTY_APP = """from monailabel.interfaces.app import MONAILabelApp
 
@@ -27,41 +18,6 @@ EMPTY_APP = """from monailabel.interfaces.app import MONAILabelApp
 class Empty(MONAILabelApp):
     pass
 """
-LONGEST_START_S = 600
-
-
-def seconds_to_first_answer(app: Path, studies: Path) -> float:
-    """Time from the command to the first answer of `/info/`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
-    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
-    library = str(Path(__file__).parents[2])
-    started = time.perf_counter()
-    server = subprocess.Popen(
-        command,
-        env=os.environ | {"PYTHONPATH": library},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while time.perf_counter() - started < LONGEST_START_S and server.poll() is None:
-            if _answers(f"http://127.0.0.1:{port}/info/"):
-                return time.perf_counter() - started
-            time.sleep(0.05)
-        raise SystemExit(f"the server of {app} did not answer")
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        urllib.request.urlopen(url, timeout=5).close()
-    except (urllib.error.URLError, TimeoutError):
-        return False
-    return True
 
 
 def main() -> None:
@@ -77,14 +33,13 @@ def main() -> None:
         for name, times in seconds.items():
             with tempfile.TemporaryDirectory() as scratch:
                 app, studies = Path(scratch) / "app", Path(scratch) / "studies"
-                app.mkdir()
                 if name == "empty":
+                    app.mkdir()
                     (app / "main.py").write_text(EMPTY_APP)
                 else:
-                    shutil.copy(arguments.app / "main.py", app)
-                    write_threshold_ensemble(Path(scratch) / "champion", "phantom", ("background", "a"), [1])
-                    ChampionStore(app / "model").publish("phantom", Path(scratch) / "champion")
-                times.append(seconds_to_first_answer(app, studies))
+                    app_with_champion(arguments.app, app)
+                with local_server(app, studies) as server:
+                    times.append(server.start_s)
     for name, times in seconds.items():
         print(f"{name}: median {statistics.median(times):.1f} s of {', '.join(f'{t:.1f}' for t in times)}")
     difference = statistics.median(seconds["ours"]) - statistics.median(seconds["empty"])

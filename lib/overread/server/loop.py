@@ -1,0 +1,78 @@
+"""The loop behind the endpoints: queue, scoring and training, kept going by one thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from overread.learning.versions import settle
+from overread.server.children import Children
+from overread.server.datastore import StudyStore
+from overread.server.models import ServedModels
+from overread.server.queueing import Queueing
+from overread.server.scoring import Scoring
+from overread.server.training import Training
+from overread.state.database import Database
+
+logger = logging.getLogger(__name__)
+
+# How often new images, champions and labels are looked for.
+LOOK_EVERY_S = 2.0
+
+
+class Loop:
+    """Queue, scoring and training over one studies folder.
+
+    Attributes:
+        queueing, scoring, training: see their types.
+
+    Args:
+        app_dir: of the MONAI Label app; `scoring/`, `training/` and the children's logs lie there.
+        studies: folder of the images.
+    """
+
+    def __init__(
+        self,
+        app_dir: Path,
+        studies: Path,
+        store: StudyStore,
+        models: ServedModels,
+        database: Database,
+    ) -> None:
+        settings = models.settings
+        self._models, self._database = models, database
+        self._children = Children(app_dir / "logs", app_dir / "state", settings.threads)
+        self._does_scoring = settings.scoring
+        self.queueing = Queueing(store, models, database, settings)
+        self.scoring = Scoring(
+            store, models, self.queueing, self._children, database.url, app_dir / "scoring"
+        )
+        self.training = Training(models, database, self._children, settings, app_dir / "training", studies)
+
+    def open(self) -> None:
+        """Put right what a crash left behind, carry on, and begin to look after everything."""
+        for sentence in settle(self._database, self._models.store):
+            logger.warning("After a crash: %s", sentence)
+        self.training.carry_on()
+        threading.Thread(target=self._keep_looking, name="loop", daemon=True).start()
+
+    def state(self) -> dict[str, Any]:
+        """What `/info/` says of the queue."""
+        return self.queueing.state() | {"scoring": self.scoring.state()}
+
+    def _keep_looking(self) -> None:
+        looks: list[Callable[[], None]] = [self.training.look]
+        if self._does_scoring:
+            looks.append(self.scoring.look)
+        while True:
+            for look in looks:
+                try:
+                    look()
+                except Exception:
+                    # Whatever it is, the loop goes on; the next look may find it mended.
+                    logger.exception("The loop met a difficulty")
+            time.sleep(LOOK_EVERY_S)

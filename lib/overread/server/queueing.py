@@ -1,0 +1,186 @@
+"""The queue over HTTP: which case comes next for a client, and why."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from overread.domain import NotFoundError
+from overread.queue.scoring import CHAMPION_LENGTH
+from overread.queue.serving import CaseQueue, Nothing, QueueSettings, Served
+from overread.queue.strategies import STRATEGIES
+from overread.server.datastore import StudyStore
+from overread.server.models import ServedModels
+from overread.server.names import rater_name
+from overread.server.settings import Settings
+from overread.state.database import Database
+from overread.state.scores import COLD, count_scores
+from overread.state.servings import open_servings
+
+logger = logging.getLogger(__name__)
+
+RANDOM = "random"
+# Whoever does not say who they are: perhaps several people, so that no one's case is taken for skipped.
+NOBODY = ""
+
+
+class Queueing:
+    """Hands cases out, each to one client at a time."""
+
+    def __init__(
+        self,
+        store: StudyStore,
+        models: ServedModels,
+        database: Database,
+        settings: Settings,
+    ) -> None:
+        STRATEGIES[settings.strategy]
+        self._store, self._models, self._database = store, models, database
+        self._settings = settings
+        self._rng = np.random.default_rng()
+        self._guard = threading.Lock()
+        self._queue: CaseQueue | None = None
+        self._latest: Served | None = None
+
+    def strategies(self) -> dict[str, NamedStrategy]:
+        """What `/info/` lists, the default first: viewers select the first."""
+        names = sorted(STRATEGIES, key=lambda name: name != self._settings.strategy)
+        return {
+            name: NamedStrategy(STRATEGIES[name].description, is_default=name == self._settings.strategy)
+            for name in names
+        }
+
+    def recipe(self) -> str:
+        """The model whose doubt orders the cases; empty where no model is served."""
+        served = self._models.names()
+        wanted = self._settings.queue_recipe
+        if wanted is not None:
+            return wanted if wanted in served else ""
+        return served[0] if served else ""
+
+    def champion(self, recipe: str) -> str:
+        """What the scores of the recipe's champion are kept under; empty where there is none."""
+        return str(self._models.description(recipe)["identity"])[:CHAMPION_LENGTH] if recipe else COLD
+
+    def next_case(self, strategy: str, wishes: Mapping[str, Any]) -> dict[str, Any]:
+        """The next case for a client, in the keys that viewers read; empty where nothing waits.
+
+        3D Slicer says who it is (`client_id`) and which strategy its reader picked. OHIF says neither: its panel
+        asks for `random` whatever is chosen there, so `random` from nobody in particular gets the default.
+
+        Args:
+            strategy: the name in the address.
+            wishes: the body of the request.
+
+        Raises:
+            NotFoundError: no such strategy.
+        """
+        if strategy not in STRATEGIES:
+            raise NotFoundError(
+                f"no strategy is called {strategy!r}; there are {', '.join(self.strategies())}"
+            )
+        if strategy == RANDOM and "client_id" not in wishes:
+            strategy = self._settings.strategy
+        waiting = {case: self._store.patient_of(case) for case in self._store.get_unlabeled_images()}
+        labelled = {case: self._store.patient_of(case) for case in self._store.get_labeled_images()}
+        client = str(wishes.get("client_id") or "")
+        client = rater_name("", client) if client else NOBODY
+        with self._guard:
+            answer = self._current_queue().ask(strategy, client, waiting, labelled, time.time(), self._rng)
+        if isinstance(answer, Nothing):
+            logger.info("No case for %s: %s", client or "a viewer", answer.text)
+            return {}
+        self._latest = answer
+        return self._answer(answer)
+
+    def state(self) -> dict[str, Any]:
+        """What `/info/` says of the queue."""
+        recipe = self.recipe()
+        champion = self.champion(recipe)
+        now = time.time()
+        with self._database.reading() as c:
+            leases = [serving for serving in open_servings(c) if serving.expires_at > now]
+            scored = count_scores(c, recipe, champion)
+        latest = self._latest
+        return {
+            "recipe": recipe,
+            "champion": champion,
+            "strategy": self._settings.strategy,
+            "control_share": self._settings.control_share,
+            "waiting": len(self._store.get_unlabeled_images()),
+            "scored": scored,
+            "total": len(self._store.list_images()),
+            "leases": len(leases),
+            "stop": stop_facts(latest),
+        }
+
+    def _current_queue(self) -> CaseQueue:
+        recipe = self.recipe()
+        champion = self.champion(recipe)
+        queue = self._queue
+        if queue is None or (queue.recipe, queue.champion) != (recipe, champion):
+            queue = self._queue = CaseQueue(
+                self._database,
+                recipe,
+                champion,
+                self._models.classes(recipe)[1:] if recipe else (),
+                QueueSettings(
+                    strategy=self._settings.strategy,
+                    control_share=self._settings.control_share,
+                    lease_s=self._settings.lease_s,
+                ),
+            )
+        return queue
+
+    def _answer(self, served: Served) -> dict[str, Any]:
+        serving = served.serving
+        image = self._store.known_image(serving.case_id)
+        known = {
+            key: value
+            for key, value in self._store.get_image_info(serving.case_id).items()
+            if key != "strategy"
+        }
+        return known | {
+            "id": serving.case_id,
+            "path": str(image),
+            "name": image.name,
+            "PatientID": served.text,
+            "reason": serving.reason,
+            "strategy": serving.strategy,
+            "arm": served.arm,
+            "score": serving.score,
+            "champion": serving.champion,
+            "waiting": served.waiting,
+            "scored": served.scored,
+            "total": served.total,
+            "stop": stop_facts(served),
+            "lease_expires": serving.expires_at,
+        }
+
+
+class NamedStrategy:
+    """One strategy, as MONAI Label lists it."""
+
+    def __init__(self, description: str, is_default: bool) -> None:
+        self.description = f"{description} (the default)" if is_default else description
+
+    def info(self) -> dict[str, Any]:
+        """What clients show."""
+        return {"description": self.description}
+
+
+def stop_facts(served: Served | None) -> dict[str, Any] | None:
+    """Whether another label is worth its time, as JSON; None where too little is known."""
+    if served is None or served.stop is None:
+        return None
+    advice = served.stop
+    return {
+        "stop": advice.stop,
+        "because": advice.because,
+        "expected_correction": advice.expected_correction,
+    }
