@@ -63,6 +63,26 @@ def test_the_starter_model_is_trained_once(place: Path):
 
 
 @pytest.mark.slow
+def test_a_starter_model_of_an_earlier_version_is_told_where_its_data_are(place: Path):
+    central = place / "app" / "model" / "liver_phantom" / "central.json"
+    before = json.loads(central.read_text())
+    assert before["folder"] == str((place / "sample").resolve())
+    central.unlink()
+    assert demo(place, "--no-serve").returncode == 0
+    assert json.loads(central.read_text()) == before
+
+
+@pytest.mark.slow
+def test_a_model_of_that_name_from_other_data_is_served_as_it_is(place: Path, tmp_path: Path):
+    shutil.copytree(place / "app", tmp_path / "app")
+    make_phantoms(tmp_path / "sample", train=2, unlabelled=1)
+    (tmp_path / "app" / "model" / "liver_phantom" / "central.json").unlink()
+    result = demo(tmp_path, "--no-serve")
+    assert result.returncode == 0
+    assert "liver_phantom is served, but cannot learn on" in result.stderr
+
+
+@pytest.mark.slow
 def test_the_server_offers_the_model_over_a_copy_until_it_is_interrupted(place: Path):
     untouched = sorted((place / "sample").rglob("*"))
     with socket.socket() as probe:

@@ -1,6 +1,7 @@
 """From a folder of cases to a champion and its predictions, by the commands a user types."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from overread.cli import app
+from overread.learning.central import read_central
 
 runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200", "OVERREAD_DEBUG": ""})
 # Voxels that are not cubes, an axis that runs the other way, an origin: nothing that a sloppy grid would survive.
@@ -65,6 +67,45 @@ def test_training_puts_a_calibrated_champion_into_service(trained: tuple[Path, d
     assert Path(told["folder"]) == models / "ball" / told["champion"]
     assert told["calibration"]["bands"]["predictive_entropy"]["cases"] == 1
     assert not (models / ".training" / "ball").exists()
+
+
+def test_training_writes_down_where_its_data_are(trained: tuple[Path, dict], data: Path):
+    models, told = trained
+    central = read_central(models / "ball")
+    assert central.folder == data.resolve()
+    held_out = json.loads((Path(told["folder"]) / "ensemble.json").read_text())["plan"]["held_out"][0]
+    assert list(central.protected) == held_out
+    assert sorted([*central.training, *central.protected]) == [f"ball{number}" for number in range(6)]
+
+
+def test_a_champion_of_an_earlier_version_is_told_where_its_data_are(
+    trained: tuple[Path, dict], data: Path, tmp_path: Path
+):
+    shutil.copytree(trained[0], tmp_path / "models")
+    written = tmp_path / "models" / "ball" / "central.json"
+    before = written.read_bytes()
+    written.unlink()
+    command = ["central", "ball", "--data", str(data), "--models", str(tmp_path / "models")]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    assert "ball learns from 5 cases" in result.stdout
+    assert "is judged on 1" in result.stdout
+    assert written.read_bytes() == before
+    told = json.loads(runner.invoke(app, [*command, "--json"]).stdout)
+    assert told == {"model": "ball", "folder": str(data.resolve()), "training": 5, "protected": 1}
+
+
+def test_data_that_are_not_the_champions_are_refused_in_one_sentence(
+    trained: tuple[Path, dict], data: Path, tmp_path: Path
+):
+    few = tmp_path / "few"
+    shutil.copytree(data, few)
+    for path in (few / "labelsTr" / "ball5.nii.gz", few / "imagesTr" / "ball5_0000.nii.gz"):
+        path.unlink()
+    result = runner.invoke(app, ["central", "ball", "--data", str(few), "--models", str(trained[0])])
+    assert result.exit_code == 1
+    assert "holds 5 cases, champion" in result.stderr
+    assert read_central(trained[0] / "ball").folder == data.resolve()
 
 
 def test_the_champion_is_listed(trained: tuple[Path, dict]):

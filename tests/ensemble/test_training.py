@@ -19,6 +19,7 @@ from overread.ensemble.training import TrainingOptions, TrainingProgress, hold_o
 from overread.imaging.dataset import BrokenDatasetError, read_dataset
 from overread.imaging.volumes import read_labelmap, read_volume
 from support.datasets import write_balls, write_colour_discs, write_description
+from support.interruptions import finished_and_begun
 
 ROOT = Path(__file__).parents[2]
 TINY = {"features": (8, 16, 32)}
@@ -169,22 +170,23 @@ def test_killed_it_goes_on_where_it_was(
     environment = os.environ | {"PYTHONPATH": str(ROOT / "lib")}
     command = [sys.executable, "-W", "ignore", "-c", CHILD, str(balls), str(work)]
     with subprocess.Popen(command, env=environment) as child:
-        # The first member is finished and the second under way.
-        while not (work / "member_1.checkpoint.pt").exists():
+        # One is finished and the other under way; on a busy machine they take turns, and either may be first.
+        while not all(finished_and_begun(work)):
             assert child.poll() is None, "it ended before it could be killed"
             time.sleep(0.005)
         child.kill()
     assert child.returncode < 0
     assert not (work / "ensemble").exists()
-    finished = (work / "member_0.pt").stat().st_mtime_ns
-    interrupted = torch.load(work / "member_1.checkpoint.pt", weights_only=True)
+    (first,), (second,) = finished_and_begun(work)
+    finished = (work / f"member_{first}.pt").stat().st_mtime_ns
+    interrupted = torch.load(work / f"member_{second}.checkpoint.pt", weights_only=True)
     assert 0 < interrupted["iteration"] < 100
 
     told: list[TrainingProgress] = []
     folder = train_ensemble(
         "ball", read_dataset(balls), work, replace(EXACT, checkpoint_every_s=60), TINY, told.append
     )
-    assert (work / "member_0.pt").stat().st_mtime_ns == finished
+    assert (work / f"member_{first}.pt").stat().st_mtime_ns == finished
     assert {now.stage for now in told} == {"preparing", "training"}
     assert min(now.share for now in told if now.stage == "training") > 0.5
     for member in (0, 1):

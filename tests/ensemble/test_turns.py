@@ -1,6 +1,7 @@
 """Members in training advance evenly, and stop together when one cannot go on."""
 
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -77,3 +78,25 @@ def test_when_one_fails_the_others_keep_what_they_have(store: PatchStore) -> Non
         )
     continued = member(1, store, 10_000)
     assert 0 < continued.iteration < 10_000
+
+
+def test_asked_to_stop_all_keep_what_they_have(store: PatchStore) -> None:
+    stop = Event()
+    seen: list[int] = []
+
+    def heard(one: MemberTraining) -> None:
+        seen.append(one.index)
+        if one.iteration == 3:
+            stop.set()
+
+    train_in_turns(
+        [0.0, 0.0],
+        lambda index: member(index, store, 10_000),
+        heard,
+        at_once=1,
+        threads_each=1,
+        turn_s=1e-9,
+        asked_to_stop=stop,
+    )
+    assert seen == [0, 1, 0, 1, 0]
+    assert member(0, store, 10_000).iteration == 3

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, fields
+import os
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,9 @@ from overread.cli.console import (
     print_json,
     remarks,
 )
+
+if TYPE_CHECKING:
+    from overread.state.audit import AuditRow
 
 audit = typer.Typer(no_args_is_help=True, help="Check the log of what was done, or copy it to a CSV file.")
 
@@ -83,22 +87,35 @@ def export(
 
         overread audit export --json
     """
-    from overread.state.audit import AuditRow, rows
+    from overread.state.audit import rows
 
     if file is None and not as_json:
         raise typer.BadParameter("say where to: --csv FILE, or --json for stdout")
     with existing_database(app, database) as opened, opened.reading() as c:
         found = list(rows(c))
     if file is not None:
-        names = [field.name for field in fields(AuditRow)]
-        with file.open("w", newline="", encoding="utf-8") as stream:
-            table = csv.writer(stream)
-            table.writerow(["time", *names])
-            for row in found:
-                details = json.dumps(row.details, sort_keys=True, ensure_ascii=False)
-                values = asdict(row) | {"details": details, "at": repr(row.at)}
-                time = datetime.fromtimestamp(row.at, UTC).isoformat(timespec="milliseconds")
-                table.writerow([time, *(values[name] for name in names)])
+        _write_csv(file, found)
         remarks.print(f"Wrote {len(found)} rows to {file}", markup=False, soft_wrap=True)
     if as_json:
         print_json([asdict(row) for row in found])
+
+
+def _write_csv(file: Path, found: list[AuditRow]) -> None:
+    """All rows or, where that fails, no file. Times stand there twice: to be read, and exactly, as they were hashed."""
+    from overread.domain.errors import BadInputError
+
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with beside.open("w", newline="", encoding="utf-8") as stream:
+            table = csv.writer(stream)
+            table.writerow(("time", "seq", "at", "actor", "action", "subject", "details", "previous", "hash"))
+            for row in found:
+                time = datetime.fromtimestamp(row.at, UTC).isoformat(timespec="milliseconds")
+                details = json.dumps(row.details, sort_keys=True, ensure_ascii=False)
+                known = (time, row.seq, repr(row.at), row.actor, row.action, row.subject)
+                table.writerow((*known, details, row.previous, row.hash))
+        beside.replace(file)
+    except OSError as error:
+        raise BadInputError(f"{file} cannot be written: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)

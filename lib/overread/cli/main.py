@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from overread.cli import audit, central, demo, doctor, imports, models, predict, serve, simulate, train
+from overread.cli import (
+    audit,
+    central,
+    demo,
+    doctor,
+    imports,
+    models,
+    predict,
+    retrain,
+    serve,
+    simulate,
+    train,
+    watch,
+)
 
 
 class PlainErrors(TyperGroup):
@@ -69,6 +82,8 @@ app.command("import-nnunet")(imports.import_nnunet)
 app.command("import-bundle")(imports.import_bundle)
 app.command("predict")(predict.predict)
 app.command("simulate")(simulate.simulate)
-app.command("models")(models.models)
+app.add_typer(models.models, name="models")
+app.command("retrain")(retrain.retrain)
+app.command("watch")(watch.watch)
 app.add_typer(audit.audit, name="audit")
 app.command("doctor")(doctor.doctor)

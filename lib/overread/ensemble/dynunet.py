@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,27 +102,26 @@ def member_weights(network: DynUNet) -> dict[str, torch.Tensor]:
 def load_member(plan: Plan, path: Path, device: torch.device) -> DynUNet:
     """A member ready to speak: windows `(batch, channel, *patch)` to logits `(batch, class, *patch)`."""
     network = build_network(plan, for_training=False)
-    fill_network(network, torch.load(path, map_location="cpu", weights_only=True), str(path))
+    fill_network(network, path)
     return network.to(device).eval().requires_grad_(False)
 
 
-def fill_network(network: DynUNet, weights: Mapping[str, torch.Tensor], origin: str) -> None:
+def fill_network(network: DynUNet, path: Path) -> None:
     """Put stored weights (see `member_weights`) into a network without training heads.
 
     Raises:
-        BadInputError: they are of another plan; names `origin`.
+        BadInputError: they are of another plan.
     """
+    weights = torch.load(path, map_location="cpu", weights_only=True)
     try:
-        missing, unexpected = network.load_state_dict(dict(weights), strict=False)
+        missing, unexpected = network.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise BadInputError(
-            f"{origin} does not fit the plan: {str(error).splitlines()[-1].strip()}"
-        ) from error
+        raise BadInputError(f"{path} does not fit the plan: {str(error).splitlines()[-1].strip()}") from error
     # `skip_layers` names the same modules a second time.
     absent = [name for name in missing if not name.startswith("skip_layers.")]
     if absent or unexpected:
         raise BadInputError(
-            f"{origin} does not fit the plan: {len(absent)} weights absent, {len(unexpected)} unknown"
+            f"{path} does not fit the plan: {len(absent)} weights absent, {len(unexpected)} unknown"
         )
 
 

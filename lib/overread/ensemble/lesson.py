@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -23,20 +23,20 @@ class Pool:
     share: float = 1.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Lesson:
     """One member's lesson.
 
     Attributes:
         pools: where its patches come from.
-        start: weights to go on from (see `dynunet.member_weights`); None starts from random ones, with losses at all
-            resolutions. Weights are stored without the heads of the coarser losses; fresh heads would pull at what is
-            already good, so a member that goes on is supervised at full resolution alone.
+        start: file of weights to go on from (see `dynunet.member_weights`); None starts from random ones, with losses
+            at all resolutions. Weights are stored without the heads of the coarser losses; fresh heads would pull at what
+            is already good, so a member that goes on is supervised at full resolution alone.
         rate_factor: of the learning rate.
     """
 
     pools: tuple[Pool, ...]
-    start: Mapping[str, torch.Tensor] | None = None
+    start: Path | None = None
     rate_factor: float = 1.0
 
     def __post_init__(self) -> None:

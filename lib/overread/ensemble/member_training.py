@@ -101,7 +101,7 @@ class MemberTraining:
             torch.manual_seed(_seed(seed, index, "weights"))
             self.network = build_network(plan, for_training=lesson.start is None).to(device)
         if lesson.start is not None:
-            fill_network(self.network, lesson.start, f"what member {index} starts from")
+            fill_network(self.network, lesson.start)
         self.network.train()
         self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self.criterion = SupervisedLoss()

@@ -10,9 +10,6 @@ import torch
 
 from overread.ensemble.member_training import MemberTraining
 
-# How long a request to stop may go unheard; well below the time of most steps.
-STOP_HEARD_AFTER_S = 0.2
-
 
 def train_in_turns(
     shares: list[float],
@@ -47,6 +44,8 @@ def train_in_turns(
         with lock:
             done[member.index] = member.share
             heard(member)
+        if asked_to_stop is not None and asked_to_stop.is_set():
+            stop.set()
 
     def next_member() -> MemberTraining | None:
         with lock:
@@ -74,15 +73,7 @@ def train_in_turns(
         with ThreadPoolExecutor(at_once) as pool:
             turns = [pool.submit(take_turns) for _ in range(at_once)]
             try:
-                running = set(turns)
-                while running and not (asked_to_stop and asked_to_stop.is_set()):
-                    ended, running = wait(
-                        running,
-                        timeout=STOP_HEARD_AFTER_S if asked_to_stop else None,
-                        return_when=FIRST_EXCEPTION,
-                    )
-                    if any(turn.exception() for turn in ended):
-                        break
+                wait(turns, return_when=FIRST_EXCEPTION)
             finally:
                 stop.set()
             for turn in turns:

@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
@@ -46,6 +46,10 @@ DECIDED, BROKEN, INTERRUPTED, BUSY = 0, 1, 3, 4
 # Readers need no more, and the disk is spared.
 SECONDS_BETWEEN_REPORTS = 1.0
 ACCEPTED = "accepted"
+
+
+class BusyError(OverreadError):
+    """One training of a recipe at a time."""
 
 
 @dataclass(frozen=True)
@@ -159,65 +163,71 @@ def images_below(studies: Path) -> Mapping[str, Path]:
     return found
 
 
-def train(request: Request, work: Path, progress: ProgressFile, stop: threading.Event) -> Decision:
-    """Run the cycle that is asked for. Raises what `run_cycle` raises."""
-    retraining = _options(RetrainingOptions, {"device": request.device, **request.retraining})
-    gate = _options(GateOptions, request.gate)
-    images = images_below(request.studies)
-    database = Database.open(request.database)
+def train(
+    request: Request,
+    folder: Path,
+    stop: threading.Event,
+    heard: Callable[[CycleProgress], None] = lambda _: None,
+) -> Decision:
+    """Run the cycle that is asked for, and tell in `progress.json` how it goes and how it ended.
+
+    Args:
+        folder: of the recipe's training, `<app>/training/<recipe>`.
+        heard: is told as well.
+
+    Raises:
+        BusyError: another process trains in this folder. Otherwise what `run_cycle` raises.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
     try:
-        accepted = AcceptedLabels(request.studies / ACCEPTED, database)
-        accepted.settle(time.time())
-        return run_cycle(
-            request.recipe,
-            ChampionStore(request.models),
-            accepted,
-            database,
-            work,
-            retraining,
-            gate,
-            images.get,
-            cast(Any, request.consensus),
-            request.device,
-            progress,
-            stop,
-            request=request.id,
-        )
-    finally:
-        database.close()
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BusyError(f"another process trains {request.recipe} in {folder} already") from error
+    progress = ProgressFile(folder / PROGRESS)
+
+    def tell(now: CycleProgress) -> None:
+        progress(now)
+        heard(now)
+
+    with lock:
+        try:
+            decision = _cycle(request, folder, tell, stop)
+        except StoppedError as error:
+            progress.end(STOPPED, str(error))
+            raise
+        except OverreadError as error:
+            progress.end(FAILED, str(error))
+            raise
+        except Exception as error:
+            progress.end(FAILED, f"the training failed: {error!r}; its log says more")
+            raise
+        progress.end(PROMOTED if decision.promoted else REJECTED, decision.reason, decision)
+        return decision
 
 
 def run(path: Path, stop: threading.Event) -> int:
     """Do what the request in a file asks for. Returns the exit code."""
-    progress = ProgressFile(path.parent / PROGRESS)
-    lock = FileLock(path.parent / LOCK)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.error("another process trains in %s already", path.parent)
+        request = Request.read(path)
+        leave_a_core()
+        train(request, path.parent, stop)
+    except BusyError as error:
+        log.error("%s", error)
         return BUSY
-    with lock:
-        try:
-            request = Request.read(path)
-            leave_a_core()
-            decision = train(request, path.parent, progress, stop)
-        except StoppedError as error:
-            log.info("%s", error)
-            progress.end(STOPPED, str(error))
-            return INTERRUPTED
-        except OverreadError as error:
-            log.error("%s", error)
-            progress.end(FAILED, str(error))
-            path.unlink(missing_ok=True)
-            return BROKEN
-        except Exception as error:
-            log.exception("the training failed")
-            progress.end(FAILED, f"the training failed: {error!r}; its log says more")
-            path.unlink(missing_ok=True)
-            return BROKEN
-        progress.end(PROMOTED if decision.promoted else REJECTED, decision.reason, decision)
+    except StoppedError as error:
+        log.info("%s", error)
+        return INTERRUPTED
+    except OverreadError as error:
+        log.error("%s", error)
         path.unlink(missing_ok=True)
-        return DECIDED
+        return BROKEN
+    except Exception:
+        log.exception("the training failed")
+        path.unlink(missing_ok=True)
+        return BROKEN
+    path.unlink(missing_ok=True)
+    return DECIDED
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -233,6 +243,35 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     threading.Thread(target=_wait_for_orphanage, args=(stop,), daemon=True).start()
     return run(path, stop)
+
+
+def _cycle(
+    request: Request, folder: Path, progress: Callable[[CycleProgress], None], stop: threading.Event
+) -> Decision:
+    retraining = _options(RetrainingOptions, {"device": request.device, **request.retraining})
+    gate = _options(GateOptions, request.gate)
+    images = images_below(request.studies)
+    database = Database.open(request.database)
+    try:
+        accepted = AcceptedLabels(request.studies / ACCEPTED, database)
+        accepted.settle(time.time())
+        return run_cycle(
+            request.recipe,
+            ChampionStore(request.models),
+            accepted,
+            database,
+            folder,
+            retraining,
+            gate,
+            images.get,
+            cast(Any, request.consensus),
+            request.device,
+            progress,
+            stop,
+            request=request.id,
+        )
+    finally:
+        database.close()
 
 
 def _wait_for_orphanage(stop: threading.Event) -> None:

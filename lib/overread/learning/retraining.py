@@ -181,8 +181,7 @@ def _lessons(
         ]
         given = tuple(pool for pool in pools if pool.cases and pool.share > 0)
         if options.start == "champion":
-            start = torch.load(champion / file, map_location="cpu", weights_only=True)
-            lessons.append(Lesson(given, start, options.rate_factor))
+            lessons.append(Lesson(given, champion / file, options.rate_factor))
         else:
             lessons.append(Lesson(given))
     return lessons

@@ -16,7 +16,14 @@ PERCENTILE_VOXELS = 500_000
 SMALL = 24
 # Blocks per axis of the coarse content.
 COARSE = 3
-# Offset and range, percentiles, extent and spacing, coarse content, gradients.
+# Differences that do not count: what noise, another reconstruction or a cut edge makes. One unit of each feature.
+INTENSITY_TOLERANCE = 0.1
+PERCENTILE_TOLERANCE = 0.02
+EXTENT_TOLERANCE = 0.25
+SPACING_TOLERANCE = 0.05
+CONTENT_TOLERANCE = 0.08
+GRADIENT_TOLERANCE = 0.005
+# Range and offset, percentiles, extent and spacing, coarse content, gradients.
 LENGTH = 2 + len(PERCENTILES) + 6 + COARSE**3 + 5
 
 
@@ -25,13 +32,14 @@ def image_features(volume: Volume) -> np.ndarray:
 
     The mean over channels, turned to the patient's axes, so that the way of storing does not matter. In this order:
 
-    - median and range of the intensities (1st to 99th percentile), as inverse hyperbolic sines;
+    - range of the intensities (1st to 99th percentile), as inverse hyperbolic sine, and where it begins, in ranges;
     - percentiles after scaling by that range;
     - extent in mm and spacing in mm along each axis, as logarithms (0 for the third axis of a picture);
     - mean of each of 3 x 3 x 3 blocks of the scaled image: what lies where, roughly;
     - gradients of the image made small: mean magnitude along each axis, median and 90th percentile of the whole.
 
-    The numbers have different units; whoever measures distances standardises them first.
+    Each is divided by a difference that does not count, so that 1 is a small step of any of them; whoever measures
+    distances between cases standardises further by how much the cases at hand differ.
     """
     axes, flips = canonical_axes(volume.grid)
     grey = volume.voxels[0] if len(volume.voxels) == 1 else volume.voxels.mean(axis=0)
@@ -44,7 +52,6 @@ def image_features(volume: Volume) -> np.ndarray:
     range_ = float(bright - dark)
     scale = range_ or 1.0
     scaled = np.clip((some - dark) / scale, 0, 1)
-    median = float(np.median(some))
 
     small = np.clip((block_means(grey, SMALL) - dark) / scale, 0, 1)
     coarse = block_means(small, COARSE)
@@ -58,15 +65,14 @@ def image_features(volume: Volume) -> np.ndarray:
 
     third = [0.0] * (3 - grey.ndim)
     parts = [
-        [np.arcsinh(median), np.arcsinh(range_)],
-        np.percentile(scaled, PERCENTILES),
-        [*np.log(extent_mm), *third],
-        [*np.log(spacing_mm), *third],
-        coarse.ravel(),
-        [*along, *third],
-        [middle, steep],
+        ([np.arcsinh(range_), np.clip(dark / scale, -10, 10)], INTENSITY_TOLERANCE),
+        (np.percentile(scaled, PERCENTILES), PERCENTILE_TOLERANCE),
+        ([*np.log(extent_mm), *third], EXTENT_TOLERANCE),
+        ([*np.log(spacing_mm), *third], SPACING_TOLERANCE),
+        (coarse.ravel(), CONTENT_TOLERANCE),
+        ([*along, *third, middle, steep], GRADIENT_TOLERANCE),
     ]
-    return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+    return np.concatenate([np.asarray(numbers, dtype=np.float64) / one for numbers, one in parts])
 
 
 def block_means(image: np.ndarray, blocks: int) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +25,6 @@ from overread.state.servings import (
     CONTROL,
     SKIPPED,
     STRATEGY,
-    CaseTakenError,
     Serving,
     end,
     expire,
@@ -39,8 +37,6 @@ from overread.state.servings import (
 CONTROL_STRATEGY = "foreground_random"
 # In place of a strategy, where the client asked for the case itself.
 BY_NAME = "by_name"
-# Two clients that want the same case at the same moment: the second one chooses again.
-ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,11 @@ class QueueSettings:
             raise BadInputError(
                 f"the control arm's share is a number in [0, 1], got {self.control_share}; 20 % is 0.2"
             )
-        if self.lease_s <= 0 or self.skip_rest < 0 or self.batch < 1 or (self.budget or 1) < 1:
+        if (
+            self.lease_s <= 0
+            or self.skip_rest < 0
+            or min(self.batch, 1 if self.budget is None else self.budget) < 1
+        ):
             raise BadInputError(
                 "a lease lasts longer than 0 s, a batch and a budget have at least 1 label, and skipped cases "
                 f"rest for at least 0 others; got {self.lease_s} s, {self.batch}, {self.budget} and {self.skip_rest}"
@@ -164,7 +164,10 @@ class CaseQueue:
         rng: np.random.Generator,
         prefer: str | None = None,
     ) -> Served | Nothing:
-        """Hand the next case to a client, in one transaction.
+        """Hand the next case to a client.
+
+        What is on lease is looked up in the transaction that serves, and writers of all processes follow each other,
+        so nobody else can take the case in between.
 
         Leases that are over end; what the client held ends as skipped (an anonymous client, `""`, may be several
         people and loses nothing). Every so many servings, at places that look random but keep the share exact, the
@@ -180,7 +183,6 @@ class CaseQueue:
 
         Raises:
             NotFoundError: no such strategy.
-            CaseTakenError: others took each case that was chosen, twenty times in a row.
         """
         name = strategy or self.settings.strategy
         STRATEGIES[name]
@@ -192,15 +194,8 @@ class CaseQueue:
             asked = self._scores.cases(list(labelled), [patients.get(case, case) for case in labelled])
             scored = self._scores.done(unlabelled)
             stop = self._advice(c, known)
-        for attempt in range(ATTEMPTS):
-            try:
-                with self.database.writing() as c:
-                    return self._serve(c, name, client_id, known, asked, now, rng, prefer, scored, stop)
-            except CaseTakenError:
-                if attempt + 1 == ATTEMPTS:
-                    raise
-                time.sleep(0.01 * (attempt + 1))
-        raise AssertionError("unreachable")
+        with self.database.writing() as c:
+            return self._serve(c, name, client_id, known, asked, now, rng, prefer, scored, stop)
 
     def _serve(
         self,

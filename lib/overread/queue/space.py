@@ -34,7 +34,7 @@ class FeatureSpace:
 
     @classmethod
     def of(cls, waiting: Cases, asked: Cases) -> FeatureSpace:
-        """Every feature moved to its median and divided by its spread over the cases, cut at `FARTHEST`."""
+        """Every feature moved to its median and divided by its spread over the cases (see `standardised`)."""
         width = waiting.features.shape[1]
         # Rows of another length come from another version of the features: nothing is known of those.
         fits = asked.features.shape[1] == width
@@ -103,7 +103,11 @@ def farthest_first(rows: np.ndarray, count: int) -> list[int]:
 
 
 def standardised(features: np.ndarray) -> np.ndarray:
-    """`(case, feature)` moved to the median and divided by the spread of each feature, cut at `FARTHEST`."""
+    """Features `(case, feature)` moved to their median and divided by their spread, cut at `FARTHEST`.
+
+    The spread is half the distance from the 16th to the 84th percentile (the standard deviation of a normal
+    distribution), but at least 1, the unit of the features.
+    """
     known = features[_known(features)]
     return _standardised(features, *_centre_and_spread(evenly_spaced(known)))
 
@@ -123,10 +127,8 @@ def _centre_and_spread(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not len(sample):
         return np.zeros(sample.shape[1]), np.ones(sample.shape[1])
     low, centre, high = np.percentile(sample, (16, 50, 84), axis=0)
-    spread = (high - low) / 2
-    # A feature that is the same for most cases still tells the others apart.
-    spread = np.where(spread > 0, spread, sample.std(axis=0))
-    return centre, np.where(spread > 0, spread, 1.0)
+    # One unit of a feature is a difference that does not count; where cases differ by less, it is not blown up.
+    return centre, np.maximum((high - low) / 2, 1.0)
 
 
 def _standardised(features: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:

@@ -24,19 +24,18 @@ from overread.domain import BadInputError, Grid, NotFoundError, OverreadError
 from overread.domain.labels import IGNORE
 from overread.imaging.headers import read_grid, read_header
 from overread.imaging.volumes import READABLE_SUFFIXES, read_array, read_labelmap, read_volume, write_nifti
-from overread.learning.accepted import FINAL, AcceptedLabels, Submission
+from overread.learning.accepted import FINAL, AcceptedLabels
 from overread.server.index import reconciled
 from overread.server.inference import called
 from overread.server.labels import NOT_CLASSES, AcceptedLabel, accept, names_in_order, read_segmentation
-from overread.server.maps import MapStore, Proposal
+from overread.server.maps import MapStore
 from overread.server.models import ServedModels
 from overread.server.names import ANONYMOUS, checked_name, rater_name
 from overread.server.partial import labelled_part
 from overread.server.patients import Patients
-from overread.server.turns import interactions_of
+from overread.server.provenance import label_facts, submission_of
 from overread.state.labels import QUARANTINED, WITHDRAWN, LabelRow
 from overread.state.labels import labels as label_rows
-from overread.state.servings import serving_for
 
 logger = logging.getLogger(__name__)
 
@@ -218,53 +217,24 @@ class StudyStore(LocalDatastore):
         facts: dict[str, Any] = {}
         row = None
         if self._accepted is not None and ACCEPTED_TAGS.fullmatch(tag):
-            submission = self._submission(image_id, client, rater, tag, recipe, classes or (), proposal, grid)
+            submission = submission_of(
+                self._accepted.database,
+                image_id,
+                client,
+                rater=rater,
+                patient=self.patient_of(image_id),
+                tag=tag,
+                recipe=recipe,
+                classes=classes,
+                shape=grid.shape,
+                proposal=proposal,
+            )
             row = self._accepted.add(labels, grid, submission, time.time())
             facts = label_facts(row)
             info[ACCEPTED] = facts
         info |= self._provenance(accepted, names, recipe)
         self._show(image_id, tag, labels, grid, info, row)
         return facts
-
-    def _submission(
-        self,
-        image_id: str,
-        client: str,
-        rater: str,
-        tag: str,
-        recipe: str | None,
-        classes: tuple[str, ...],
-        proposal: Callable[[], Proposal | None],
-        grid: Grid,
-    ) -> Submission:
-        """Where a label comes from."""
-        assert self._accepted is not None
-        database = self._accepted.database
-        with database.reading() as c:
-            serving = serving_for(c, image_id, client)
-        proposed = None
-        try:
-            proposed = proposal()
-        except OverreadError:
-            # How much was corrected is worth less than the label.
-            logger.exception("What was proposed for image %s cannot be read", image_id)
-        if proposed is not None and not (
-            proposed.shown_to_client and proposed.labels.size == np.prod(grid.shape)
-        ):
-            proposed = None
-        return Submission(
-            case_id=image_id,
-            patient=self.patient_of(image_id),
-            rater=rater,
-            client_id=client,
-            recipe=recipe or "",
-            champion=proposed.champion if proposed else "",
-            tag=tag,
-            interactions=interactions_of(database, image_id, client),
-            serving=serving,
-            proposal=proposed.labels.reshape(grid.shape) if proposed else None,
-            classes=classes,
-        )
 
     def _show(
         self,
@@ -282,10 +252,11 @@ class StudyStore(LocalDatastore):
         write_nifti(written, np.where(labels == IGNORE, 0, labels).astype(np.uint8), grid)
         with self._change:
             self._init_from_datastore_file()
-            shown = self._datastore.objects[image_id].labels.get(tag)
-            if row is not None and shown is not None and shown.info.get(ACCEPTED, {}).get("id", 0) > row.id:
-                written.unlink()
-                return
+            if row is not None and self._accepted is not None:
+                newest = self._accepted.newest(image_id, tag)
+                if newest is None or newest.id != row.id:
+                    written.unlink()
+                    return
             self._place(written, target)
             self._datastore.objects[image_id].labels[tag] = DataModel(info=info, ext=LABEL_SUFFIX)
             self._update_datastore_file()
@@ -304,7 +275,7 @@ class StudyStore(LocalDatastore):
                 if shown is not None and shown.info.get(ACCEPTED, {}).get("file") == row.file:
                     super().remove_label(case, tag)
                     self.refresh()
-            elif shown is None or shown.info.get(ACCEPTED, {}).get("id") != row.id:
+            elif shown is None or shown.info.get(ACCEPTED, {}).get("file") != row.file:
                 try:
                     labels, grid = read_labelmap(file)
                 except BadInputError as error:
@@ -500,22 +471,6 @@ def same_volume(first: Path, second: Path) -> bool:
     except OverreadError:
         return False
     return grid.difference_from(other_grid) is None and np.array_equal(voxels, others)
-
-
-def label_facts(row: LabelRow) -> dict[str, Any]:
-    """What clients are told of an accepted label."""
-    return {
-        "id": row.id,
-        "file": row.file,
-        "rater": row.rater,
-        "revision": row.revision,
-        "champion": row.champion,
-        "dice_to_proposal": row.dice_to_proposal,
-        "dice": row.details.get("dice", {}),
-        "voxels_changed": row.details.get("voxels_changed"),
-        "partial": row.partial,
-        "took_s": row.took_s,
-    }
 
 
 def upload_limit(store: StudyStore, image_id: str) -> int:

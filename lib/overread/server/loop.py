@@ -53,18 +53,23 @@ class Loop:
         )
         self.training = Training(models, database, self._children, settings, app_dir / "training", studies)
 
-    def open(self) -> None:
-        """Put right what a crash left behind, carry on, and begin to look after everything."""
+    def open(self, warm_up: threading.Thread) -> None:
+        """Put right what a crash left behind, carry on, and begin to look after everything.
+
+        Args:
+            warm_up: child processes start after it: the first reader goes before them.
+        """
         for sentence in settle(self._database, self._models.store):
             logger.warning("After a crash: %s", sentence)
-        self.training.carry_on()
-        threading.Thread(target=self._keep_looking, name="loop", daemon=True).start()
+        threading.Thread(target=self._keep_looking, args=(warm_up,), name="loop", daemon=True).start()
 
     def state(self) -> dict[str, Any]:
         """What `/info/` says of the queue."""
         return self.queueing.state() | {"scoring": self.scoring.state()}
 
-    def _keep_looking(self) -> None:
+    def _keep_looking(self, warm_up: threading.Thread) -> None:
+        warm_up.join()
+        self.training.carry_on()
         looks: list[Callable[[], None]] = [self.training.look]
         if self._does_scoring:
             looks.append(self.scoring.look)

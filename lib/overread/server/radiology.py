@@ -122,8 +122,9 @@ class Serving:
         self.prepare_http(app)
         threads = leave_a_core(self.settings.threads)
         logger.info("Models %s on %s, %d threads", self.models.names(), self.models.device, threads)
-        threading.Thread(target=warm_up, args=(self.models,), name="warm-up", daemon=True).start()
-        self.loop.open()
+        warming = threading.Thread(target=warm_up, args=(self.models,), name="warm-up", daemon=True)
+        warming.start()
+        self.loop.open(warming)
 
     def prepare_http(self, app: FastAPI) -> None:
         """Put our endpoints, error answers and upload limits into MONAI Label's FastAPI app."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from overread.domain import BadInputError, NotFoundError, OverreadError
 from overread.learning.central import read_central
+from overread.learning.gate import GateOptions
 from overread.learning.process import FAILED, INTERRUPTED, PROGRESS, REQUEST
 from overread.learning.training_set import ensure_retrainable
 from overread.server.children import Children, Ending
@@ -285,6 +286,11 @@ class Training:
             raise BadInputError(
                 f"there is no accepted label to train {recipe} on yet{judging}: submit one first"
             )
+        patients, needed = len({row.patient for row in usable}), GateOptions().fewest_cases
+        if patients < needed:
+            raise BadInputError(
+                f"{recipe} has accepted labels of {patients} of the {needed} patients that the gate needs to judge by"
+            )
 
     def _options(self, wishes: Mapping[str, Any]) -> dict[str, Any]:
         known = self.config()
@@ -314,7 +320,8 @@ class Training:
             "studies": str(self._studies),
             "database": self._database.url,
             "device": str(self._models.device),
-            "precision": self._settings.precision,
+            # Training has other names for it.
+            "precision": "float32" if self._settings.precision == "full" else "auto",
             "threads": self._settings.threads,
         }
         temporary = folder / f".{REQUEST}.new"

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from overread.state.failures import StateError
 from overread.state.rows import to_json
 from overread.state.schema import AUDIT, AUDIT_HEAD
 
@@ -69,10 +70,21 @@ def append(
 
 
 def rows(c: Connection) -> Iterator[AuditRow]:
-    """All rows, oldest first."""
+    """All rows, oldest first.
+
+    Raises:
+        StateError: the details of a row are no longer JSON.
+    """
     for row in c.execute(select(AUDIT).order_by(AUDIT.c.seq)):
         values = dict(row._mapping)
-        yield AuditRow(details=json.loads(values.pop("details_json")), **values)
+        try:
+            details = json.loads(values.pop("details_json"))
+        except ValueError as error:
+            raise StateError(
+                f"row {row.seq} of the audit log cannot be read: its details are no JSON ({error}); "
+                "`overread audit verify` says what else was changed"
+            ) from error
+        yield AuditRow(details=details, **values)
 
 
 def verify(c: Connection, expect: str | None = None) -> list[str]:
@@ -104,12 +116,16 @@ def verify(c: Connection, expect: str | None = None) -> list[str]:
         seq, last = row.seq, row.hash
         noted = noted or row.hash == expect
     head = c.execute(select(AUDIT_HEAD)).first()
-    if head is None and seq:
-        found.append("the mark of the audit log's last row is missing")
-    elif head is not None and head.seq > seq:
-        found.append(f"the last {head.seq - seq} rows after row {seq} are missing from the audit log")
-    elif head is not None and (head.seq, head.hash) != (seq, last):
-        found.append(f"the audit log was last appended to at row {head.seq}, but ends with another row {seq}")
+    if head is None:
+        if seq:
+            found.append("the mark of the audit log's last row is missing")
+    elif head.seq > seq:
+        missing = f"row {head.seq} is" if head.seq == seq + 1 else f"rows {seq + 1} to {head.seq} are"
+        found.append(f"{missing} missing from the end of the audit log")
+    elif head.seq < seq:
+        found.append(f"the audit log was last appended to at row {head.seq}, but ends with row {seq}")
+    elif head.hash != last:
+        found.append(f"row {seq}, the last of the audit log, is not the one that was appended last")
     if not noted:
         found.append(
             f"no row of the audit log has the expected hash {expect}: rows were removed or written anew"

@@ -29,15 +29,15 @@ def upgrade(c: Connection, name: str, to: str = "head") -> None:
     Raises:
         StateError: the schema is newer than this Overread, or the tables are there and are not ours.
     """
-    # Alembic is only needed where the schema is out of date; every start would pay for its import.
-    from alembic import command
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
     version = version_of(c)
     if version == VERSION:
         # Another process was faster.
         return
+    # Only needed where the schema is out of date; every start would pay for the import.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
     config = Config()
     # The parser of alembic's settings takes % for a reference.
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))

@@ -3,7 +3,7 @@
 python -m overread.studies.queue_benchmark apps/radiology --cases 10000 --requests 100
 
 The studies are copies of one tiny volume (hard links), so that the time is the queue's and not the disk's. Asked by two
-clients in turns: right after the start, while scoring runs; and with a score for every case.
+clients in turns: right after the start, while scoring runs, and with a score for every case.
 """
 
 from __future__ import annotations
@@ -82,6 +82,15 @@ def ask(url: str, strategy: str, client: str) -> tuple[float, dict[str, Any]]:
     return time.perf_counter() - started, json.loads(text)
 
 
+def wait_for_scores(url: str) -> None:
+    """Return when the first case has been scored."""
+    scored = 0
+    while not scored:
+        time.sleep(0.2)
+        with urllib.request.urlopen(f"{url}/overread/state", timeout=120) as answer:
+            scored = json.loads(answer.read())["queue"]["scored"]
+
+
 def measure(url: str, requests: int, when: str) -> None:
     """Ask by each strategy, and print how long it took."""
     for strategy in STRATEGIES:
@@ -109,6 +118,8 @@ def main() -> None:
         make_studies(studies, arguments.cases)
         with local_server(app, studies) as server:
             print(f"first start with {arguments.cases} studies: {server.start_s:.1f} s")
+            measure(server.url, arguments.requests, "just started")
+            wait_for_scores(server.url)
             measure(server.url, arguments.requests, "while scoring")
         score_all(app, studies)
         with local_server(app, studies, ["scoring", "no"]) as server:

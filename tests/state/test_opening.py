@@ -1,0 +1,158 @@
+"""A database that cannot be opened is told in a sentence that names it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from overread.domain.errors import BadInputError, NotFoundError
+from overread.state import audit
+from overread.state.database import Database
+from overread.state.failures import StateError
+from overread.state.migration import SCRIPTS
+
+
+def test_a_path_a_string_and_a_url_are_the_same_file(tmp_path: Path):
+    path = tmp_path / "it's 100 % the state?" / "overread #1.db"
+    by_path = Database.open(path)
+    assert path.is_file()
+    assert by_path.name == str(path)
+    with by_path.writing() as c:
+        audit.append(c, actor="a", action="b", subject="kept", details={}, now=1)
+    for where in (str(path), by_path.url):
+        same = Database.open(where)
+        with same.reading() as c:
+            assert [row.subject for row in audit.rows(c)] == ["kept"]
+        same.close()
+    by_path.close()
+
+
+def test_a_relative_path_stays_the_same_file_for_a_process_elsewhere(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for where in ("overread.db", "sqlite:///overread.db"):
+        database = Database.open(where)
+        assert database.url == f"sqlite:///{tmp_path / 'overread.db'}"
+        database.close()
+
+
+def test_a_file_that_must_exist_is_not_made(tmp_path: Path):
+    with pytest.raises(NotFoundError, match=r"no database at .*overread\.db; the server makes it"):
+        Database.open(tmp_path / "state" / "overread.db", must_exist=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sqlite_lets_readers_and_a_writer_work_at_the_same_time(tmp_path: Path):
+    database = Database.open(tmp_path / "overread.db")
+    with database.reading() as c:
+        assert c.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        # 2 is FULL: what is committed is on the disk.
+        assert c.execute(text("PRAGMA synchronous")).scalar() == 2
+        assert c.execute(text("PRAGMA busy_timeout")).scalar() == 60_000
+    database.close()
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path):
+    path = tmp_path / "overread.db"
+    path.write_bytes(b"This is a letter, not a database. " * 100)
+    with pytest.raises(StateError, match=r"overread\.db is damaged or no SQLite database"):
+        Database.open(path)
+    assert path.read_bytes().startswith(b"This is a letter")
+
+
+def test_damage_inside_the_file_is_named(tmp_path: Path):
+    path = tmp_path / "overread.db"
+    database = Database.open(path)
+    with database.writing() as c:
+        for number in range(200):
+            audit.append(c, actor="a" * 200, action="b", subject="c", details={}, now=number)
+        c.execute(text("SELECT 1"))
+    assert database.damage() == []
+    database.close()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\xff" * (size // 4))
+    damaged = Database.open(path)
+    try:
+        with pytest.raises(StateError, match=r"overread\.db is damaged"), damaged.reading() as c:
+            list(audit.rows(c))
+        assert all("overread.db is damaged" in sentence for sentence in damaged.damage())
+        assert damaged.damage()
+    finally:
+        damaged.close()
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path):
+    with pytest.raises(StateError, match=f"the database {tmp_path} cannot be opened; is it a folder"):
+        Database.open(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path):
+    (tmp_path / "state").write_text("")
+    with pytest.raises(StateError, match=r"the folder of the database .* cannot be made"):
+        Database.open(tmp_path / "state" / "overread.db")
+
+
+def test_another_that_never_lets_go_is_told(place: str, monkeypatch):
+    first = Database.open(place)
+    monkeypatch.setattr("overread.state.engines.BUSY_TIMEOUT_S", 0.05)
+    second = Database.open(place)
+    waiting_is_over = r"overread\.db is held by another process|does not answer as it should: .* lock timeout"
+    with first.writing() as c:
+        audit.append(c, actor="a", action="b", subject="first", details={}, now=1)
+        with pytest.raises(StateError, match=waiting_is_over), second.writing():
+            pass
+    with second.writing() as c:
+        assert audit.append(c, actor="a", action="b", subject="second", details={}, now=2).seq == 2
+    first.close()
+    second.close()
+
+
+def test_a_database_in_memory_is_refused():
+    with pytest.raises(BadInputError, match="sqlite:// names no file"):
+        Database.open("sqlite://")
+
+
+def test_another_kind_of_database_is_refused_without_its_password():
+    with pytest.raises(BadInputError, match=r"mysql://me:\*\*\*@host/db is of kind mysql; expected sqlite"):
+        Database.open("mysql://me:secret@host/db")
+
+
+def test_a_url_that_is_none_is_refused():
+    with pytest.raises(BadInputError, match="URL cannot be read"):
+        Database.open("://")
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    with pytest.raises(StateError, match="does not answer as it should") as caught:
+        Database.open(f"postgresql://me:secret@127.0.0.1:{port}/overread")
+    assert str(port) in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_driver_is_told_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(
+        StateError, match=r"psycopg, which is not installed: pip install 'overread\[postgres\]'"
+    ):
+        Database.open("postgresql://me@127.0.0.1/overread")
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_postgresql_is_known_by_its_usual_names(postgres: str, scheme: str):
+    server = postgres.partition("://")[2]
+    database = Database.open(f"{scheme}://{server}/postgres")
+    assert database.url == f"postgresql+psycopg://{server}/postgres"
+    database.close()
+
+
+def test_the_migrations_lie_inside_the_package():
+    assert (SCRIPTS / "env.py").is_file()
+    assert sorted(path.name for path in (SCRIPTS / "versions").glob("*.py"))[0].startswith("0001")

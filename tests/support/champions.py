@@ -1,0 +1,59 @@
+"""Champions that train within seconds, and local cases for them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from overread.ensemble.storage import read_description
+from overread.ensemble.training import TrainingOptions, train_ensemble
+from overread.imaging.dataset import read_dataset
+from overread.learning.central import CentralData, protected_of, remember_central
+from overread.learning.training_set import LocalCase
+from support.datasets import ball, write_nifti_case
+
+TINY = {"features": (4, 8, 16)}
+
+
+def train_champion(
+    data: Path,
+    folder: Path,
+    *,
+    members: int = 2,
+    iterations: int = 60,
+    scheme: str = "deep",
+    validation_share: float = 0.25,
+) -> tuple[Path, CentralData]:
+    """A recipe `ball` below `folder`, trained on `data` in float32 on one core: always the same."""
+    options = TrainingOptions(
+        members=members,
+        scheme=scheme,  # type: ignore[arg-type]
+        iterations=iterations,
+        validation_share=validation_share,
+        device="cpu",
+        precision="float32",
+        threads=1,
+    )
+    dataset = read_dataset(data)
+    champion = train_ensemble("ball", dataset, folder / "work", options, TINY)
+    central = remember_central(folder / "ball", data, dataset, protected_of(read_description(champion)))
+    return champion, central
+
+
+def local_balls(folder: Path, cases: int, protected: int = 0, seed: int = 100) -> list[LocalCase]:
+    """Cases `ball_00` and so on with their own patients, the first `protected` of them kept from training."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for index in range(cases):
+        name = f"ball_{index:02d}"
+        image, label = ball((16, 16, 16), rng)
+        write_nifti_case(folder, name, [image], label)
+        found.append(
+            LocalCase(
+                name,
+                (folder / "imagesTr" / f"{name}_0000.nii.gz",),
+                folder / "labelsTr" / f"{name}.nii.gz",
+                f"patient {index}",
+                index < protected,
+            )
+        )
+    return found
