@@ -98,7 +98,8 @@ def test_budgets_add_up_from_round_to_round(rows):
         # A case costs one minute to open, at least.
         assert row.minutes >= before.minutes + 2
         assert row.scratch_minutes >= row.minutes
-    # Voxels of 1 mm.
+    # Four cases of 16 voxels of 1 mm an edge.
+    assert rows[2].labelled_mm3 == pytest.approx(4 * 16**3)
     assert rows[2].foreground_mm3 == pytest.approx(rows[2].foreground_voxels)
 
 
@@ -128,13 +129,15 @@ def test_a_study_that_was_killed_goes_on_and_gives_the_same_rows(study, rows, tm
 
 
 @pytest.mark.slow
-def test_without_a_gate_every_challenger_is_promoted(data, tmp_path):
-    protocol = replace(TINY, until=4, with_gate=False, jitter_mm=1.0, missed_mm3=5.0)
+def test_without_a_gate_every_challenger_is_promoted_also_one_that_learnt_from_patches(data, tmp_path):
+    protocol = replace(TINY, until=4, with_gate=False, jitter_mm=1.0, missed_mm3=5.0, patch_mm=8.0)
     study = open_study(protocol, data, tmp_path, patient_pattern=r"p\d\d")
     rows = simulate(study, ("random",), seeds=1)
     assert rows[-1].promoted
     assert rows[-1].champion != rows[0].champion
     assert rows[-1].challenger_dice == rows[-1].test_dice
+    # Two patches of 8 x 8 x 8 mm.
+    assert rows[-1].labelled_mm3 == pytest.approx(1024)
 
 
 def test_another_setting_or_other_data_get_a_folder_of_their_own(data, tmp_path):

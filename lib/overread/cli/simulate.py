@@ -121,6 +121,14 @@ def simulate(
     gate: Annotated[
         bool, typer.Option("--gate/--no-gate", help="Judge challengers, or promote every one.")
     ] = True,
+    patch_mm: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Label only a box of this edge of each case, where the doubt is greatest. [default: all]",
+            show_default=False,
+        ),
+    ] = None,
     jitter_mm: Annotated[
         float, typer.Option(min=0, help="The robot's error: boundaries wander by this much.")
     ] = 0.0,
@@ -187,6 +195,7 @@ def simulate(
         "batch": batch,
         "coarser": coarser,
         "rate_factor": rate_factor,
+        "patch_mm": patch_mm,
     }
     defaults = Protocol.quick(recipe) if quick else Protocol(recipe)
     protocol = defaults.changed(

@@ -34,13 +34,13 @@ from overread.learning.gate import GateOptions
 from overread.learning.retraining import RetrainingOptions, retrain
 from overread.learning.training_set import LocalCase, training_set
 from overread.metrics.overlap import dice
-from overread.queue.scoring import cold_score, revision_of, score_case
+from overread.queue.scoring import MEASURE, cold_score, revision_of, score_case
 from overread.queue.serving import CaseQueue, QueueSettings
 from overread.raters.robot import RobotRater
 from overread.state.database import Database
 from overread.state.labels import labels
 from overread.state.scores import COLD, put_score, scores_of
-from overread.studies.annotation_cost import Cost, cost_of
+from overread.studies.annotation_cost import Cost, cost_of, doubtful_box, only_inside
 from overread.studies.simulation_cases import Labelled, Split, split_by_patient, split_to_json, write_raw
 from overread.studies.simulation_protocol import SMALL, Study
 from overread.studies.simulation_statistics import Row
@@ -171,6 +171,7 @@ class _Arm:
             strategy=self.strategy,
             round=0,
             cases=len(self.split.start),
+            labelled_mm3=0.0,
             foreground_mm3=0.0,
             foreground_voxels=0,
             minutes=0.0,
@@ -200,6 +201,7 @@ class _Arm:
             strategy=self.strategy,
             round=number,
             cases=before.cases + len(picks),
+            labelled_mm3=before.labelled_mm3 + sum(cost.labelled_mm3 for cost in costs),
             foreground_mm3=before.foreground_mm3 + sum(cost.foreground_mm3 for cost in costs),
             foreground_voxels=before.foreground_voxels + sum(cost.foreground_voxels for cost in costs),
             minutes=before.minutes + sum(cost.minutes for cost in costs),
@@ -275,8 +277,12 @@ class _Arm:
                     break
                 case = self.cases[served.serving.case_id]
                 truth, grid = read_labelmap(case.label)
-                proposal = predict(ensemble, read_volume(case.channels), measures=()).labels
+                prediction = predict(ensemble, read_volume(case.channels), measures=(MEASURE,))
+                proposal = prediction.labels
                 label = robot.label(truth, grid.spacing_mm, case.id)
+                if protocol.patch_mm is not None:
+                    doubt = prediction.maps[MEASURE].values.numpy()
+                    label = only_inside(label, doubtful_box(doubt, grid.spacing_mm, protocol.patch_mm))
                 costs.append(cost_of(label, proposal, grid.spacing_mm, protocol.costs))
                 now += 60 * costs[-1].minutes
                 submission = Submission(

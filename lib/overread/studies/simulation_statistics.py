@@ -25,8 +25,9 @@ class Row:
 
     Attributes:
         round: 0 is the starter, before anything was asked.
-        cases: labelled cases that a training may learn from, start cases included.
-        foreground_mm3, foreground_voxels, minutes, scratch_minutes: of all labels asked so far (see `Cost`).
+        cases: labelled cases that a training may learn from, start cases included; with patches, asked patches.
+        labelled_mm3, foreground_mm3, foreground_voxels, minutes, scratch_minutes: of all labels asked so far, see
+            `Cost`.
         test_dice: of the champion in service, mean over classes and test cases.
         class_dice: the same by class.
         case_dice: mean over classes of each test case.
@@ -42,6 +43,7 @@ class Row:
     strategy: str
     round: int
     cases: int
+    labelled_mm3: float
     foreground_mm3: float
     foreground_voxels: int
     minutes: float
