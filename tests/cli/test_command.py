@@ -14,7 +14,7 @@ from overread.cli import app
 
 COMMANDS = [
     *("demo", "serve", "train", "central", "import-nnunet", "import-bundle", "predict", "simulate"),
-    *("retrain", "watch", "doctor"),
+    *("retrain", "watch", "arms", "doctor"),
 ]
 # Commands of their own below a common name.
 GROUPS = {"models": ["list", "show", "diff", "rollback"], "audit": ["verify", "export"]}
