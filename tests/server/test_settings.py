@@ -34,6 +34,7 @@ def test_every_key_is_read():
         "consensus": "staple",
         "train_after": "10",
         "train_minutes": "1.5",
+        "train_iterations": "200",
         "train_start": "scratch",
     }
     assert Settings.from_conf(said) == Settings(
@@ -56,13 +57,14 @@ def test_every_key_is_read():
         consensus="staple",
         train_after=10,
         train_minutes=1.5,
+        train_iterations=200,
         train_start="scratch",
     )
 
 
 def test_what_can_be_switched_off():
-    settings = Settings.from_conf({"control_share": "0", "train_after": "off", "train_minutes": "auto"})
-    assert (settings.control_share, settings.train_after, settings.train_minutes) == (0, None, None)
+    off = {"control_share": "0", "train_after": "off", "train_minutes": "auto", "train_iterations": "auto"}
+    assert Settings.from_conf(off) == Settings(control_share=0)
 
 
 def test_what_monai_label_adds_is_left_alone():
@@ -88,6 +90,7 @@ def test_what_monai_label_adds_is_left_alone():
         ("lease_minutes", "0", "expected a number above 0 and up to 10080"),
         ("consensus", "vote", "expected one of latest, majority, staple"),
         ("train_after", "0", "expected a whole number from 1"),
+        ("train_iterations", "many", "expected a whole number from 1"),
         ("train_start", "middle", "expected one of champion, scratch"),
     ],
 )

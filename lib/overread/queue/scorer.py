@@ -80,6 +80,7 @@ class Scorer:
         ensemble: None where images are only looked at.
         cases: the file, see above.
         stopped: set when it shall end, within one window of the current case.
+        device: where the ensemble's weights are.
     """
 
     def __init__(
@@ -253,8 +254,8 @@ def _report(progress: ScoringProgress, file: Path | None) -> None:
 
 
 def _watch_input(stopped: threading.Event) -> None:
-    # Only the end of the stream means something.
-    while os.read(sys.stdin.fileno(), 4096):
+    # Only the end of the stream means something; without a stream nobody listens either.
+    while sys.stdin is not None and os.read(sys.stdin.fileno(), 4096):
         pass
     stopped.set()
 

@@ -44,6 +44,7 @@ class Settings:
         consensus: which label of a case is learnt from where several readers gave one.
         train_after: accepted labels after which training starts by itself; None leaves it to people.
         train_minutes: training time of one challenger, all members together; None leaves it to the trainer.
+        train_iterations: training steps of each member of a challenger; None leaves them to the time.
         train_start: whether a challenger begins from the champion's weights or from scratch.
     """
 
@@ -66,6 +67,7 @@ class Settings:
     consensus: Consensus = "latest"
     train_after: int | None = None
     train_minutes: float | None = None
+    train_iterations: int | None = None
     train_start: Start = "champion"
 
     @classmethod
@@ -100,7 +102,7 @@ def _word(key: str, text: str) -> str:
 
 
 def _count(key: str, text: str) -> int | None:
-    if (key, text) in (("members", "all"), ("train_after", "off")):
+    if (key, text) in (("members", "all"), ("train_after", "off"), ("train_iterations", "auto")):
         return None
     if not text.isdigit() or int(text) < 1:
         raise BadInputError(f"--conf {key} {text!r}: expected a whole number from 1")
@@ -199,6 +201,7 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "consensus": ("consensus", _consensus),
     "train_after": ("train_after", _count),
     "train_minutes": ("train_minutes", _minutes),
+    "train_iterations": ("train_iterations", _count),
     "train_start": ("train_start", _start),
 }
 assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}

@@ -323,6 +323,7 @@ class Training:
             # Training has other names for it.
             "precision": "float32" if self._settings.precision == "full" else "auto",
             "threads": self._settings.threads,
+            "iterations": self._settings.train_iterations,
         }
         temporary = folder / f".{REQUEST}.new"
         temporary.write_text(json.dumps(whole, indent=2) + "\n")
