@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -224,7 +225,7 @@ def simulate(
     folder = (out or study.folder / "report").expanduser().resolve()
     summary = write_report(rows, study.settings(), folder)
     if as_json:
-        print_json({"summary": summary, "report": str(folder)})
+        print_json({"summary": asdict(summary), "report": str(folder)})
         return
     print_summary(summary)
     answers.print(f"Rows, tables and plot are in {folder}", markup=False, soft_wrap=True, highlight=False)

@@ -140,7 +140,8 @@ def _near_border(
     if not touching.any():
         return touching
     # A face that lies one voxel off touches voxels of which one lies one voxel off.
-    return distance_transform_edt(~touching, sampling=spacing_mm) <= tolerance_mm * (1 + 1e-6)
+    distance_mm = np.asarray(distance_transform_edt(~touching, sampling=spacing_mm))
+    return distance_mm <= tolerance_mm * (1 + 1e-6)
 
 
 def _neighbours(labels: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

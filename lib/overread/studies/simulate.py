@@ -8,12 +8,14 @@ The two studies of the documentation, two cores:
 
     overread simulate hippocampus --data shared/data/hippocampus_mr3d --classes background,anterior,posterior \\
         --strategy most_uncertain --strategy clasp_pe --strategy foreground_random --strategy random \\
-        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --jobs 2 --out docs/results/simulation-hippocampus
+        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --batch 1 --iterations 40 --jobs 2 \\
+        --out docs/results/simulation-hippocampus
 
     overread simulate lidc_nodule --data shared/data/lidc_nodule_ct3d --classes background,nodule \\
         --patient-pattern '(LIDC-IDRI-\\d+)' \\
         --strategy most_uncertain --strategy clasp_pe --strategy foreground_random --strategy random \\
-        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --jobs 2 --out docs/results/simulation-lidc
+        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --iterations 40 --jobs 2 \\
+        --out docs/results/simulation-lidc
 
 The work folder keeps every finished round under a key of all that decides it, so that a study that was stopped goes on,
 and one with more seeds or strategies computes only what is new:

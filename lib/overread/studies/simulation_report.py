@@ -137,11 +137,10 @@ def plot(rows: Sequence[Row], summary: Summary, path: Path) -> None:
             panel.axhline(summary.target, color="0.5", linewidth=1, linestyle=":")
             panel.annotate(
                 f"{summary.chance} at its last budget",
-                (1, summary.target),
+                (0, summary.target),
                 xycoords=("axes fraction", "data"),
-                xytext=(-3, 3),
+                xytext=(3, 3),
                 textcoords="offset points",
-                ha="right",
                 fontsize=8,
                 color="0.35",
             )
