@@ -31,7 +31,6 @@ class Scoring:
     """The scoring child and what it should be doing. `look` is called again and again, by one thread.
 
     Args:
-        database_url: as the child opens it.
         folder: where the list of cases is kept for the child.
     """
 
@@ -41,11 +40,9 @@ class Scoring:
         models: ServedModels,
         queueing: Queueing,
         children: Children,
-        database_url: str,
         folder: Path,
     ) -> None:
         self._store, self._models, self._queueing, self._children = store, models, queueing, children
-        self._database_url = database_url
         self._cases = Path(folder) / CASES
         self._listed: dict[str, dict[str, str]] = {}
         self._revisions: dict[str, str] = {}
@@ -80,7 +77,6 @@ class Scoring:
 
     def _arguments(self, recipe: str) -> list[str]:
         said = {
-            "--database": self._database_url,
             "--recipe": recipe,
             "--champion": str(self._models.current(recipe)) if recipe else "",
             "--cases": str(self._cases),
