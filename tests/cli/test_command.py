@@ -12,7 +12,13 @@ from typer.testing import CliRunner
 from overread import __version__
 from overread.cli import app
 
-COMMANDS = ["demo", "serve", "train", "import-nnunet", "import-bundle", "predict", "models", "doctor"]
+COMMANDS = [
+    *("demo", "serve", "train", "central", "import-nnunet", "import-bundle", "predict", "simulate"),
+    *("retrain", "watch", "arms", "doctor"),
+]
+# Commands of their own below a common name.
+GROUPS = {"models": ["list", "show", "diff", "rollback"], "audit": ["verify", "export"]}
+IN_GROUPS = [f"{group} {command}" for group, commands in GROUPS.items() for command in commands]
 runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200", "OVERREAD_DEBUG": "", "OVERREAD_APP": ""})
 
 
@@ -25,13 +31,13 @@ def test_starts_without_the_libraries_that_take_seconds_to_import():
 def test_help_names_every_command():
     result = runner.invoke(app, ["--help"])
     assert result.exit_code == 0
-    assert all(command in result.output for command in COMMANDS)
+    assert all(command in result.output for command in [*COMMANDS, *GROUPS])
     assert "not a medical device" in result.output
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *IN_GROUPS])
 def test_help_of_each_command_has_an_example_and_explains_every_option(command):
-    result = runner.invoke(app, [command, "--help"])
+    result = runner.invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert f"overread {command}" in result.output.partition("Examples")[2]
     options = [line for line in result.output.splitlines() if re.match(r"│[ *]+--", line)]
@@ -42,6 +48,16 @@ def test_help_of_each_command_has_an_example_and_explains_every_option(command):
 
 def test_every_command_is_covered_here():
     assert [command.name for command in app.registered_commands] == COMMANDS
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    assert {
+        name: [
+            command.name or command.callback.__name__
+            for command in found.registered_commands
+            if command.callback
+        ]
+        for name, found in groups.items()
+        if found is not None
+    } == GROUPS
 
 
 def test_without_arguments_the_help_is_shown():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from overread.ensemble.storage import load_ensemble, read_description, write_des
 from overread.ensemble.training import StoppedError
 from overread.learning.cycle import CycleProgress, run_cycle
 from overread.learning.gate import Decision, GateOptions
-from overread.learning.process import BROKEN, BUSY, DECIDED, INTERRUPTED, Request, images_below, run
+from overread.learning.process import BROKEN, BUSY, DECIDED, INTERRUPTED, Request, images_below, main, run
 from overread.learning.retraining import RetrainingOptions
 from overread.state import audit
 from overread.state.decisions import DecisionRow, decisions
@@ -273,27 +274,16 @@ def until(place: Place, process: subprocess.Popen[bytes], stage: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.slow
-def test_a_process_that_is_killed_or_orphaned_carries_on_to_its_decision(place: Place):
+def test_a_process_that_is_killed_is_carried_on_to_its_decision(place: Place):
     before = place.store.current(RECIPE).name
     place.accept(3)
     request = place.request(iterations=60)
-
     with start(place) as killed:
         until(place, killed, "training")
+        assert run(request, threading.Event()) == BUSY
         killed.kill()
     assert killed.returncode == -signal.SIGKILL
     assert progress_of(place)["state"] == "running"
-    assert request.exists()
-
-    with start(place) as orphan:
-        until(place, orphan, "training")
-        assert run(request, threading.Event()) == BUSY
-        # Its standard input closes, as when the server dies.
-        assert orphan.stdin is not None
-        orphan.stdin.close()
-    assert orphan.returncode == INTERRUPTED
-    assert progress_of(place)["state"] == "stopped"
     assert request.exists()
 
     assert run(request, threading.Event()) == DECIDED
@@ -305,14 +295,42 @@ def test_a_process_that_is_killed_or_orphaned_carries_on_to_its_decision(place: 
     agrees(place, before, told["decision"]["challenger"])
 
 
-def test_sigterm_ends_the_process_and_keeps_the_request(place: Place):
+@pytest.fixture
+def parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Gives the process's main function a standard input, and a way to close its other end; mends the signals."""
+    reading, writing = os.pipe()
+    ends = [writing]
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield lambda: os.close(ends.pop())
+        for end in ends:
+            os.close(end)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "the parent dies"])
+def test_the_process_ends_at_its_next_step_and_keeps_the_request(
+    place: Place, parent: Callable[[], None], end: str
+):
     place.accept(3)
-    request = place.request(iterations=100_000)
-    with start(place) as process:
-        until(place, process, "training")
-        process.terminate()
-    assert process.returncode == INTERRUPTED
-    assert progress_of(place)["message"]
+    # More than anybody could wait for.
+    request = place.request(iterations=10_000_000)
+
+    def end_it() -> None:
+        while progress_of(place).get("stage") != "training":
+            time.sleep(0.02)
+        if end == "SIGTERM":
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            parent()
+
+    waiting = threading.Thread(target=end_it)
+    waiting.start()
+    assert main(["--request", str(request)]) == INTERRUPTED
+    waiting.join()
+    assert progress_of(place)["state"] == "stopped"
     assert request.exists()
 
 

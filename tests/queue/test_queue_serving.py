@@ -257,7 +257,7 @@ def serve_all(path: Path, client: str, given: multiprocessing.Queue) -> None:
 
 def test_two_processes_never_serve_the_same_case(database, tmp_path):
     all_scored(database)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     given = context.Queue()
     workers = [
         context.Process(target=serve_all, args=(tmp_path / "overread.db", name, given)) for name in ("a", "b")

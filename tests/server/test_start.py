@@ -88,6 +88,7 @@ def test_from_another_folder_with_options_and_a_picture(folders, tmp_path):
         "datastore_v2.json",
         ".lock",
         ".incoming",
+        "accepted",
     }
     assert list(elsewhere.iterdir()) == [elsewhere / "a"]
 

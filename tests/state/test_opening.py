@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, create_engine, text
 
 from overread.domain.errors import BadInputError, NotFoundError
 from overread.state import audit
 from overread.state.database import Database
-from overread.state.failures import StateError
+from overread.state.failures import StateError, telling
 from overread.state.migration import SCRIPTS
 
 
@@ -110,6 +111,43 @@ def test_another_that_never_lets_go_is_told(place: str, monkeypatch):
         assert audit.append(c, actor="a", action="b", subject="second", details={}, now=2).seq == 2
     first.close()
     second.close()
+
+
+def test_a_full_disk_is_told_and_the_transaction_undone(tmp_path: Path):
+    database = Database.open(tmp_path / "overread.db")
+
+    def grow(c: Connection) -> None:
+        # The limit stands for the end of the disk: SQLite says the same of both.
+        c.execute(text("PRAGMA max_page_count=1"))
+        for number in range(100):
+            audit.append(c, actor="a" * 5000, action="b", subject="c", details={}, now=number)
+
+    with (
+        pytest.raises(StateError, match=r"overread\.db cannot grow: the disk is full"),
+        database.writing() as c,
+    ):
+        grow(c)
+    with database.reading() as c:
+        assert audit.last_row(c)[0] == 0
+    database.close()
+
+
+def test_a_disk_that_fails_is_told():
+    with pytest.raises(StateError, match=r"the database state\.db cannot be read or written: the disk fails"):
+        with_failing_disk()
+
+
+def with_failing_disk() -> None:
+    with telling("state.db"):
+        raise sqlite3.OperationalError("disk I/O error")
+
+
+def test_a_place_where_sqlite_cannot_let_readers_and_a_writer_work_together_is_refused():
+    # SQLite refuses WAL for a database in memory as it does on a network share.
+    database = Database(create_engine("sqlite://"))
+    with pytest.raises(StateError, match=r"cannot keep .* in WAL mode \(it says memory\); a network share"):
+        database._switch_to_wal()
+    database.close()
 
 
 def test_a_database_in_memory_is_refused():

@@ -17,9 +17,11 @@ from overread.studies.hippocampus import (
     OURS,
     THEIRS,
     Judged,
+    development_cases,
     mosaic,
     render,
     split,
+    untouched,
 )
 
 
@@ -97,3 +99,12 @@ def test_the_mosaic_holds_eight_cases_side_by_side(tmp_path):
     assert joined[0, 0, 0] == joined[64, 101, 71] == 1
     # A case that is smaller than its tile is followed by nothing.
     assert joined[30:35].max() == 0
+
+
+def test_the_untouched_cases_are_all_but_those_of_the_development(data, tmp_path):
+    untouched(data, tmp_path / "rest")
+    names = sorted(path.name for path in (data / "images").iterdir())
+    for part in ("images", "labels"):
+        rest = sorted(path.name for path in (tmp_path / "rest" / part).iterdir())
+        assert len(rest) == 120
+        assert sorted({*rest} | {*development_cases(names)}) == names

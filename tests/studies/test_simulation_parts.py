@@ -10,7 +10,7 @@ import pytest
 
 from overread.domain import BadInputError, NotFoundError
 from overread.imaging.dataset import read_dataset
-from overread.studies.annotation_cost import CostModel, border_cm2, cost_of
+from overread.studies.annotation_cost import CostModel, border_cm2, cost_of, doubtful_box, only_inside
 from overread.studies.simulation_cases import Labelled, read_labelled, split_by_patient, write_raw
 from overread.studies.simulation_report import markdown, sheets, write_report
 from overread.studies.simulation_statistics import (
@@ -107,16 +107,23 @@ def cube(edge: int) -> np.ndarray:
     return labels
 
 
+NOTHING = np.zeros((20, 20, 20), np.uint8)
+
+
 def test_the_border_of_a_cube_is_its_faces_over_the_excess_of_faces():
     # 10 x 10 x 10 voxels of 2 mm: six faces of 20 x 20 mm, 24 cm²; as voxel faces of a smooth surface 16 cm².
-    drawn, erased = border_cm2(cube(10), np.zeros((20, 20, 20), np.uint8), (2.0, 2.0, 2.0))
-    assert (drawn, erased) == (pytest.approx(16.0), 0.0)
-    assert border_cm2(cube(10), cube(10), (2.0, 2.0, 2.0)) == (0.0, 0.0)
-    # What was proposed and is not there has only to be erased.
-    assert border_cm2(np.zeros((20, 20, 20), np.uint8), cube(10), (2.0, 2.0, 2.0)) == (
-        0.0,
-        pytest.approx(16.0),
-    )
+    assert border_cm2(cube(10), NOTHING, (2.0, 2.0, 2.0), 1.0) == pytest.approx(16.0)
+    assert border_cm2(cube(10), cube(10), (2.0, 2.0, 2.0), 1.0) == 0.0
+    assert border_cm2(NOTHING, cube(10), (2.0, 2.0, 2.0), 1.0) == 0.0
+
+
+def test_a_border_that_is_one_voxel_off_is_left_and_one_that_is_three_off_is_drawn():
+    one_off, three_off = np.roll(cube(10), 1, axis=0), np.roll(cube(10), 3, axis=0)
+    assert border_cm2(cube(10), one_off, (2.0, 2.0, 2.0), 1.0) == 0.0
+    # The end that sticks out; the other end but for its rim, which lies by the sides of the other cube; and two of the
+    # three layers by which the four sides stick out.
+    drawn = border_cm2(cube(10), three_off, (2.0, 2.0, 2.0), 1.0)
+    assert drawn == pytest.approx((10 * 10 + 6 * 6 + 4 * 2 * 10) * 0.04 / 1.5)
 
 
 def test_a_label_costs_opening_and_what_must_be_drawn_and_never_more_than_from_scratch():
@@ -124,20 +131,43 @@ def test_a_label_costs_opening_and_what_must_be_drawn_and_never_more_than_from_s
     right = cost_of(cube(10), cube(10), (2.0, 2.0, 2.0), model)
     assert (right.minutes, right.scratch_minutes) == (1.0, pytest.approx(9.0))
     assert (right.foreground_voxels, right.foreground_mm3) == (1000, pytest.approx(8000.0))
-    nothing = cost_of(cube(10), np.zeros((20, 20, 20), np.uint8), (2.0, 2.0, 2.0), model)
+    nothing = cost_of(cube(10), NOTHING, (2.0, 2.0, 2.0), model)
     assert nothing.minutes == nothing.scratch_minutes
+    # Nothing there, but much was proposed: it is faster to throw it away.
+    assert cost_of(NOTHING, cube(10), (2.0, 2.0, 2.0), model).minutes == 1.0
     # A proposal in another corner: all is drawn, and erasing it is spared by starting over.
     elsewhere = cost_of(cube(4), np.roll(cube(4), 8, axis=0), (2.0, 2.0, 2.0), model)
     assert elsewhere.minutes == elsewhere.scratch_minutes
+    # A second object that is not there has to be erased: 4 x 4 faces, six times, of 2 x 2 mm.
+    both = cube(4) | np.roll(cube(4), 8, axis=0)
+    assert cost_of(cube(4), both, (2.0, 2.0, 2.0), model).minutes == pytest.approx(1 + 0.1 * 96 * 0.04 / 1.5)
 
 
-def test_borders_between_classes_and_in_pictures_count_too():
+def test_borders_between_classes_and_in_pictures_count_once():
     labels = np.zeros((4, 4), np.uint8)
     labels[:, :2] = 1
     labels[:, 2:] = 2
     # One line of four pixels of 10 mm: 4 cm, as pixel edges of a smooth line over 4/pi.
-    drawn, _ = border_cm2(labels, np.zeros_like(labels), (10.0, 10.0))
-    assert drawn == pytest.approx(4.0 * np.pi / 4)
+    assert border_cm2(labels, np.zeros_like(labels), (10.0, 10.0), 1.0) == pytest.approx(4.0 * np.pi / 4)
+    # The right place under the wrong name is drawn anew.
+    assert border_cm2(labels, np.where(labels == 1, 3, 4).astype(np.uint8), (10.0, 10.0), 1.0) > 3
+
+
+def test_a_patch_is_the_box_with_the_most_doubt_and_costs_only_what_is_in_it():
+    doubt = np.zeros((20, 20, 20), np.float32)
+    doubt[12, 3, 8] = 1.0
+    doubt[13:15, 4, 8] = 1.0
+    box = doubtful_box(doubt, (2.0, 2.0, 2.0), 8.0)
+    assert doubt[box].sum() == 3.0
+    assert doubt[box].shape == (4, 4, 4)
+    assert doubt[doubtful_box(doubt, (2.0, 2.0, 2.0), 999.0)].shape == doubt.shape
+    # A box that cuts 4 x 4 voxel faces out of the top of the cube.
+    partial = only_inside(cube(10), (slice(3, 7), slice(8, 12), slice(8, 12)))
+    assert set(np.unique(partial)) == {0, 1, 255}
+    drawn = border_cm2(partial, NOTHING, (10.0, 10.0, 10.0), 1.0)
+    assert drawn == pytest.approx(16.0 / 1.5)
+    cost = cost_of(partial, cube(10), (10.0, 10.0, 10.0))
+    assert (cost.minutes, cost.labelled_mm3, cost.foreground_mm3) == (1.0, 64_000.0, 32_000.0)
 
 
 def row(
@@ -148,6 +178,7 @@ def row(
         strategy=strategy,
         round=number,
         cases=5 + 5 * number,
+        labelled_mm3=9000.0 * number,
         foreground_mm3=1000.0 * number,
         foreground_voxels=1000 * number,
         minutes=minutes * number,

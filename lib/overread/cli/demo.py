@@ -87,6 +87,12 @@ def demo(
     if fresh:
         shutil.rmtree(studies, ignore_errors=True)
     copy_studies(sample / "imagesTs", studies)
+    remarks.print(
+        "To see first what asking by doubt may bring, about a minute: "
+        f"overread simulate {RECIPE} --data '{sample}' --quick --jobs 2",
+        highlight=False,
+        soft_wrap=True,
+    )
     if serve:
         raise typer.Exit(_serve(server_command(app_dir, studies, host, port, []), working, host, port))
     remarks.print(f"Ready: overread serve --studies '{studies}'", highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from overread.cli import (
+    arms,
     audit,
     central,
     demo,
@@ -85,5 +86,6 @@ app.command("simulate")(simulate.simulate)
 app.add_typer(models.models, name="models")
 app.command("retrain")(retrain.retrain)
 app.command("watch")(watch.watch)
+app.command("arms")(arms.arms)
 app.add_typer(audit.audit, name="audit")
 app.command("doctor")(doctor.doctor)

@@ -27,7 +27,10 @@ from overread.cli.versions import (
     compared,
     differences,
     facts_of,
+    print_cases,
+    print_changes,
     print_decision,
+    print_facts,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +49,16 @@ SHORT_REASON = 60
 def every(
     context: typer.Context, app: AppOption = None, models: ModelsOption = None, as_json: JsonOption = False
 ) -> None:
-    """The models that are in service, and those that were. Without a command: `list`."""
+    """The models that are in service, and those that were. Without a command: `list`.
+
+    Examples:
+
+        overread models
+
+        overread models show liver
+
+        overread models rollback liver
+    """
     if context.invoked_subcommand is None:
         list_models(app, models, as_json)
     elif app or models or as_json:

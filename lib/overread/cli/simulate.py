@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -121,6 +122,14 @@ def simulate(
     gate: Annotated[
         bool, typer.Option("--gate/--no-gate", help="Judge challengers, or promote every one.")
     ] = True,
+    patch_mm: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Label only a box of this edge of each case, where the doubt is greatest. [default: all]",
+            show_default=False,
+        ),
+    ] = None,
     jitter_mm: Annotated[
         float, typer.Option(min=0, help="The robot's error: boundaries wander by this much.")
     ] = 0.0,
@@ -187,6 +196,7 @@ def simulate(
         "batch": batch,
         "coarser": coarser,
         "rate_factor": rate_factor,
+        "patch_mm": patch_mm,
     }
     defaults = Protocol.quick(recipe) if quick else Protocol(recipe)
     protocol = defaults.changed(
@@ -215,7 +225,7 @@ def simulate(
     folder = (out or study.folder / "report").expanduser().resolve()
     summary = write_report(rows, study.settings(), folder)
     if as_json:
-        print_json({"summary": summary, "report": str(folder)})
+        print_json({"summary": asdict(summary), "report": str(folder)})
         return
     print_summary(summary)
     answers.print(f"Rows, tables and plot are in {folder}", markup=False, soft_wrap=True, highlight=False)

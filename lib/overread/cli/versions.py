@@ -50,7 +50,8 @@ def facts_of(version: Version, decided: list[DecisionRow]) -> dict[str, Any]:
     }
 
 
-def _printfacts(recipe: str, facts: dict[str, Any]) -> None:
+def print_facts(recipe: str, facts: dict[str, Any]) -> None:
+    """What `facts_of` found, a row each, and the gate's tables."""
     hidden = ("decision", "terms", "retraining")
     table = Table(show_header=False, box=None)
     table.add_row("model", recipe)

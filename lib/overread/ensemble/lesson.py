@@ -30,8 +30,8 @@ class Lesson:
     Attributes:
         pools: where its patches come from.
         start: file of weights to go on from (see `dynunet.member_weights`); None starts from random ones, with losses
-            at all resolutions. Weights are stored without the heads of the coarser losses; fresh heads would pull at what
-            is already good, so a member that goes on is supervised at full resolution alone.
+            at all resolutions. Weights are stored without the heads of the coarser losses; fresh heads would pull at
+            what is already good, so a member that goes on is supervised at full resolution alone.
         rate_factor: of the learning rate.
     """
 

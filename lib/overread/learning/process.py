@@ -36,7 +36,7 @@ from overread.learning.cycle import CycleProgress, run_cycle
 from overread.learning.durable import write_json
 from overread.learning.gate import Decision, GateOptions
 from overread.learning.retraining import RetrainingOptions
-from overread.state.database import Database
+from overread.state.database import DATABASE_VARIABLE, Database
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Request:
         recipe: whose champion.
         models: root of the champion store.
         studies: folder of the images, with the accepted labels below it.
-        database: path or URL.
+        database: path or URL, which may hold a password: `request.json` may leave it to `OVERREAD_DATABASE`.
         id: names the request; one that was decided is not run again.
         consensus, device: see `run_cycle`.
         retraining, gate: options that differ from the defaults.
@@ -89,6 +89,7 @@ class Request:
             raise BadInputError(f"the request {path} cannot be read: {error}") from error
         if not isinstance(values, dict):
             raise BadInputError(f"the request {path} holds no object")
+        values.setdefault("database", os.environ.get(DATABASE_VARIABLE))
         if missing := [name for name in ("recipe", "models", "studies", "database") if not values.get(name)]:
             raise BadInputError(f"the request {path} lacks {', '.join(missing)}")
         names = {known.name for known in fields(RetrainingOptions)}

@@ -25,7 +25,7 @@ class Claims:
     """
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self.file = file
 
     @classmethod
     def for_database(cls, url: str) -> Claims:
@@ -43,7 +43,7 @@ class Claims:
         digest = hashlib.sha256("\0".join(what).encode()).digest()
         # Offsets go up to 2^63; that two things share one is as good as impossible, and would only make one wait.
         offset = int.from_bytes(digest[:8], "big") >> 2
-        with self._file.open("ab") as file:
+        with self.file.open("ab") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
             except OSError:

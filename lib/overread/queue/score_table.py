@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from overread.queue.cases import Cases
 from overread.state.schema import SCORES
@@ -30,6 +30,8 @@ class ScoreTable:
         self.recipe, self.champion, self.classes = recipe, champion, tuple(classes)
         # When each case was scored, by champion.
         self._seen: dict[str, dict[str, float]] = {COLD: {}, champion: {}}
+        # Number of rows and sum of their times, by champion: they change whenever a row does.
+        self._state: dict[str, tuple[Any, ...]] = {}
         # Places in the arrays; the first place stays empty and stands for all cases that nothing is known of.
         self._places: dict[str, int] = {}
         # doubt, quality, then class_doubt and foreground_mm3 of each class.
@@ -42,9 +44,14 @@ class ScoreTable:
         """Read what was scored since the last time."""
         for champion, seen in self._seen.items():
             mine = (SCORES.c.recipe == self.recipe, SCORES.c.champion == champion)
+            counted = select(func.count(), func.sum(SCORES.c.scored_at)).where(*mine)
+            state = tuple(c.execute(counted).one())
+            if state == self._state.get(champion):
+                continue
             # All at once: row by row takes three times as long.
             times = dict(c.execute(select(SCORES.c.case_id, SCORES.c.scored_at).where(*mine)).all())
             changed = [case for case, at in times.items() if seen.get(case) != at]
+            self._state[champion] = state
             if not changed:
                 continue
             self._make_places(changed)

@@ -31,7 +31,7 @@ from overread.imaging.volumes import read_volume
 from overread.queue.claims import Claims
 from overread.queue.scoring import CHAMPION_LENGTH, cold_score, failed_score, revision_of, score_case
 from overread.queue.scoring_order import champions_scored, revisions, scoring_order
-from overread.state.database import Database
+from overread.state.database import DATABASE_VARIABLE, Database
 from overread.state.scores import COLD, ScoreRow, forget_scores, put_score
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class Scorer:
         ensemble: None where images are only looked at.
         cases: the file, see above.
         stopped: set when it shall end, within one window of the current case.
+        device: where the ensemble's weights are.
     """
 
     def __init__(
@@ -201,7 +202,11 @@ class Scorer:
 def main(arguments: list[str] | None = None) -> int:
     """Run the process; 0 when all is scored or nobody listens, 1 with a sentence on standard error otherwise."""
     parser = argparse.ArgumentParser(prog="overread.queue.scorer", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--database", required=True, help="file or URL")
+    parser.add_argument(
+        "--database",
+        default=os.environ.get(DATABASE_VARIABLE),
+        help=f"file or URL; {DATABASE_VARIABLE} if not given",
+    )
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--champion", type=Path, help="ensemble folder; images are only looked at without")
     parser.add_argument("--cases", required=True, type=Path, help="JSON: case to image and patient")
@@ -209,6 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, help="all cores but one if not given")
     chosen = parser.parse_args(arguments)
+    if not chosen.database:
+        parser.error(f"give --database, or set {DATABASE_VARIABLE}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     os.nice(NICENESS)
     leave_a_core(chosen.threads)
@@ -253,8 +260,8 @@ def _report(progress: ScoringProgress, file: Path | None) -> None:
 
 
 def _watch_input(stopped: threading.Event) -> None:
-    # Only the end of the stream means something.
-    while os.read(sys.stdin.fileno(), 4096):
+    # Only the end of the stream means something; without a stream nobody listens either.
+    while sys.stdin is not None and os.read(sys.stdin.fileno(), 4096):
         pass
     stopped.set()
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -67,9 +67,17 @@ class Children:
         logs: folder of the logs; what a child prints goes to `NAME.log`.
         locks: folder of the lock files.
         threads: CPU threads of a child; None leaves one core to the server.
+        environment: further variables for the children; secrets belong here, as everybody can read a command line.
     """
 
-    def __init__(self, logs: Path, locks: Path, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        logs: Path,
+        locks: Path,
+        threads: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._further = dict(environment or {})
         self._logs, self._locks = Path(logs), Path(locks)
         self._threads = threads or max(1, len(os.sched_getaffinity(0)) - 1)
         self._guard = threading.Lock()
@@ -149,7 +157,7 @@ class Children:
         library = str(Path(overread.__file__).parents[1])
         paths = [library, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self._threads))
-        return os.environ | threads | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        return os.environ | self._further | threads | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 class _Child:

@@ -16,7 +16,7 @@ from overread.server.models import ServedModels
 from overread.server.queueing import Queueing
 from overread.server.scoring import Scoring
 from overread.server.training import Training
-from overread.state.database import Database
+from overread.state.database import DATABASE_VARIABLE, Database
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ class Loop:
     ) -> None:
         settings = models.settings
         self._models, self._database = models, database
-        self._children = Children(app_dir / "logs", app_dir / "state", settings.threads)
+        self._children = Children(
+            app_dir / "logs", app_dir / "state", settings.threads, {DATABASE_VARIABLE: database.url}
+        )
         self._does_scoring = settings.scoring
         self.queueing = Queueing(store, models, database, settings)
-        self.scoring = Scoring(
-            store, models, self.queueing, self._children, database.url, app_dir / "scoring"
-        )
+        self.scoring = Scoring(store, models, self.queueing, self._children, app_dir / "scoring")
         self.training = Training(models, database, self._children, settings, app_dir / "training", studies)
 
     def open(self, warm_up: threading.Thread) -> None:

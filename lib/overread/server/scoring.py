@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from overread.domain import NotFoundError
 from overread.queue.scoring import revision_of
 from overread.server.children import Children, Ending
 from overread.server.datastore import StudyStore
@@ -20,7 +22,7 @@ CHILD = "scoring"
 PROGRAM = "overread.queue.scorer"
 CASES, PROGRESS = "cases.json", "progress.json"
 # The folder is asked this often whether an image was replaced under its name.
-REVISIONS_EVERY_S = 30
+REVISIONS_EVERY_S = 120
 # After a failure the child starts again; each further one doubles the wait.
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 600.0
 
@@ -29,7 +31,6 @@ class Scoring:
     """The scoring child and what it should be doing. `look` is called again and again, by one thread.
 
     Args:
-        database_url: as the child opens it.
         folder: where the list of cases is kept for the child.
     """
 
@@ -39,11 +40,9 @@ class Scoring:
         models: ServedModels,
         queueing: Queueing,
         children: Children,
-        database_url: str,
         folder: Path,
     ) -> None:
         self._store, self._models, self._queueing, self._children = store, models, queueing, children
-        self._database_url = database_url
         self._cases = Path(folder) / CASES
         self._listed: dict[str, dict[str, str]] = {}
         self._revisions: dict[str, str] = {}
@@ -78,7 +77,6 @@ class Scoring:
 
     def _arguments(self, recipe: str) -> list[str]:
         said = {
-            "--database": self._database_url,
             "--recipe": recipe,
             "--champion": str(self._models.current(recipe)) if recipe else "",
             "--cases": str(self._cases),
@@ -90,18 +88,19 @@ class Scoring:
         return [part for key, value in said.items() if value or key == "--recipe" for part in (key, value)]
 
     def _list_cases(self) -> None:
-        files = self._store.image_files()
-        if time.monotonic() - self._revisions_at > REVISIONS_EVERY_S or files.keys() != self._listed.keys():
-            self._revisions_at = time.monotonic()
-            revisions = {case: revision_of(path) for case, path in files.items() if path.exists()}
-            listed = {
-                case: {"image": str(files[case]), "patient": self._store.patient_of(case)}
-                for case in revisions
-            }
-            if listed != self._listed or revisions != self._revisions:
-                self._write(listed)
-                self._listed, self._revisions = listed, revisions
-                self._wanted += 1
+        is_due = time.monotonic() - self._revisions_at > REVISIONS_EVERY_S
+        if not is_due and set(self._store.list_images()) == self._listed.keys():
+            return
+        self._revisions_at = time.monotonic()
+        listed, revisions = {}, {}
+        for case, path in self._store.image_files().items():
+            with suppress(NotFoundError):
+                revisions[case] = revision_of(path)
+                listed[case] = {"image": str(path), "patient": self._store.patient_of(case)}
+        if listed != self._listed or revisions != self._revisions:
+            self._write(listed)
+            self._listed, self._revisions = listed, revisions
+            self._wanted += 1
 
     def _write(self, listed: dict[str, dict[str, str]]) -> None:
         self._cases.parent.mkdir(parents=True, exist_ok=True)

@@ -318,7 +318,6 @@ class Training:
             "recipe": recipe,
             "models": str(self._models.store.root),
             "studies": str(self._studies),
-            "database": self._database.url,
             "device": str(self._models.device),
             # Training has other names for it.
             "precision": "float32" if self._settings.precision == "full" else "auto",

@@ -17,6 +17,9 @@ from overread.state.failures import StateError, telling
 from overread.state.migration import upgrade, version_of
 from overread.state.schema import VERSION
 
+# Where a process finds the URL that it was not told: a password does not belong on a command line.
+DATABASE_VARIABLE = "OVERREAD_DATABASE"
+
 
 class Database:
     """A connection pool with two doors: `reading` and `writing`. Threads may share it; a process opens its own.

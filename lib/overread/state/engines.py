@@ -61,9 +61,11 @@ def make_engine(url: URL) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     limits = f"-c lock_timeout={BUSY_TIMEOUT_S}s -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_S}s"
+    # What the URL sets comes last and counts.
+    options = f"{limits} {url.query.get('options', '')}"
     try:
         engine = create_engine(
-            url, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S, connect_args={"options": limits}
+            url, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S, connect_args={"options": options}
         )
     except ImportError as error:
         raise StateError(

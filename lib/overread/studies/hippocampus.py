@@ -60,12 +60,27 @@ OURS, UNCALIBRATED, THEIRS = "Overread, 5 members", "Overread, 5 members, T = 1"
 ALONE = ", one member"
 
 
+def development_cases(names: list[str]) -> list[str]:
+    """Those of the task's file names, sorted, on which anything was tuned."""
+    shuffled = list(names)
+    random.Random(DEVELOPMENT_SEED).shuffle(shuffled)
+    return shuffled[DEVELOPMENT_CASES]
+
+
+def untouched(data: Path, out: Path) -> Path:
+    """All cases on which nothing was tuned, for the simulation: `images/` and `labels/` below `out`."""
+    names = sorted(path.name for path in (data / "images").glob("*.nii.gz"))
+    for folder in ("images", "labels"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        for name in sorted({*names} - {*development_cases(names)}):
+            shutil.copy2(data / folder / name, out / folder / name)
+    return out
+
+
 def split(data: Path, work: Path) -> None:
     """Draw the cases once, by seed, and lay the training cases out as nnU-Net expects them."""
     names = sorted(path.name for path in (data / "images").glob("*.nii.gz"))
-    shuffled = list(names)
-    random.Random(DEVELOPMENT_SEED).shuffle(shuffled)
-    development = shuffled[DEVELOPMENT_CASES]
+    development = development_cases(names)
     order = np.random.default_rng(SPLIT_SEED).permutation(names).tolist()
     unseen = [name for name in order[TRAINING_CASES:] if name not in development]
     drawn = order[:TRAINING_CASES] + unseen[:TEST_CASES]
@@ -281,8 +296,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=["split", "mosaic", "train", "evaluate"])
-    parser.add_argument("--data", type=Path, help="folder with images/ and labels/ (split)")
+    parser.add_argument("step", choices=["split", "untouched", "mosaic", "train", "evaluate"])
+    parser.add_argument("--data", type=Path, help="folder with images/ and labels/ (split, untouched)")
     parser.add_argument("--work", type=Path, required=True, help="where the study keeps its files")
     parser.add_argument(
         "--out", type=Path, default=Path("docs/results"), help="where the report goes (evaluate)"
@@ -295,10 +310,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.step in ("split", "untouched") and arguments.data is None:
+        parser.error(f"{arguments.step} needs --data")
     if arguments.step == "split":
-        if arguments.data is None:
-            parser.error("split needs --data")
         split(arguments.data, arguments.work)
+    elif arguments.step == "untouched":
+        print(untouched(arguments.data, arguments.work))
     elif arguments.step == "mosaic":
         print(mosaic(arguments.work))
     elif arguments.step == "train":

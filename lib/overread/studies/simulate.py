@@ -8,12 +8,14 @@ The two studies of the documentation, two cores:
 
     overread simulate hippocampus --data shared/data/hippocampus_mr3d --classes background,anterior,posterior \\
         --strategy most_uncertain --strategy clasp_pe --strategy foreground_random --strategy random \\
-        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --jobs 2 --out docs/results/simulation-hippocampus
+        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --batch 1 --iterations 40 --jobs 2 \\
+        --out docs/results/simulation-hippocampus
 
     overread simulate lidc_nodule --data shared/data/lidc_nodule_ct3d --classes background,nodule \\
         --patient-pattern '(LIDC-IDRI-\\d+)' \\
         --strategy most_uncertain --strategy clasp_pe --strategy foreground_random --strategy random \\
-        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --jobs 2 --out docs/results/simulation-lidc
+        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --iterations 40 --jobs 2 \\
+        --out docs/results/simulation-lidc
 
 The work folder keeps every finished round under a key of all that decides it, so that a study that was stopped goes on,
 and one with more seeds or strategies computes only what is new:
@@ -64,7 +66,8 @@ def simulate(
 ) -> list[Row]:
     """Run what is not there yet, and return all rows by seed, strategy and round.
 
-    Every seed's starter and every strategy of a seed is one job in a process of its own, on one core.
+    A seed's starter is one job, and so is every strategy of a seed, on one core each; several at a time have a process
+    each.
 
     Raises:
         NotFoundError: a strategy is not known.
@@ -90,33 +93,54 @@ def simulate(
 
     tell()
     missing = [pair for pair in wanted if len(finished_rows(study, *pair)) <= study.protocol.rounds]
-    _run_jobs(study, missing, jobs, tell)
+    if jobs == 1:
+        _run_here(study, missing, tell)
+    elif missing:
+        _run_side_by_side(study, missing, jobs, tell)
     return [row for seed, name in wanted for row in finished_rows(study, seed, name)]
 
 
-def _run_jobs(study: Study, pairs: list[tuple[int, str]], jobs: int, tell: Callable[[], None]) -> None:
+def _run_here(study: Study, pairs: list[tuple[int, str]], tell: Callable[[], None]) -> None:
+    """One job after the other, in this process and on one core, as several would have it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for seed, name in pairs:
+            make_starter(study, seed)
+            for _ in run_arm(study, seed, name):
+                tell()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_side_by_side(
+    study: Study, pairs: list[tuple[int, str]], jobs: int, tell: Callable[[], None]
+) -> None:
     """First each seed's starter, then its strategies; the first error ends the study."""
-    if not pairs:
-        return
     # `spawn`: threads of PyTorch do not survive a fork.
     with ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_one_core, initargs=(os.getpid(),)
     ) as pool:
-        running: dict[Future[None], int | None] = {}
+        # What follows each job: the strategies that its starter is for.
+        running: dict[Future[None], list[tuple[int, str]]] = {}
         for seed in dict.fromkeys(seed for seed, _ in pairs):
-            running[pool.submit(make_starter, study, seed)] = seed
+            running[pool.submit(make_starter, study, seed)] = [pair for pair in pairs if pair[0] == seed]
         try:
             while running:
                 done, _ = wait(running, LOOK_S, FIRST_COMPLETED)
                 for job in done:
-                    seed = running.pop(job)
+                    following = running.pop(job)
                     job.result()
-                    for name in [name for one, name in pairs if one == seed]:
-                        running[pool.submit(run_arm, study, seed, name)] = None
+                    running |= {pool.submit(_arm, study, seed, name): [] for seed, name in following}
                 tell()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _arm(study: Study, seed: int, strategy: str) -> None:
+    for _ in run_arm(study, seed, strategy):
+        pass
 
 
 def _one_core(parent: int) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from overread.ensemble.calibrate import calibrate
 from overread.ensemble.fingerprint import take_fingerprint
 from overread.ensemble.plan import make_plan, target_spacing
 from overread.ensemble.prediction import predict
-from overread.ensemble.storage import load_ensemble, read_description
+from overread.ensemble.storage import load_ensemble
 from overread.ensemble.training import TrainingOptions, hold_out, train_ensemble
 from overread.imaging.dataset import Case, read_dataset
 from overread.imaging.volumes import read_labelmap, read_volume
@@ -33,13 +34,13 @@ from overread.learning.gate import GateOptions
 from overread.learning.retraining import RetrainingOptions, retrain
 from overread.learning.training_set import LocalCase, training_set
 from overread.metrics.overlap import dice
-from overread.queue.scoring import cold_score, revision_of, score_case
+from overread.queue.scoring import MEASURE, cold_score, revision_of, score_case
 from overread.queue.serving import CaseQueue, QueueSettings
 from overread.raters.robot import RobotRater
 from overread.state.database import Database
 from overread.state.labels import labels
 from overread.state.scores import COLD, put_score, scores_of
-from overread.studies.annotation_cost import Cost, cost_of
+from overread.studies.annotation_cost import Cost, cost_of, doubtful_box, only_inside
 from overread.studies.simulation_cases import Labelled, Split, split_by_patient, split_to_json, write_raw
 from overread.studies.simulation_protocol import SMALL, Study
 from overread.studies.simulation_statistics import Row
@@ -91,7 +92,7 @@ def make_starter(study: Study, seed: int) -> None:
     split = replace(drawn, start=learnt, protected=held_out)
     _write_whole(json.dumps(split_to_json(split), indent=1), folder / "split.json")
     fingerprint = take_fingerprint(dataset, np.random.default_rng(seed))
-    decided: dict[str, object] = {
+    decided: dict[str, Any] = {
         "spacing_mm": tuple(edge * protocol.coarser for edge in target_spacing(fingerprint))
     }
     if protocol.batch is not None:
@@ -109,8 +110,8 @@ def make_starter(study: Study, seed: int) -> None:
     staging.rename(folder / STATE)
 
 
-def run_arm(study: Study, seed: int, strategy: str) -> None:
-    """All rounds of one strategy with one seed that are not there yet."""
+def run_arm(study: Study, seed: int, strategy: str) -> Iterator[Row]:
+    """The rounds of one strategy with one seed, one after the other; those that are there are only read."""
     folder = study.folder / f"seed_{seed}"
     arm = folder / strategy
     arm.mkdir(exist_ok=True)
@@ -123,6 +124,7 @@ def run_arm(study: Study, seed: int, strategy: str) -> None:
         finished = arm / f"{number:02d}"
         if (finished / "round.json").exists():
             rows.append(Row(**json.loads((finished / "round.json").read_text())))
+            yield rows[-1]
             continue
         before = arm / f"{number - 1:02d}" if number else folder
         working = arm / ".working"
@@ -135,6 +137,7 @@ def run_arm(study: Study, seed: int, strategy: str) -> None:
         working.rename(finished)
         if number:
             shutil.rmtree(before / STATE)
+        yield rows[-1]
 
 
 @dataclass(eq=False)
@@ -168,6 +171,7 @@ class _Arm:
             strategy=self.strategy,
             round=0,
             cases=len(self.split.start),
+            labelled_mm3=0.0,
             foreground_mm3=0.0,
             foreground_voxels=0,
             minutes=0.0,
@@ -178,7 +182,7 @@ class _Arm:
             promoted=None,
             reason="",
             picks={},
-            champion=read_description(folder)["identity"],
+            champion=folder.name,
             seconds=self.seconds,
         )
 
@@ -197,6 +201,7 @@ class _Arm:
             strategy=self.strategy,
             round=number,
             cases=before.cases + len(picks),
+            labelled_mm3=before.labelled_mm3 + sum(cost.labelled_mm3 for cost in costs),
             foreground_mm3=before.foreground_mm3 + sum(cost.foreground_mm3 for cost in costs),
             foreground_voxels=before.foreground_voxels + sum(cost.foreground_voxels for cost in costs),
             minutes=before.minutes + sum(cost.minutes for cost in costs),
@@ -209,7 +214,7 @@ class _Arm:
             promoted=promoted,
             reason=reason,
             picks=picks,
-            champion=read_description(folder)["identity"],
+            champion=folder.name,
             seconds=self.seconds,
         )
 
@@ -226,7 +231,7 @@ class _Arm:
         with self.timed("scoring"):
             ensemble = load_ensemble(folder)
             with self.database.reading() as c:
-                known = scores_of(c, protocol.recipe, ensemble.identity)
+                known = scores_of(c, protocol.recipe, folder.name)
                 cold = scores_of(c, protocol.recipe, COLD)
             now = self.clock(number)
             rows = [
@@ -247,14 +252,15 @@ class _Arm:
     def ask(self, number: int) -> tuple[dict[str, str], list[Cost]]:
         """Serve a round's cases one after the other, and accept what the robot says of each."""
         protocol = self.study.protocol
-        ensemble = load_ensemble(self.store.current(protocol.recipe))
+        folder = self.store.current(protocol.recipe)
+        ensemble = load_ensemble(folder)
         settings = QueueSettings(
             strategy=self.strategy,
             control_share=0.0,
             batch=protocol.step,
             budget=protocol.rounds * protocol.step,
         )
-        queue = CaseQueue(self.database, protocol.recipe, ensemble.identity, ensemble.classes[1:], settings)
+        queue = CaseQueue(self.database, protocol.recipe, folder.name, ensemble.classes[1:], settings)
         robot = RobotRater(protocol.jitter_mm, protocol.missed_mm3, self.seed)
         rng = np.random.default_rng([self.seed, number, 1])
         now = self.clock(number)
@@ -271,8 +277,12 @@ class _Arm:
                     break
                 case = self.cases[served.serving.case_id]
                 truth, grid = read_labelmap(case.label)
-                proposal = predict(ensemble, read_volume(case.channels), measures=()).labels
+                prediction = predict(ensemble, read_volume(case.channels), measures=(MEASURE,))
+                proposal = prediction.labels
                 label = robot.label(truth, grid.spacing_mm, case.id)
+                if protocol.patch_mm is not None:
+                    doubt = prediction.maps[MEASURE].values.numpy()
+                    label = only_inside(label, doubtful_box(doubt, grid.spacing_mm, protocol.patch_mm))
                 costs.append(cost_of(label, proposal, grid.spacing_mm, protocol.costs))
                 now += 60 * costs[-1].minutes
                 submission = Submission(
@@ -281,7 +291,7 @@ class _Arm:
                     rater=ROBOT,
                     client_id=ROBOT,
                     recipe=protocol.recipe,
-                    champion=ensemble.identity,
+                    champion=folder.name,
                     tag="final",
                     interactions=(),
                     serving=served.serving,
@@ -362,7 +372,7 @@ class _Arm:
                 found[name] = dice(labels, truth, len(ensemble.classes), both_empty=1.0).tolist()
         return found
 
-    def figures(self, test: Mapping[str, list[float]]) -> dict[str, object]:
+    def figures(self, test: Mapping[str, list[float]]) -> dict[str, Any]:
         """What a row says of the test cases."""
         by_class = np.mean(list(test.values()), axis=0)
         return {

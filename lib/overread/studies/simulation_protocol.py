@@ -37,6 +37,7 @@ class Protocol:
         with_gate: judge challengers; without it every one is promoted, and every member learns from every label.
         batch: patches in a training step; None leaves it to the plan.
         coarser: voxel edges of the model in multiples of the planned ones; costs fall with its cube.
+        patch_mm: of each asked case only a box of this edge is labelled, where the doubt is greatest; None: all of it.
         jitter_mm, missed_mm3: errors of the robot, see `RobotRater`.
         costs: the stated model of the reader's minutes.
     """
@@ -58,6 +59,7 @@ class Protocol:
     with_gate: bool = True
     batch: int | None = None
     coarser: float = 1.0
+    patch_mm: float | None = None
     jitter_mm: float = 0.0
     missed_mm3: float = 0.0
     costs: CostModel = field(default_factory=CostModel)

@@ -126,7 +126,7 @@ def plot(rows: Sequence[Row], summary: Summary, path: Path) -> None:
     panels = (
         (axes[0, 0], "cases", "test_dice", "labelled cases", "test Dice"),
         (axes[0, 1], "minutes", "test_dice", "estimated minutes of the reader", "test Dice"),
-        (axes[1, 0], "foreground_mm3", "test_dice", "labelled foreground (cm³)", "test Dice"),
+        (axes[1, 0], "labelled_mm3", "test_dice", "labelled volume (cm³)", "test Dice"),
         (axes[1, 1], "cases", "central_dice", "labelled cases", "central Dice (protected cases)"),
     )
     for panel, budget, quantity, below, beside in panels:
@@ -137,11 +137,10 @@ def plot(rows: Sequence[Row], summary: Summary, path: Path) -> None:
             panel.axhline(summary.target, color="0.5", linewidth=1, linestyle=":")
             panel.annotate(
                 f"{summary.chance} at its last budget",
-                (1, summary.target),
+                (0, summary.target),
                 xycoords=("axes fraction", "data"),
-                xytext=(-3, 3),
+                xytext=(3, 3),
                 textcoords="offset points",
-                ha="right",
                 fontsize=8,
                 color="0.35",
             )
@@ -159,7 +158,7 @@ def _draw(
     panel: Axes, curves: Sequence[Sequence[Row]], budget: str, quantity: str, name: str, index: int
 ) -> None:
     """One strategy in one panel; budgets that differ between seeds (minutes) are shown at their mean."""
-    scale = 1000.0 if budget == "foreground_mm3" else 1.0
+    scale = 1000.0 if budget == "labelled_mm3" else 1.0
     x = np.mean([[getattr(row, budget) / scale for row in c] for c in curves], axis=0)
     values = np.array([[getattr(row, quantity) for row in c] for c in curves])
     intervals = [mean_interval(column) for column in values.T]

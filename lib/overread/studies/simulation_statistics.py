@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
+from scipy.integrate import trapezoid
 from scipy.stats import t as student
 
 from overread.domain import BadInputError
@@ -24,8 +25,9 @@ class Row:
 
     Attributes:
         round: 0 is the starter, before anything was asked.
-        cases: labelled cases that a training may learn from, start cases included.
-        foreground_mm3, foreground_voxels, minutes, scratch_minutes: of all labels asked so far (see `Cost`).
+        cases: labelled cases that a training may learn from, start cases included; with patches, asked patches.
+        labelled_mm3, foreground_mm3, foreground_voxels, minutes, scratch_minutes: of all labels asked so far, see
+            `Cost`.
         test_dice: of the champion in service, mean over classes and test cases.
         class_dice: the same by class.
         case_dice: mean over classes of each test case.
@@ -33,7 +35,7 @@ class Row:
         central_dice: of the champion in service on the protected cases.
         promoted, reason: what the gate decided and why; None in round 0.
         picks: cases asked in this round, in order, with the reason given to the reader.
-        champion: identity of the champion in service after the round.
+        champion: name of the champion in service after the round.
         seconds: of one core, by stage.
     """
 
@@ -41,6 +43,7 @@ class Row:
     strategy: str
     round: int
     cases: int
+    labelled_mm3: float
     foreground_mm3: float
     foreground_voxels: int
     minutes: float
@@ -189,7 +192,7 @@ def aubc(rounds: Sequence[Row], budget: str, up_to: float | None = None) -> floa
         return float(y[0])
     inside = x < end
     xs, ys = np.append(x[inside], end), np.append(y[inside], np.interp(end, x, y))
-    return float(np.sum((ys[1:] + ys[:-1]) * np.diff(xs)) / 2 / (end - x[0]))
+    return float(trapezoid(ys, xs)) / float(end - x[0])
 
 
 def first_reaching(budgets: Sequence[int], values: Sequence[float] | np.ndarray, target: float) -> int | None:
