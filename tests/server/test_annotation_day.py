@@ -37,9 +37,11 @@ from support.hippocampus import HIPPOCAMPI, RECIPE, publish_beginner, real_cases
 from support.servers import app_copy, running_server
 from support.slicer import write_segments
 
-pytestmark = pytest.mark.skipif(
-    not HIPPOCAMPI.exists(), reason=f"the hippocampus cases are not there: {HIPPOCAMPI}"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not HIPPOCAMPI.exists(), reason=f"the hippocampus cases are not there: {HIPPOCAMPI}"),
+]
 
 CENTRAL, WAITING = 10, 18
 MORNING, AFTERNOON, EVENING = 4, 2, 1

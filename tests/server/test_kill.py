@@ -23,6 +23,8 @@ from overread.studies.kill_reader import SUBMITTING, Sent
 from overread.studies.kill_test import PHASES, SERVER, KillTest, draw_aims
 from support.servers import ROOT
 
+# Many times what it takes on an idle machine.
+pytestmark = pytest.mark.timeout(1800)
 # One of each kind; the promotion last, so that the training before it is carried on through the others.
 KILLS = (SUBMITTING, "training", STARTING, "judging", PROMOTING)
 
