@@ -166,9 +166,8 @@ def roll_back(
 def _apply(database: Database, store: ChampionStore, row: DecisionRow, now: float) -> str:
     """Steps 3 and 4 for one decision."""
     what = f"{row.challenger} of {row.recipe}"
-    terms = {term.champion for term in store.history(row.recipe)}
     action, done = "champion promoted", f"{what} is the champion, as decided"
-    if row.challenger in terms:
+    if _was_promoted(database, store, row):
         done = f"{what} had been promoted already; the decision is marked as applied"
     else:
         try:
@@ -191,6 +190,22 @@ def _apply(database: Database, store: ChampionStore, row: DecisionRow, now: floa
             now=now,
         )
     return done
+
+
+def _was_promoted(database: Database, store: ChampionStore, row: DecisionRow) -> bool:
+    """Whether the manifest has a promotion of the challenger that no earlier decision accounts for.
+
+    The same challenger may be promoted again after it was rolled back.
+    """
+    terms = [
+        term for term in store.history(row.recipe) if term.champion == row.challenger and not term.rollback
+    ]
+    with database.reading() as c:
+        applied = [
+            d for d in decisions(c, row.recipe) if d.challenger == row.challenger and d.promoted and d.applied
+        ]
+    # Another process may have been faster.
+    return any(decision.id == row.id for decision in applied) or len(terms) > len(applied)
 
 
 def _follow(database: Database, recipe: str, versions: list[Version], now: float) -> list[str]:

@@ -16,7 +16,7 @@ OF_READERS = (SERVING, INFERRING, SUBMITTING)
 OF_TRAINER = ("training", "calibrating", "judging", PROMOTING)
 AIMS = (STARTING, *OF_READERS, SCORING, *OF_TRAINER)
 # A moment that does not come within this time is not waited for any longer.
-PATIENCE_S = 90.0
+PATIENCE_S = 300.0
 POLL_S = 0.001
 # How long a phase takes before it was seen: about what it takes on an idle machine.
 FIRST_GUESS_S = {PROMOTING: 0.1, STARTING: 6.0}
