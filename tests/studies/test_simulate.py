@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from overread.domain import BadInputError, NotFoundError
-from overread.studies.simulate import SimulationProgress, simulate
-from overread.studies.simulation_protocol import Protocol, Study, open_study, row_file
+from overread.studies.simulation.protocol import Protocol, Study, open_study, row_file
+from overread.studies.simulation.simulate import SimulationProgress, simulate
 from support.datasets import ball, write_description, write_nifti_case
 
 STRATEGIES = ("most_uncertain", "random")

@@ -10,10 +10,16 @@ import pytest
 
 from overread.domain import BadInputError, NotFoundError
 from overread.imaging.dataset import read_dataset
-from overread.studies.annotation_cost import CostModel, border_cm2, cost_of, doubtful_box, only_inside
-from overread.studies.simulation_cases import Labelled, read_labelled, split_by_patient, write_raw
-from overread.studies.simulation_report import markdown, sheets, write_report
-from overread.studies.simulation_statistics import (
+from overread.studies.simulation.annotation_cost import (
+    CostModel,
+    border_cm2,
+    cost_of,
+    doubtful_box,
+    only_inside,
+)
+from overread.studies.simulation.cases import Labelled, read_labelled, split_by_patient, write_raw
+from overread.studies.simulation.report import markdown, sheets, write_report
+from overread.studies.simulation.statistics import (
     Row,
     aubc,
     compare,

@@ -12,7 +12,7 @@ from overread.ensemble.training import TrainingOptions, train_ensemble
 from overread.imaging.dataset import Case, read_dataset
 from overread.learning.central import protected_of, remember_central
 from overread.learning.champions import ChampionStore
-from overread.studies.simulation_cases import read_labelled, write_raw
+from overread.studies.simulation.cases import read_labelled, write_raw
 
 DATA = Path(os.environ.get("OVERREAD_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 HIPPOCAMPI = DATA / "hippocampus_mr3d"

@@ -13,8 +13,8 @@ from rich.table import Table
 from overread.cli.console import JsonOption, answers, print_json, progress_bar
 
 if TYPE_CHECKING:
-    from overread.studies.simulate import SimulationProgress
-    from overread.studies.simulation_statistics import Summary
+    from overread.studies.simulation.simulate import SimulationProgress
+    from overread.studies.simulation.statistics import Summary
 
 WORK = Path(".simulation")
 QUICK_STRATEGIES = ("most_uncertain", "random")
@@ -169,7 +169,8 @@ def simulate(
     The queue, the label store, the trainer and the gate are those of the server; the robot gives the known label, with
     errors where asked. Cases are split by patient. The strategies of a seed share starter, test cases and pool.
     A study that was stopped goes on when the same command is given again; more seeds or strategies
-    compute only what is new. The estimated minutes follow a stated model (`studies/annotation_cost.py`), not a clock.
+    compute only what is new. The estimated minutes follow a stated model (studies/simulation/annotation_cost.py),
+    not a clock.
 
     Examples:
 
@@ -178,9 +179,9 @@ def simulate(
         overread simulate liver --data Dataset501_Liver --strategy most_uncertain --strategy random --seeds 5 --jobs 2
     """
     from overread.learning.champions import checked_recipe_name
-    from overread.studies.simulate import simulate as run
-    from overread.studies.simulation_protocol import Protocol, open_study
-    from overread.studies.simulation_report import write_report
+    from overread.studies.simulation.protocol import Protocol, open_study
+    from overread.studies.simulation.report import write_report
+    from overread.studies.simulation.simulate import simulate as run
 
     given = {
         "start": start,
@@ -233,7 +234,7 @@ def simulate(
 
 def print_summary(summary: Summary) -> None:
     """The tables of the report."""
-    from overread.studies.simulation_report import sheets
+    from overread.studies.simulation.report import sheets
 
     for sheet in sheets(summary):
         table = Table(*sheet.columns, title=sheet.title, title_justify="left")

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from overread.domain import BadInputError
 from overread.ensemble.plan import Hardware
-from overread.studies.annotation_cost import CostModel
-from overread.studies.simulation_cases import Labelled, read_labelled
-from overread.studies.simulation_statistics import Row
+from overread.studies.simulation.annotation_cost import CostModel
+from overread.studies.simulation.cases import Labelled, read_labelled
+from overread.studies.simulation.statistics import Row
 
 # A network that learns within seconds on one core; a study compares strategies, not networks.
 SMALL = Hardware({2: 128**2, 3: 112_000}, {2: 2 * 128**2, 3: 180_000}, 8, {2: 64, 3: 32}, 4)

@@ -40,10 +40,10 @@ from overread.raters.robot import RobotRater
 from overread.state.database import Database
 from overread.state.labels import labels
 from overread.state.scores import COLD, put_score, scores_of
-from overread.studies.annotation_cost import Cost, cost_of, doubtful_box, only_inside
-from overread.studies.simulation_cases import Labelled, Split, split_by_patient, split_to_json, write_raw
-from overread.studies.simulation_protocol import SMALL, Study
-from overread.studies.simulation_statistics import Row
+from overread.studies.simulation.annotation_cost import Cost, cost_of, doubtful_box, only_inside
+from overread.studies.simulation.cases import Labelled, Split, split_by_patient, split_to_json, write_raw
+from overread.studies.simulation.protocol import SMALL, Study
+from overread.studies.simulation.statistics import Row
 
 # The clock of the simulation: its first day, and what passes between two rounds.
 FIRST_DAY_S = 1_700_000_000.0

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from overread.metrics.correlation import Interval
-from overread.studies.simulation_statistics import Row, Summary, curve, mean_interval, summarise
+from overread.studies.simulation.statistics import Row, Summary, curve, mean_interval, summarise
 
 NAME = "simulation"
 # Okabe and Ito's colours, which the colour-blind can tell apart.

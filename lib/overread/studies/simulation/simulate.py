@@ -1,8 +1,8 @@
 """Simulate before you annotate: which strategy is worth asking by, on cases whose labels are known?
 
 The queue, the label store, the trainer and the gate of the server run as they are; a robot rater answers. For each
-seed patients are drawn anew into test, start, protected and waiting cases (`simulation_cases`), one starter is trained
-and shared by all strategies, and each strategy then asks `step` cases a round (`simulation_arm`).
+seed patients are drawn anew into test, start, protected and waiting cases (`cases`), one starter is trained
+and shared by all strategies, and each strategy then asks `step` cases a round (`arm`).
 
 The two studies of the documentation, two cores:
 
@@ -40,9 +40,9 @@ import torch
 
 from overread.domain import BadInputError
 from overread.queue.strategies import STRATEGIES
-from overread.studies.simulation_arm import make_starter, run_arm
-from overread.studies.simulation_protocol import Study, finished_rows, row_file
-from overread.studies.simulation_statistics import Row
+from overread.studies.simulation.arm import make_starter, run_arm
+from overread.studies.simulation.protocol import Study, finished_rows, row_file
+from overread.studies.simulation.statistics import Row
 
 # How often a change of the files is looked for, so that the bar moves.
 LOOK_S = 0.5
