@@ -4,18 +4,7 @@ The queue, the label store, the trainer and the gate of the server run as they a
 seed patients are drawn anew into test, start, protected and waiting cases (`cases`), one starter is trained
 and shared by all strategies, and each strategy then asks `step` cases a round (`arm`).
 
-The two studies of the documentation, two cores:
-
-    overread simulate hippocampus --data shared/data/hippocampus_mr3d --classes background,anterior,posterior \\
-        --strategy most_uncertain --strategy clasp_pe --strategy foreground_random --strategy random \\
-        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --batch 1 --iterations 40 --jobs 2 \\
-        --out docs/results/simulation-hippocampus
-
-    overread simulate lidc_nodule --data shared/data/lidc_nodule_ct3d --classes background,nodule \\
-        --patient-pattern '(LIDC-IDRI-\\d+)' \\
-        --strategy most_uncertain --strategy clasp_pe --strategy foreground_random --strategy random \\
-        --seeds 5 --start 5 --step 5 --until 40 --scored 60 --iterations 40 --jobs 2 \\
-        --out docs/results/simulation-lidc
+The two studies of the documentation, with the commands that made them, stand in the README's results.
 
 The work folder keeps every finished round under a key of all that decides it, so that a study that was stopped goes on,
 and one with more seeds or strategies computes only what is new:
