@@ -20,11 +20,13 @@ from overread.studies.simulation.annotation_cost import (
 from overread.studies.simulation.cases import Labelled, read_labelled, split_by_patient, write_raw
 from overread.studies.simulation.report import markdown, sheets, write_report
 from overread.studies.simulation.statistics import (
+    GateRecord,
     Row,
     aubc,
     compare,
     complete_seeds,
     first_reaching,
+    gate_record,
     mean_interval,
     summarise,
 )
@@ -249,6 +251,16 @@ def test_a_strategy_that_is_better_by_construction_is_reported_as_better():
     assert (pair.wins, pair.ties, pair.losses) == (5, 0, 0)
     assert pair.difference.estimate == pytest.approx(0.075)
     assert "| oracle against random | 5 / 0 / 0 | +0.075 [+0.075, +0.075] | better |" in markdown(summary)
+
+
+def test_the_gate_is_held_against_the_test_cases():
+    start = row("a", 0, 0, 0.50)
+    right = replace(row("a", 0, 1, 0.60), promoted=True, challenger_dice=0.60)
+    too_careful = replace(row("a", 0, 2, 0.60), promoted=False, challenger_dice=0.70)
+    rightly_careful = replace(row("a", 0, 3, 0.60), promoted=False, challenger_dice=0.40)
+    wrong = replace(row("a", 0, 4, 0.55), promoted=True, challenger_dice=0.55)
+    assert gate_record([[start, right, too_careful, rightly_careful, wrong]]) == GateRecord(1, 1, 1, 1)
+    assert gate_record([[start]]) is None
 
 
 def test_bad_news_is_printed_the_same_way():

@@ -93,6 +93,21 @@ def sheets(summary: Summary) -> list[Sheet]:
         for pair in summary.pairs
     )
     counted = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    gate = summary.gate
+    judged = (
+        []
+        if gate is None
+        else [
+            Sheet(
+                "The gate against the test cases, which it does not see: challengers",
+                ("", "better on the test cases", "not better"),
+                (
+                    ("promoted", str(gate.promoted_better), str(gate.promoted_not_better)),
+                    ("rejected", str(gate.rejected_better), str(gate.rejected_not_better)),
+                ),
+            )
+        ]
+    )
     return [
         Sheet(f"Test Dice over {counted}, mean [95 %]", tuple(columns), tuple(standings)),
         Sheet(
@@ -100,6 +115,7 @@ def sheets(summary: Summary) -> list[Sheet]:
             ("pair", "wins / ties / losses", "difference", "in words"),
             pairs,
         ),
+        *judged,
     ]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from scipy.integrate import trapezoid
@@ -99,6 +100,19 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class GateRecord:
+    """What the gate decided against what the test cases, which it never sees, said of the same challengers.
+
+    Counts of challengers; better: a higher test Dice than the champion that they challenged.
+    """
+
+    promoted_better: int
+    promoted_not_better: int
+    rejected_better: int
+    rejected_not_better: int
+
+
+@dataclass(frozen=True)
 class Summary:
     """All that is printed.
 
@@ -106,6 +120,7 @@ class Summary:
         seeds: that are complete for every strategy; others are left out.
         chance: the arm that `enough` is measured by, None where no arm chose by chance.
         target: its mean Dice at the last budget.
+        gate: of all rounds; None where no challenger was judged.
     """
 
     seeds: tuple[int, ...]
@@ -113,6 +128,7 @@ class Summary:
     pairs: tuple[Pairwise, ...]
     chance: str | None
     target: float | None
+    gate: GateRecord | None = None
 
 
 def summarise(rows: Sequence[Row]) -> Summary:
@@ -158,7 +174,21 @@ def summarise(rows: Sequence[Row]) -> Summary:
             )
         )
     pairs = [compare(a, b, areas[a], areas[b]) for a, b in combinations(strategies, 2)]
-    return Summary(seeds, tuple(standings), tuple(pairs), chance, target)
+    gate = gate_record([c for found in curves.values() for c in found])
+    return Summary(seeds, tuple(standings), tuple(pairs), chance, target, gate)
+
+
+def gate_record(curves: Sequence[Sequence[Row]]) -> GateRecord | None:
+    """How often the gate was right, by the test cases; None where it never decided."""
+    decided = Counter(
+        (bool(after.promoted), after.challenger_dice > before.test_dice)
+        for rows in curves
+        for before, after in pairwise(rows)
+        if after.promoted is not None and after.challenger_dice is not None
+    )
+    if not decided:
+        return None
+    return GateRecord(decided[True, True], decided[True, False], decided[False, True], decided[False, False])
 
 
 def complete_seeds(rows: Sequence[Row]) -> tuple[int, ...]:
