@@ -30,7 +30,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     studies.mkdir()
     publish_threshold(app_dir)
     write_case(studies, "first")
-    with running_server(app_dir, studies) as url:
+    # No test waits for the case that another one asked for.
+    with running_server(app_dir, studies, ["lease_minutes", "0.01"]) as url:
         yield Server(url, app_dir, studies)
 
 

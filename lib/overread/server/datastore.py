@@ -94,6 +94,10 @@ class StudyStore(LocalDatastore):
         """File of an image. Raises BadInputError for a name that cannot be one, NotFoundError where it is not."""
         checked_name(image_id, "image id")
         path = self.get_image_uri(image_id)
+        if not path and self._lies_in_folder(image_id):
+            # It was put there a moment ago, and nobody has looked since.
+            self._reconcile_datastore()
+            path = self.get_image_uri(image_id)
         if not path or not Path(path).is_file():
             raise NotFoundError(f"no image is called {image_id!r} in the studies folder")
         return Path(path)
@@ -362,6 +366,12 @@ class StudyStore(LocalDatastore):
 
     def _on_any_event(self, event: Any) -> None:
         self._seen.set()
+
+    def _lies_in_folder(self, image_id: str) -> bool:
+        folder = Path(self._datastore.image_path())
+        return any(
+            (folder / f"{image_id}{pattern.removeprefix('*')}").is_file() for pattern in self._extensions
+        )
 
     def _follow_the_folder(self) -> None:
         """Take note of files that others put into the folder, or took away."""
