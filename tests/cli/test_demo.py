@@ -90,7 +90,13 @@ def test_the_server_offers_the_model_over_a_copy_until_it_is_interrupted(place: 
         port = str(probe.getsockname()[1])
     log = place / "screen.txt"
     with log.open("w") as screen:
-        running = subprocess.Popen([*options(place), "--port", port], stderr=screen, env=environment())
+        running = subprocess.Popen(
+            [*options(place), "--port", port],
+            stderr=screen,
+            env=environment(),
+            # Whoever starts the tests in the background has them, and what they start, deaf to Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     try:
         waited_until = time.monotonic() + PATIENCE_S
         while "The server is up" not in log.read_text() and running.poll() is None:
