@@ -4,6 +4,7 @@ from overread.domain.errors import BadInputError, NotFoundError, OverreadError
 from overread.domain.geometry import Grid
 from overread.domain.opinions import Opinions, OpinionSums
 from overread.domain.registry import Registry
+from overread.domain.slides import PatchLocation, PixelSize, Region
 from overread.domain.uncertainty_map import UncertaintyMap
 
 __all__ = [
@@ -13,6 +14,9 @@ __all__ = [
     "OpinionSums",
     "Opinions",
     "OverreadError",
+    "PatchLocation",
+    "PixelSize",
+    "Region",
     "Registry",
     "UncertaintyMap",
 ]

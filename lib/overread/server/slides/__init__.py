@@ -1,0 +1,1 @@
+"""The pathology app: slides in the folder, QuPath as client."""
