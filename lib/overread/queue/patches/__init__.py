@@ -1,1 +1,1 @@
-"""The patch queue: which rectangle of which slide is asked about next and why, and the process that looks at slides."""
+"""The queue of patches: which part of which slide is asked about next, and why."""
