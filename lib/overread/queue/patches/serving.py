@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from overread.domain import PatchLocation, PixelSize, Region
-from overread.queue.serving import Nothing, QueueSettings
+from overread.queue.serving import Nothing
+from overread.queue.settings import QueueSettings
 from overread.state.database import Database
 from overread.state.servings import Serving
 
