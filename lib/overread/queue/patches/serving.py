@@ -178,15 +178,14 @@ class PatchQueue:
         annotated: Mapping[str, Sequence[Region]],
     ) -> tuple[PatchView, str]:
         """What the strategy sees, and what to add to its reason."""
-        free: tuple[np.ndarray, ...] = ()
-        occupied: dict[str, list[Region]] = {}
-        again = ""
-        for again, kept in (
+        again, occupied, free = "", {}, ()
+        # What was offered before comes back only where nothing else is left.
+        for words, kept in (
             ("", {}),
             (", not answered before and nothing else left", {"expired": False}),
             (", skipped before and nothing else left", {"expired": False, "skipped": False}),
         ):
-            occupied = history.occupied(**kept)
+            again, occupied = words, history.occupied(**kept)
             for known, regions in annotated.items():
                 occupied.setdefault(known, []).extend(regions)
             free = tuple(table.free(occupied.get(table.slide, ())) for table in tables)
@@ -205,7 +204,9 @@ class PatchQueue:
                 for location in answered
                 if location.slide in by_slide
             ),
-            progress=min(1.0, len(answered) / (self.settings.budget or PLANNED_BATCHES * self.settings.batch)),
+            progress=min(
+                1.0, len(answered) / (self.settings.budget or PLANNED_BATCHES * self.settings.batch)
+            ),
             batch=self.settings.batch,
         )
         return view, again
@@ -218,7 +219,9 @@ class PatchQueue:
         slides: Mapping[str, SlideEntry],
     ) -> tuple[bool, ...]:
         """For each table, whether its slide and its centre have had less than their share."""
-        had = Counter({slide: n for slide, n in history.count_by_slide(self.champion).items() if slide in slides})
+        had = Counter(
+            {slide: n for slide, n in history.count_by_slide(self.champion).items() if slide in slides}
+        )
         questions = max(self.settings.budget or self.settings.batch, had.total() + 1)
         of_centre: Counter[str] = Counter()
         for slide, count in had.items():
@@ -239,7 +242,9 @@ def _text(serving: Serving, slide: str, view: PatchView, meant: int) -> str:
     parts = [slide, serving.reason, serving.strategy]
     looked_at = sum(not table.is_coarse for table in view.tables)
     if looked_at < meant:
-        parts.append(f"{looked_at} of {meant} slides looked at closely so far" if meant > 1 else "first look only")
+        parts.append(
+            f"{looked_at} of {meant} slides looked at closely so far" if meant > 1 else "first look only"
+        )
     return " | ".join(dict.fromkeys(parts))
 
 
@@ -250,4 +255,6 @@ def _why_no_patches(slide: str | None, meant: Mapping[str, SlideEntry], tables: 
         which = f"slide {slide} was" if slide is not None else f"none of the {len(meant)} slides was"
         return f"{which} {'not ' if slide is not None else ''}looked at yet; ask again in a moment"
     where = f"slide {slide}" if slide is not None else f"the {len(tables)} slides that were looked at"
-    return f"{where} shows no patch with at least 10 % tissue" if slide else f"{where} show no patch with tissue"
+    return (
+        f"{where} shows no patch with at least 10 % tissue" if slide else f"{where} show no patch with tissue"
+    )

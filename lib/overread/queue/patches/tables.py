@@ -48,7 +48,11 @@ class PatchTables:
         self._kept: dict[str, OrderedDict[tuple[int, int], tuple[Hashable, PatchTable | None]]] = {}
 
     def of(
-        self, slide: str, entry: SlideEntry, patch_px: tuple[int, int] | None, strategies: tuple[str, ...] = ()
+        self,
+        slide: str,
+        entry: SlideEntry,
+        patch_px: tuple[int, int] | None,
+        strategies: tuple[str, ...] = (),
     ) -> PatchTable | None:
         """The slide's candidates with what these strategies need; None where the slide was never looked at."""
         size = patch_within(entry.size_px, patch_px or default_patch_px(entry.size_px, entry.pixel_size))
