@@ -56,7 +56,7 @@ def doubt_field(table: PatchTable, maps: SlideMaps) -> DoubtField:
     """What `adaptive_box` needs of a slide."""
     looked = maps.known & maps.tissue
     smooth = median_filter(np.where(looked, maps.maps[MEASURE], 0).astype(np.float32), MEDIAN_CELLS)
-    values = np.where(looked, smooth, np.float32(OUTSIDE))
+    values = np.where(looked, smooth, OUTSIDE).astype(np.float16)
     cell_px = maps.cell / maps.slide_pixel_size
     edge = max(1, round(PEAK_SHARE * min(table.size_px) / cell_px))
     rows, columns = values.shape
@@ -69,7 +69,7 @@ def doubt_field(table: PatchTable, maps: SlideMaps) -> DoubtField:
     square_row, square_column = np.divmod(order, across)
     row, column = np.divmod(within[order], edge)
     peaks = np.stack([square_row * edge + row, square_column * edge + column], axis=1)
-    tissue = values[looked]
+    tissue = smooth[looked]
     percentiles = np.linspace(LOWEST_PERCENTILE, HIGHEST_PERCENTILE, 2**STEPS + 1)
     thresholds = np.percentile(tissue, percentiles) if len(tissue) else np.zeros(len(percentiles))
     return DoubtField(values, thresholds.astype(np.float32), peaks, cell_px, maps.slide_size_px)
@@ -125,7 +125,8 @@ def _largest_that_fits(
     """Rows and columns of the peak's component at the lowest threshold at which they are not too many."""
 
     def spans(step: int) -> tuple[slice, slice]:
-        parts = np.asarray(label(window >= thresholds[step])[0])
+        parts = np.zeros(window.shape, dtype=np.int32)
+        label(window >= thresholds[step], output=parts)
         return find_objects(parts)[parts[peak] - 1]
 
     def fits(found: tuple[slice, slice]) -> bool:

@@ -68,7 +68,10 @@ class PatchQueue:
         self._tables = PatchTables()
 
     def warm(self, slides: Mapping[str, SlideEntry], patch_px: tuple[int, int] | None = None) -> None:
-        """Make ready what `ask` needs of these slides; for a thread that nobody waits for."""
+        """Make ready what `ask` needs of these slides, of their present versions; for a thread that nobody waits for.
+
+        `ask` waits for a slide's maps only where it has none of them: afterwards, it uses those of the last call here.
+        """
         self._tables.keep_only(slides)
         for slide, entry in slides.items():
             self._tables.of(slide, entry, patch_px, (self.settings.strategy, CONTROL_STRATEGY))
@@ -114,7 +117,10 @@ class PatchQueue:
             raise NotFoundError(f"no slide is called {slide!r}; the queue has {len(slides)} slides")
         meant = slides if slide is None else {slide: slides[slide]}
         # Maps are read before the database is held, for others wait for it.
-        found = {known: self._tables.of(known, entry, patch_px, (name,)) for known, entry in meant.items()}
+        found = {
+            known: self._tables.of(known, entry, patch_px, (name,), is_stale_enough=True)
+            for known, entry in meant.items()
+        }
         tables = [table for table in found.values() if table is not None]
         if not any(len(table) for table in tables):
             return Nothing(_why_no_patches(slide, meant, tables))
