@@ -1,6 +1,7 @@
 """A folder of labelled cases in nnU-Net v2's raw layout, and everything that is wrong with one.
 
-    dataset.json          channel_names, labels, file_ending, numTraining; optional: patients (case to patient)
+    dataset.json          channel_names, labels, file_ending, numTraining; optional: patients (case to patient),
+                          um_per_px (the pictures were cut from slides at that many micrometres per pixel)
     imagesTr/CASE_0000.nii.gz, CASE_0001.nii.gz …   one file a channel
     labelsTr/CASE.nii.gz
     imagesTs/             optional, not read here
@@ -22,7 +23,8 @@ import numpy as np
 
 from overread.domain import BadInputError, Grid, NotFoundError
 from overread.domain.labels import IGNORE
-from overread.imaging.volumes import read_labelmap, read_volume
+from overread.domain.slides import PixelSize
+from overread.imaging.volumes import label_difference, read_labelmap, read_volume
 
 DESCRIPTION = "dataset.json"
 REQUIRED_KEYS = ("channel_names", "labels", "file_ending", "numTraining")
@@ -55,6 +57,7 @@ class Dataset:
         cases: sorted by id. Files that are named here may be missing: see `check_dataset`.
         announced: `numTraining` of `dataset.json`.
         patients: whose the cases are, by case id; a case that is not named is a patient of its own.
+        um_per_px: edge of a pixel in micrometres where the pictures were cut from slides; None elsewhere.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Dataset:
     cases: tuple[Case, ...]
     announced: int
     patients: Mapping[str, str] = field(default_factory=dict)
+    um_per_px: float | None = None
 
     def patient_of(self, case_id: str) -> str:
         """Whose case that is; two cases of one patient are never split between learning and judging."""
@@ -126,6 +130,7 @@ def read_dataset(folder: Path) -> Dataset:
         cases=cases,
         announced=description["numTraining"],
         patients=_patients(path, description.get("patients", {})),
+        um_per_px=_um_per_px(path, description.get("um_per_px")),
     )
 
 
@@ -138,15 +143,16 @@ def check_dataset(
         dataset: from `read_dataset`.
         progress: called with (cases read, cases) after each case.
         accepted: the labels come from readers at work: voxels may be `IGNORE`, though not all of them, and a case may
-            hold no foreground.
+            hold no foreground. Of pictures that were cut from slides this holds always.
     """
+    partial = accepted or dataset.um_per_px is not None
     problems: list[Problem] = []
     if dataset.announced != len(dataset.cases):
         what = f"numTraining is {dataset.announced}, but there are {len(dataset.cases)} cases"
         problems.append(Problem("", DESCRIPTION, what))
     axes: dict[str, int] = {}
     for index, case in enumerate(dataset.cases):
-        problems += _check_case(dataset, case, axes, accepted)
+        problems += _check_case(dataset, case, axes, partial)
         if progress is not None:
             progress(index + 1, len(dataset.cases))
     if len(set(axes.values())) > 1:
@@ -228,7 +234,18 @@ def _patients(path: Path, patients: Any) -> dict[str, str]:
     return patients
 
 
-def _check_case(dataset: Dataset, case: Case, axes: dict[str, int], accepted: bool) -> list[Problem]:
+def _um_per_px(path: Path, um_per_px: Any) -> float | None:
+    if um_per_px is None:
+        return None
+    if isinstance(um_per_px, bool) or not isinstance(um_per_px, (int, float)):
+        raise BadInputError(f"{path}: um_per_px is {um_per_px!r}, expected micrometres per pixel such as 1.0")
+    try:
+        return PixelSize(float(um_per_px)).um
+    except BadInputError as error:
+        raise BadInputError(f"{path}: um_per_px: {error}") from error
+
+
+def _check_case(dataset: Dataset, case: Case, axes: dict[str, int], partial: bool) -> list[Problem]:
     """Problems of one case; enters its number of axes into `axes` where it can be read."""
     problems: list[Problem] = []
     image_grid: Grid | None = None
@@ -254,16 +271,16 @@ def _check_case(dataset: Dataset, case: Case, axes: dict[str, int], accepted: bo
     except BadInputError as error:
         return [*problems, Problem(case.id, case.label.name, str(error))]
     values = np.unique(labels)
-    if accepted and IGNORE in values:
+    if partial and IGNORE in values:
         values = values[values != IGNORE]
         if not len(values):
             problems.append(Problem(case.id, case.label.name, "is empty: nobody labelled a voxel of it"))
     if unknown := [int(value) for value in values if not 0 <= value < len(dataset.classes)]:
         what = f"holds class values {unknown}, dataset.json knows 0 to {len(dataset.classes) - 1}"
         problems.append(Problem(case.id, case.label.name, what))
-    elif not accepted and not values.any():
+    elif not partial and not values.any():
         problems.append(Problem(case.id, case.label.name, "is empty: every voxel is background"))
-    if image_grid is not None and (difference := label_grid.difference_from(image_grid)):
+    if image_grid is not None and (difference := label_difference(label_grid, image_grid)):
         what = f"lies on another grid than its image: {difference}"
         problems.append(Problem(case.id, case.label.name, what))
     return problems
