@@ -152,9 +152,7 @@ class AcceptedLabels:
         """
         return self.add_all([(voxels, grid, submission)], now)[0]
 
-    def add_all(
-        self, submitted: Sequence[tuple[np.ndarray, Grid, Submission]], now: float
-    ) -> list[LabelRow]:
+    def add_all(self, submitted: Sequence[tuple[np.ndarray, Grid, Submission]], now: float) -> list[LabelRow]:
         """Keep several labels that were sent as one: all of them, or none where an error is raised.
 
         Args:
