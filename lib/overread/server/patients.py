@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from overread.domain import BadInputError
@@ -17,11 +18,15 @@ LOOK_EVERY_S = 1.0
 
 
 class Patients:
-    """Whose images there are, as `patients.csv` in the studies folder says now."""
+    """Whose images there are, as `patients.csv` in the studies folder says now.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._patient_of = read_patients(folder)
+    Args:
+        read: what is asked of the file; `read_centres` makes this the centres of the images.
+    """
+
+    def __init__(self, folder: Path, read: Callable[[Path], Callable[[str], str]] = read_patients) -> None:
+        self._folder, self._read = folder, read
+        self._patient_of = read(folder)
         self._version, self._looked_at = self._changed_at(), time.monotonic()
 
     def __call__(self, case: str) -> str:
@@ -37,7 +42,7 @@ class Patients:
             return
         self._version = version
         try:
-            self._patient_of = read_patients(self._folder)
+            self._patient_of = self._read(self._folder)
         except BadInputError:
             logger.exception("What %s said before still holds", FILE)
 

@@ -27,9 +27,10 @@ from requests_toolbelt import MultipartEncoder
 
 from overread.domain import BadInputError, NotFoundError, OverreadError
 from overread.learning.champions import HASH_LENGTH
-from overread.server.datastore import as_dict, check_volume, finite, upload_limit, volume_suffix
+from overread.server.datastore import check_volume, upload_limit, volume_suffix
 from overread.server.maps import MapKey
 from overread.server.names import ANONYMOUS, checked_name, rater_name
+from overread.server.store import as_dict, finite
 from overread.server.training import TrainingRunsError
 
 if TYPE_CHECKING:
