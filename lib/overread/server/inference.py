@@ -24,6 +24,7 @@ from overread.recipes import recipe_named
 from overread.server.doubt import BANDS_OFF, DOUBT_MODES, DoubtMode, band_facts, draw, label_values
 from overread.server.maps import MapKey, MapStore
 from overread.server.models import ServedModels
+from overread.server.settings import AUTO
 from overread.uncertainty.calibration import band_map
 from overread.uncertainty.measures import MEASURES
 
@@ -143,7 +144,7 @@ class EnsembleTask(InferTask):
                 volume,
                 measures=(options.measure,),
                 members=options.members,
-                cascade=self.models.settings.cascade,
+                cascade=self._cascade(),
                 precision=self.models.settings.precision,
                 device=self.models.device,
             )
@@ -175,6 +176,10 @@ class EnsembleTask(InferTask):
             },
             **facts,
         }
+
+    def _cascade(self) -> float | None:
+        chosen = self.models.settings.cascade
+        return None if chosen == AUTO else chosen
 
     def _facts(self, ensemble: Ensemble, options: Options, bands: np.ndarray | None) -> dict[str, Any]:
         thresholds = ensemble.calibration.bands.get(options.measure)

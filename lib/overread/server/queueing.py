@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from overread.domain import NotFoundError
-from overread.queue.scoring import CHAMPION_LENGTH
 from overread.queue.serving import CaseQueue, Nothing, QueueSettings, Served
 from overread.queue.strategies import STRATEGIES
 from overread.server.datastore import StudyStore
@@ -19,7 +18,7 @@ from overread.server.models import ServedModels
 from overread.server.names import rater_name
 from overread.server.settings import Settings
 from overread.state.database import Database
-from overread.state.scores import COLD, count_scores
+from overread.state.scores import count_scores
 from overread.state.servings import open_servings
 
 logger = logging.getLogger(__name__)
@@ -55,18 +54,6 @@ class Queueing:
             for name in names
         }
 
-    def recipe(self) -> str:
-        """The model whose doubt orders the cases; empty where no model is served."""
-        served = self._models.names()
-        wanted = self._settings.queue_recipe
-        if wanted is not None:
-            return wanted if wanted in served else ""
-        return served[0] if served else ""
-
-    def champion(self, recipe: str) -> str:
-        """What the scores of the recipe's champion are kept under; empty where there is none."""
-        return str(self._models.description(recipe)["identity"])[:CHAMPION_LENGTH] if recipe else COLD
-
     def next_case(self, strategy: str, wishes: Mapping[str, Any]) -> dict[str, Any]:
         """The next case for a client, in the keys that viewers read; empty where nothing waits.
 
@@ -100,8 +87,8 @@ class Queueing:
 
     def state(self) -> dict[str, Any]:
         """What `/info/` says of the queue."""
-        recipe = self.recipe()
-        champion = self.champion(recipe)
+        recipe = self._models.queued()
+        champion = self._models.scored_as(recipe)
         now = time.time()
         with self._database.reading() as c:
             leases = [serving for serving in open_servings(c) if serving.expires_at > now]
@@ -120,8 +107,8 @@ class Queueing:
         }
 
     def _current_queue(self) -> CaseQueue:
-        recipe = self.recipe()
-        champion = self.champion(recipe)
+        recipe = self._models.queued()
+        champion = self._models.scored_as(recipe)
         queue = self._queue
         if queue is None or (queue.recipe, queue.champion) != (recipe, champion):
             queue = self._queue = CaseQueue(

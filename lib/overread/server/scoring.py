@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from overread.domain import NotFoundError
@@ -14,7 +16,6 @@ from overread.queue.scoring import revision_of
 from overread.server.children import Children, Ending
 from overread.server.datastore import StudyStore
 from overread.server.models import ServedModels
-from overread.server.queueing import Queueing
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +33,21 @@ class Scoring:
 
     Args:
         folder: where the list of cases is kept for the child.
+        program: the child's module.
+        further: arguments that this program wants beside the ones of every scorer.
     """
 
     def __init__(
         self,
         store: StudyStore,
         models: ServedModels,
-        queueing: Queueing,
         children: Children,
         folder: Path,
+        program: str = PROGRAM,
+        further: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._store, self._models, self._queueing, self._children = store, models, queueing, children
+        self._store, self._models, self._children = store, models, children
+        self._program, self._further = program, further
         self._cases = Path(folder) / CASES
         self._listed: dict[str, dict[str, str]] = {}
         self._revisions: dict[str, str] = {}
@@ -55,8 +60,8 @@ class Scoring:
 
     def look(self) -> None:
         """Notice new images and champions, and start the child where there is something to score."""
-        recipe = self._queueing.recipe()
-        subject = (recipe, self._queueing.champion(recipe))
+        recipe = self._models.queued()
+        subject = (recipe, self._models.scored_as(recipe))
         if subject != self._subject:
             self._children.stop(CHILD)
             self._subject, self._failures, self._not_before = subject, 0, 0.0
@@ -65,7 +70,7 @@ class Scoring:
         idle = not self._children.running(CHILD)
         if idle and self._done < self._wanted and self._listed and time.monotonic() >= self._not_before:
             self._started = self._wanted
-            self._children.start(CHILD, PROGRAM, self._arguments(recipe), self._ended)
+            self._children.start(CHILD, self._program, self._arguments(recipe), self._ended)
 
     def state(self) -> dict[str, Any]:
         """For `/info/`: whether scoring runs, and what went wrong."""
@@ -83,6 +88,7 @@ class Scoring:
             "--progress": str(self._cases.with_name(PROGRESS)),
             "--device": str(self._models.device),
             "--threads": str(self._models.settings.threads or ""),
+            **self._further,
         }
         # The recipe may be empty: images are looked at before there is a model.
         return [part for key, value in said.items() if value or key == "--recipe" for part in (key, value)]
