@@ -19,9 +19,12 @@ def fingerprint(
     channels: tuple[str, ...] = ("T1",),
     classes: tuple[str, ...] = ("background", "tumour"),
     nonzero_share: float = 1.0,
+    um_per_px: float | None = None,
 ) -> Fingerprint:
     intensities = (SEEN,) * len(channels)
-    return Fingerprint((shape,) * cases, (spacing,) * cases, intensities, nonzero_share, classes, channels)
+    return Fingerprint(
+        (shape,) * cases, (spacing,) * cases, intensities, nonzero_share, classes, channels, um_per_px
+    )
 
 
 def test_small_isotropic_volumes_are_seen_whole() -> None:
@@ -109,6 +112,27 @@ def test_a_plan_survives_json() -> None:
     assert Plan.from_json(json.loads(written)) == plan
 
 
+def test_pictures_of_slides_keep_their_pixel_size_and_vary_their_stains() -> None:
+    cut = fingerprint((256, 256), (1.0, 1.0), channels=("R", "G", "B"), um_per_px=2.0)
+    plan = make_plan(cut)
+    assert (plan.um_per_px, plan.stain, plan.norm) == (2.0, 0.05, "instance")
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    decided = make_plan(cut, overrides={"um_per_px": 1.0, "stain": 0.2, "norm": "batch"})
+    assert (decided.um_per_px, decided.stain, decided.norm) == (1.0, 0.2, "batch")
+    fluorescence = fingerprint((256, 256), (1.0, 1.0), channels=("DAPI",), um_per_px=2.0)
+    assert make_plan(fluorescence).stain == 0
+    photographs = fingerprint((256, 256), (1.0, 1.0), channels=("R", "G", "B"))
+    assert (make_plan(photographs).um_per_px, make_plan(photographs).stain) == (None, 0.0)
+
+
+def test_a_plan_of_before_slides_is_still_read() -> None:
+    plan = make_plan(fingerprint((35, 50, 36), (1.0, 1.0, 1.0)), CPU)
+    stored = {
+        key: value for key, value in plan.to_json().items() if key not in ("um_per_px", "norm", "stain")
+    }
+    assert Plan.from_json(json.loads(json.dumps(stored))) == plan
+
+
 def test_what_the_recipe_decided_is_kept() -> None:
     decided = {"patch": [32, 32, 32], "features": (8, 16, 32, 64), "batch": 4, "mirror_axes": []}
     plan = make_plan(fingerprint((35, 50, 36), (1.0, 1, 1)), CPU, decided)
@@ -134,6 +158,13 @@ def test_what_the_recipe_decided_is_kept() -> None:
             {"strides": ((1, 1, 1), *((3, 3, 3),) * 3)},
             r"not divisible by \(27, 27, 27\), the product of the strides",
         ),
+        ({"norm": "group"}, "a plan's norm is 'group', expected instance or batch"),
+        ({"stain": -0.1}, "a plan's stain is -0.1, expected 0"),
+        (
+            {"stain": 0.05},
+            "stains vary in RGB pictures only: stain is 0.05, and the channels are normalised as zscore",
+        ),
+        ({"um_per_px": -1.0}, "a pixel of -1.0 µm cannot be meant"),
     ],
 )
 def test_overrides_that_do_not_fit_are_refused(overrides: dict[str, object], message: str) -> None:

@@ -226,3 +226,26 @@ def test_a_description_that_is_no_object_is_refused(tmp_path: Path, text: str, m
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(BadInputError, match=message):
         read_dataset(tmp_path)
+
+
+def test_the_pixel_size_of_pictures_that_were_cut_from_slides_is_known(tmp_path: Path) -> None:
+    write_colour_discs(tmp_path, 1)
+    assert read_dataset(tmp_path).um_per_px is None
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps({**description, "um_per_px": 2}))
+    assert read_dataset(tmp_path).um_per_px == 2.0
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1.0", "um_per_px is '1.0', expected micrometres per pixel such as 1.0"),
+        (0, "um_per_px: a pixel of 0.0 µm cannot be meant"),
+    ],
+)
+def test_a_pixel_size_that_cannot_be_meant_is_refused(tmp_path: Path, value: object, message: str) -> None:
+    write_colour_discs(tmp_path, 1)
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps({**description, "um_per_px": value}))
+    with pytest.raises(BadInputError, match=message):
+        read_dataset(tmp_path)

@@ -33,7 +33,7 @@ def build_network(plan: Plan, *, for_training: bool) -> DynUNet:
         strides=plan.strides,
         upsample_kernel_size=plan.strides[1:],
         filters=plan.features,
-        norm_name=("INSTANCE", {"affine": True}),
+        norm_name=(plan.norm.upper(), {"affine": True}),
         act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
         deep_supervision=for_training,
         deep_supr_num=plan.supervised - 1,

@@ -65,6 +65,8 @@ class Ensemble:
         identity: sha256 (hexadecimal) over weights and plan; the champion's hash.
         folder: where it was loaded from.
         metadata: anything else the kind wants to tell `/info/`; plain JSON.
+        um_per_px: edge of the members' pixels on slides, in micrometres; None where they know no slides.
+        colours: RGB 0..255 `(batch, 3, *patch)` to what the members see of a slide's window; None where they know none.
     """
 
     name: str
@@ -78,3 +80,5 @@ class Ensemble:
     identity: str = ""
     folder: Path | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    um_per_px: float | None = None
+    colours: Callable[[torch.Tensor], torch.Tensor] | None = None

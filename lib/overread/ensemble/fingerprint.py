@@ -38,6 +38,7 @@ class Fingerprint:
         intensities: per channel.
         nonzero_share: median share of the volume that the non-zero box keeps.
         classes, channels: names.
+        um_per_px: of pictures that were cut from slides (see `Dataset`).
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -46,6 +47,7 @@ class Fingerprint:
     nonzero_share: float
     classes: tuple[str, ...]
     channels: tuple[str, ...]
+    um_per_px: float | None = None
 
     @property
     def axes(self) -> int:
@@ -81,6 +83,7 @@ def take_fingerprint(
         nonzero_share=float(np.median(shares)),
         classes=dataset.classes,
         channels=dataset.channels,
+        um_per_px=dataset.um_per_px,
     )
 
 

@@ -7,12 +7,13 @@ chosen by what it will be trained on: a processor gets a small one that learns w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 
 from overread.domain import BadInputError
+from overread.domain.slides import PixelSize
 from overread.ensemble.fingerprint import Fingerprint
 
 # nnU-Net: an axis counts as coarse when its spacing is three times the others' and it has a third of their voxels.
@@ -27,6 +28,8 @@ MOSTLY_BACKGROUND = 0.75
 BATCH_SHARE = 0.05
 # DynUNet needs input block, one stage and bottleneck.
 FEWEST_STAGES = 3
+# Tellez et al. 2019 (arXiv:1902.06543), HED-light: what pictures of slides get where nothing else is asked for.
+LIGHT_STAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ class Plan:
         normalisation: per image channel.
         mirror_axes: axes along which a training patch may be mirrored.
         classes: number of classes, background included.
+        um_per_px: edge of a pixel in micrometres where the training pictures were cut from slides; None elsewhere. A
+            network with it can be asked about slides.
+        norm: what normalises between the layers: `instance`, or `batch`, with statistics that belong to a place and
+            can be estimated anew at another (see `adabn`).
+        stain: strength of the variation of stains in training (see `stain.vary_stain`); 0 leaves them as they are.
     """
 
     spacing_mm: tuple[float, ...]
@@ -95,6 +103,9 @@ class Plan:
     normalisation: tuple[Normalisation, ...]
     mirror_axes: tuple[int, ...]
     classes: int
+    um_per_px: float | None = None
+    norm: Literal["instance", "batch"] = "instance"
+    stain: float = 0.0
 
     def __post_init__(self) -> None:
         stages = {len(self.kernels), len(self.strides), len(self.features)}
@@ -116,11 +127,30 @@ class Plan:
             )
         if self.batch < 1:
             raise BadInputError(f"a plan's batch is {self.batch}, expected at least 1")
+        if self.um_per_px is not None:
+            PixelSize(self.um_per_px)
+        if self.norm not in ("instance", "batch"):
+            raise BadInputError(f"a plan's norm is {self.norm!r}, expected instance or batch")
+        if not 0 <= self.stain <= 1:
+            raise BadInputError(
+                f"a plan's stain is {self.stain}, expected 0 (off), 0.05 (light) to 0.2 (strong)"
+            )
+        if self.stain > 0 and not self.is_rgb:
+            kinds = ", ".join(rule.kind for rule in self.normalisation)
+            raise BadInputError(
+                f"stains vary in RGB pictures only: stain is {self.stain}, and the channels are normalised as {kinds}; "
+                "name them R, G and B, or leave stain at 0"
+            )
 
     @property
     def axes(self) -> int:
         """2 for pictures, 3 for volumes."""
         return len(self.patch)
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the network sees red, green and blue, each from 0 to 1."""
+        return [rule.kind for rule in self.normalisation] == ["rgb"] * 3
 
     @property
     def supervised(self) -> int:
@@ -133,8 +163,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_json`; keys that are not the plan's own are left alone."""
-        own = {field.name: _frozen(values[field.name]) for field in fields(cls)}
+        """The inverse of `to_json`; keys that are not the plan's own are left alone, younger ones may be absent."""
+        own = {
+            field.name: _frozen(values[field.name])
+            for field in fields(cls)
+            if field.name in values or field.default is MISSING
+        }
         own["normalisation"] = tuple(Normalisation(**rule) for rule in values["normalisation"])
         return cls(**own)
 
@@ -178,7 +212,11 @@ def make_plan(
         "normalisation": normalisation_for(fingerprint),
         "mirror_axes": _mirror_axes(fingerprint),
         "classes": len(fingerprint.classes),
+        "um_per_px": fingerprint.um_per_px,
     } | decided
+    rules = [rule.kind for rule in planned["normalisation"]]
+    if planned["um_per_px"] is not None and rules == ["rgb"] * 3:
+        planned.setdefault("stain", LIGHT_STAIN)
     stages = len(planned["strides"])
     features = tuple(
         min(hardware.first_features * 2**i, hardware.most_features[fingerprint.axes]) for i in range(stages)

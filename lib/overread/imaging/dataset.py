@@ -1,6 +1,7 @@
 """A folder of labelled cases in nnU-Net v2's raw layout, and everything that is wrong with one.
 
-    dataset.json          channel_names, labels, file_ending, numTraining; optional: patients (case to patient)
+    dataset.json          channel_names, labels, file_ending, numTraining; optional: patients (case to patient),
+                          um_per_px (the pictures were cut from slides at that many micrometres per pixel)
     imagesTr/CASE_0000.nii.gz, CASE_0001.nii.gz …   one file a channel
     labelsTr/CASE.nii.gz
     imagesTs/             optional, not read here
@@ -22,6 +23,7 @@ import numpy as np
 
 from overread.domain import BadInputError, Grid, NotFoundError
 from overread.domain.labels import IGNORE
+from overread.domain.slides import PixelSize
 from overread.imaging.volumes import read_labelmap, read_volume
 
 DESCRIPTION = "dataset.json"
@@ -55,6 +57,7 @@ class Dataset:
         cases: sorted by id. Files that are named here may be missing: see `check_dataset`.
         announced: `numTraining` of `dataset.json`.
         patients: whose the cases are, by case id; a case that is not named is a patient of its own.
+        um_per_px: edge of a pixel in micrometres where the pictures were cut from slides; None elsewhere.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Dataset:
     cases: tuple[Case, ...]
     announced: int
     patients: Mapping[str, str] = field(default_factory=dict)
+    um_per_px: float | None = None
 
     def patient_of(self, case_id: str) -> str:
         """Whose case that is; two cases of one patient are never split between learning and judging."""
@@ -126,6 +130,7 @@ def read_dataset(folder: Path) -> Dataset:
         cases=cases,
         announced=description["numTraining"],
         patients=_patients(path, description.get("patients", {})),
+        um_per_px=_um_per_px(path, description.get("um_per_px")),
     )
 
 
@@ -226,6 +231,17 @@ def _patients(path: Path, patients: Any) -> dict[str, str]:
     ):
         raise BadInputError(f"{path}: patients is {patients!r}, expected such as {{'case_1': 'patient_a'}}")
     return patients
+
+
+def _um_per_px(path: Path, um_per_px: Any) -> float | None:
+    if um_per_px is None:
+        return None
+    if isinstance(um_per_px, bool) or not isinstance(um_per_px, (int, float)):
+        raise BadInputError(f"{path}: um_per_px is {um_per_px!r}, expected micrometres per pixel such as 1.0")
+    try:
+        return PixelSize(float(um_per_px)).um
+    except BadInputError as error:
+        raise BadInputError(f"{path}: um_per_px: {error}") from error
 
 
 def _check_case(dataset: Dataset, case: Case, axes: dict[str, int], accepted: bool) -> list[Problem]:
