@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from overread.ensemble.plan import COARSE, Plan
+from overread.ensemble.stain import vary_stain
 
 ROTATION = 0.2
 SCALING = 0.2
@@ -27,15 +28,22 @@ VOLUME_ROTATION = 30.0
 PLANE_ROTATION = 180.0
 SCALE = (0.7, 1.4)
 SMALLEST_RANGE = 1e-7
+# Noise of up to 0.3 suits channels whose standard deviation is 1; that of RGB in [0, 1] is about a sixth.
+RGB_NOISE = 1 / 6
 
 
 def augment(
     image: torch.Tensor, label: torch.Tensor, plan: Plan, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One patch, varied: `(channel, *patch)` float and `(*patch)` integer. The inputs stay as they are."""
+    """One patch, varied: `(channel, *patch)` float and `(*patch)` integer. The inputs stay as they are.
+
+    RGB stays between black (0) and white (1); its noise is that of a camera, its stains vary as the plan says.
+    """
     image, label = _rotate_and_scale(image, label, plan, generator)
+    if plan.stain > 0:
+        image = vary_stain(image, plan.stain, generator)
     if _chance(NOISE, generator):
-        std = _between(0, 0.1, generator) ** 0.5
+        std = _between(0, 0.1, generator) ** 0.5 * (RGB_NOISE if plan.is_rgb else 1.0)
         image = image + std * torch.randn(image.shape, generator=generator)
     if _chance(BLUR, generator):
         image = _blur(image, _between(0.5, 1.0, generator))
@@ -49,6 +57,8 @@ def augment(
         image = -_gamma(-image, _between(0.7, 1.5, generator))
     if _chance(GAMMA, generator):
         image = _gamma(image, _between(0.7, 1.5, generator))
+    if plan.is_rgb:
+        image = image.clamp(0, 1)
     mirrored = [axis for axis in plan.mirror_axes if _chance(MIRROR, generator)]
     if mirrored:
         image = image.flip([axis + 1 for axis in mirrored])

@@ -16,7 +16,7 @@ from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.prediction import predict
 from overread.ensemble.storage import calibration_to_json, load_ensemble, read_description, write_description
 from overread.imaging.dataset import Case, Dataset
-from overread.imaging.volumes import read_labelmap, read_volume
+from overread.imaging.volumes import read_label_of, read_labelmap, read_volume
 from overread.metrics.calibration import Reliability, foreground_region, plot_reliability, reliability
 from overread.uncertainty.calibration import choose_bands, fit_temperature
 from overread.uncertainty.measures import MEASURES
@@ -50,7 +50,8 @@ def calibrate(
     Each case is predicted by the members that did not learn from it: all of a deep ensemble (whose held-out
     cases are shared), one fold of a cross-validation, either after a retraining. The
     temperature minimises the negative log likelihood
-    near the structures (elsewhere everything is easy and would hide miscalibration); bands then count all voxels.
+    near the structures (elsewhere everything is easy and would hide miscalibration), or everywhere where no held-out
+    case has a structure; bands then count all voxels.
     Voxels that nobody labelled count in neither.
 
     Args:
@@ -69,8 +70,9 @@ def calibrate(
     steps = 2 * len(held_out)
 
     samples = []
+    is_empty = not any(_holds_foreground(item.case) for item in held_out)
     for index, item in enumerate(held_out):
-        samples.append(_region_logits(ensemble, item, device, generator))
+        samples.append(_region_logits(ensemble, item, device, generator, everywhere=is_empty))
         if progress is not None:
             progress((index + 1) / steps)
     temperature = _common_temperature(samples)
@@ -79,10 +81,9 @@ def calibrate(
     measures = list(MEASURES)
     doubts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in measures}
     for index, item in enumerate(held_out):
-        prediction = predict(
-            _speaking(calibrated, item), read_volume(item.case.channels), measures=measures, device=device
-        )
-        truth, _ = read_labelmap(item.case.label)
+        volume = read_volume(item.case.channels)
+        prediction = predict(_speaking(calibrated, item), volume, measures=measures, device=device)
+        truth = read_label_of(item.case.label, volume.grid)
         wrong = (prediction.labels != truth).ravel()
         chosen = _some(np.flatnonzero(truth != IGNORE), BAND_VOXELS_PER_CASE, generator)
         for name in measures:
@@ -119,13 +120,30 @@ def _speaking(ensemble: Ensemble, item: _HeldOut) -> Ensemble:
     return replace(ensemble, members=[ensemble.members[index] for index in item.members])
 
 
+def _holds_foreground(case: Case) -> bool:
+    labels, _ = read_labelmap(case.label)
+    return bool(((labels != 0) & (labels != IGNORE)).any())
+
+
 def _region_logits(
-    ensemble: Ensemble, item: _HeldOut, device: torch.device | str, generator: np.random.Generator
+    ensemble: Ensemble,
+    item: _HeldOut,
+    device: torch.device | str,
+    generator: np.random.Generator,
+    *,
+    everywhere: bool,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Logits `(member, class, voxel)` and true classes of voxels near the structures of one case."""
-    truth, grid = read_labelmap(item.case.label)
+    """Logits `(member, class, voxel)` and true classes of voxels near the structures of one case, or everywhere."""
+    volume = read_volume(item.case.channels)
+    truth = read_label_of(item.case.label, volume.grid)
     labelled = truth != IGNORE
-    region = foreground_region(np.where(labelled, truth, 0), spacing_mm=grid.spacing_mm) & labelled
+    structures = np.where(labelled, truth, 0)
+    near = (
+        np.ones(truth.shape, bool)
+        if everywhere
+        else foreground_region(structures, spacing_mm=volume.grid.spacing_mm)
+    )
+    region = near & labelled
     flat = _some(np.flatnonzero(region), REGION_VOXELS_PER_CASE, generator)
     region = np.zeros(truth.size, bool)
     region[flat] = True
@@ -138,9 +156,7 @@ def _region_logits(
         logits.append(block[:, :, torch.from_numpy(inside).to(block.device)].cpu())
         truths.append(take(truth)[inside])
 
-    predict(
-        _speaking(ensemble, item), read_volume(item.case.channels), measures=(), device=device, visit=visit
-    )
+    predict(_speaking(ensemble, item), volume, measures=(), device=device, visit=visit)
     return torch.cat(logits, dim=2), np.concatenate(truths)
 
 

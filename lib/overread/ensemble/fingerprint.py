@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from overread.domain import BadInputError
+from overread.domain.labels import IGNORE
 from overread.ensemble.orientation import canonical_axes, nonzero_box, to_canonical
 from overread.imaging.dataset import Dataset
-from overread.imaging.volumes import read_labelmap, read_volume
+from overread.imaging.volumes import read_label_of, read_volume
 
 # Foreground voxels drawn per case for the intensity statistics: enough for a 0.5 % percentile.
 SAMPLES_PER_CASE = 10_000
@@ -58,17 +60,21 @@ class Fingerprint:
 def take_fingerprint(
     dataset: Dataset, rng: np.random.Generator, progress: Callable[[int, int], None] | None = None
 ) -> Fingerprint:
-    """Read each case once. The dataset must be sound (`imaging.dataset.ensure_sound`)."""
+    """Read each case once. The dataset must be sound (`imaging.dataset.ensure_sound`).
+
+    Raises:
+        BadInputError: no case holds foreground.
+    """
     shapes, spacings, shares, samples = [], [], [], []
     for index, case in enumerate(dataset.cases):
         volume = read_volume(case.channels)
-        labels, _ = read_labelmap(case.label)
+        labels = read_label_of(case.label, volume.grid)
         axes, flips = canonical_axes(volume.grid)
         box = nonzero_box(to_canonical(volume.voxels, axes, flips))
         shapes.append(tuple(stop - start for start, stop in box))
         spacings.append(tuple(volume.grid.spacing_mm[a] for a in axes))
         shares.append(np.prod(shapes[-1]) / labels.size)
-        foreground = volume.voxels[:, labels > 0]
+        foreground = volume.voxels[:, (labels > 0) & (labels != IGNORE)]
         chosen = rng.choice(
             foreground.shape[1], size=min(SAMPLES_PER_CASE, foreground.shape[1]), replace=False
         )
@@ -76,6 +82,8 @@ def take_fingerprint(
         if progress is not None:
             progress(index + 1, len(dataset.cases))
     values = np.concatenate(samples, axis=1).astype(np.float64)
+    if not values.size:
+        raise BadInputError(f"no case of {dataset.name} holds foreground: there is nothing to learn")
     return Fingerprint(
         shapes=tuple(shapes),
         spacings_mm=tuple(spacings),

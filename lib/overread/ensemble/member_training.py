@@ -18,6 +18,7 @@ import torch
 
 from overread.domain import OverreadError
 from overread.domain.labels import IGNORE
+from overread.ensemble.adabn import BATCHES, estimate_statistics
 from overread.ensemble.augmentation import augment
 from overread.ensemble.dynunet import (
     SupervisedLoss,
@@ -253,6 +254,7 @@ class MemberTraining:
         with torch.no_grad():
             for name, value in self.network.named_parameters():
                 value.copy_(self.average[name])
+        self._settle_statistics()
         _save_whole(member_weights(self.network), self._file("pt"))
         facts = {
             "iterations": self.iteration,
@@ -264,6 +266,17 @@ class MemberTraining:
         }
         write_json(facts, self._file("json"))
         self._file("checkpoint.pt").unlink(missing_ok=True)
+
+    def _settle_statistics(self) -> None:
+        """Batch statistics of the averaged weights: those that the steps left are of other weights.
+
+        Izmailov et al. 2018 (arXiv:1803.05407), section 3.2.
+        """
+        if self.plan.norm != "batch":
+            return
+        batches = (self.batch(self.iteration + index)[0].to(self.device) for index in range(BATCHES))
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            estimate_statistics(self.network, batches)
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:

@@ -22,7 +22,7 @@ from overread.domain.labels import IGNORE
 from overread.ensemble.plan import Plan
 from overread.ensemble.preparation import prepare, prepare_labels
 from overread.imaging.dataset import Case, Dataset
-from overread.imaging.volumes import read_labelmap, read_volume
+from overread.imaging.volumes import read_label_of, read_volume
 
 # Voxels remembered per case and class, so that a foreground patch is found without a search.
 PLACES_PER_CLASS = 1000
@@ -115,8 +115,9 @@ class PatchStore:
         return image_patch, label_patch
 
     def _add(self, case: Case, plan: Plan, rng: np.random.Generator) -> None:
-        prepared = prepare(plan, read_volume(case.channels))
-        labels = prepare_labels(read_labelmap(case.label)[0], prepared, plan.classes).numpy()
+        volume = read_volume(case.channels)
+        prepared = prepare(plan, volume)
+        labels = prepare_labels(read_label_of(case.label, volume.grid), prepared, plan.classes).numpy()
         places = [_places(index, labels == index, rng) for index in range(1, plan.classes)]
         labelled = labels != IGNORE
         if not labelled.all():

@@ -334,13 +334,19 @@ def _prepare_cases(
     return plan
 
 
-def assemble(work: Path, description: dict[str, Any], members: int) -> Path:
+def assemble(
+    work: Path,
+    description: dict[str, Any],
+    members: int,
+    finish: Callable[[Path], None] = lambda _: None,
+) -> Path:
     """Put finished members below `work` together, not calibrated yet. The folder appears complete or not at all.
 
     Args:
         work: holds `member_0.pt` and so on.
         description: `kind`, `name`, `classes`, `channels`, `plan`, and what else the identity is to cover.
         members: how many there are.
+        finish: changes copies of the members' files in the folder that it is given.
 
     Returns:
         `work/ensemble`.
@@ -351,6 +357,7 @@ def assemble(work: Path, description: dict[str, Any], members: int) -> Path:
     files = [f"member_{member}.pt" for member in range(members)]
     for file in files:
         shutil.copyfile(work / file, staging / file)
+    finish(staging)
     calibration = calibration_to_json(Calibration())
     write_description(staging, {**description, "members": files, "calibration": calibration})
     staging.rename(work / "ensemble")

@@ -24,7 +24,7 @@ import numpy as np
 from overread.domain import BadInputError, Grid, NotFoundError
 from overread.domain.labels import IGNORE
 from overread.domain.slides import PixelSize
-from overread.imaging.volumes import read_labelmap, read_volume
+from overread.imaging.volumes import label_difference, read_labelmap, read_volume
 
 DESCRIPTION = "dataset.json"
 REQUIRED_KEYS = ("channel_names", "labels", "file_ending", "numTraining")
@@ -143,15 +143,16 @@ def check_dataset(
         dataset: from `read_dataset`.
         progress: called with (cases read, cases) after each case.
         accepted: the labels come from readers at work: voxels may be `IGNORE`, though not all of them, and a case may
-            hold no foreground.
+            hold no foreground. Of pictures that were cut from slides this holds always.
     """
+    partial = accepted or dataset.um_per_px is not None
     problems: list[Problem] = []
     if dataset.announced != len(dataset.cases):
         what = f"numTraining is {dataset.announced}, but there are {len(dataset.cases)} cases"
         problems.append(Problem("", DESCRIPTION, what))
     axes: dict[str, int] = {}
     for index, case in enumerate(dataset.cases):
-        problems += _check_case(dataset, case, axes, accepted)
+        problems += _check_case(dataset, case, axes, partial)
         if progress is not None:
             progress(index + 1, len(dataset.cases))
     if len(set(axes.values())) > 1:
@@ -244,7 +245,7 @@ def _um_per_px(path: Path, um_per_px: Any) -> float | None:
         raise BadInputError(f"{path}: um_per_px: {error}") from error
 
 
-def _check_case(dataset: Dataset, case: Case, axes: dict[str, int], accepted: bool) -> list[Problem]:
+def _check_case(dataset: Dataset, case: Case, axes: dict[str, int], partial: bool) -> list[Problem]:
     """Problems of one case; enters its number of axes into `axes` where it can be read."""
     problems: list[Problem] = []
     image_grid: Grid | None = None
@@ -270,16 +271,16 @@ def _check_case(dataset: Dataset, case: Case, axes: dict[str, int], accepted: bo
     except BadInputError as error:
         return [*problems, Problem(case.id, case.label.name, str(error))]
     values = np.unique(labels)
-    if accepted and IGNORE in values:
+    if partial and IGNORE in values:
         values = values[values != IGNORE]
         if not len(values):
             problems.append(Problem(case.id, case.label.name, "is empty: nobody labelled a voxel of it"))
     if unknown := [int(value) for value in values if not 0 <= value < len(dataset.classes)]:
         what = f"holds class values {unknown}, dataset.json knows 0 to {len(dataset.classes) - 1}"
         problems.append(Problem(case.id, case.label.name, what))
-    elif not accepted and not values.any():
+    elif not partial and not values.any():
         problems.append(Problem(case.id, case.label.name, "is empty: every voxel is background"))
-    if image_grid is not None and (difference := label_grid.difference_from(image_grid)):
+    if image_grid is not None and (difference := label_difference(label_grid, image_grid)):
         what = f"lies on another grid than its image: {difference}"
         problems.append(Problem(case.id, case.label.name, what))
     return problems

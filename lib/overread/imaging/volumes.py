@@ -91,6 +91,29 @@ def read_labelmap(path: Path) -> tuple[np.ndarray, Grid]:
     return array.astype(np.int32), grid
 
 
+def read_label_of(path: Path, image: Grid) -> np.ndarray:
+    """Read integer labels `(*space)` that lie on an image's grid; a picture's label has two axes, however it was kept.
+
+    Raises:
+        BadInputError: as `read_labelmap`, or the label lies on another grid.
+    """
+    labels, grid = read_labelmap(path)
+    if difference := label_difference(grid, image):
+        raise BadInputError(f"{path} lies on another grid than its image: {difference}")
+    return labels.reshape(image.shape)
+
+
+def label_difference(label: Grid, image: Grid) -> str | None:
+    """What tells a label's grid from its image's, in words; None where the label fits.
+
+    A picture has no position that viewers agree on, and its label may have been kept as a volume of one slice.
+    """
+    if len(image.shape) == 3:
+        return label.difference_from(image)
+    fits = label.shape in (image.shape, (*image.shape, 1))
+    return None if fits else f"shape {label.shape} instead of {image.shape}"
+
+
 def read_array(path: Path) -> tuple[np.ndarray, Grid]:
     """Read voxels as stored, `(*space)` or `(channel, *space)` for colour pictures, and their grid."""
     if not path.exists():

@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 from overread.domain import BadInputError, Grid, NotFoundError, OverreadError
 from overread.domain.labels import IGNORE
 from overread.imaging.headers import read_grid
-from overread.imaging.volumes import read_labelmap, write_nifti
+from overread.imaging.volumes import label_difference, read_labelmap, write_nifti
 from overread.learning.consensus import checked_consensus, counting, fused, per_rater
 from overread.learning.label_files import (
     SIDECAR_SUFFIX,
@@ -328,10 +328,7 @@ class AcceptedLabels:
             # Not the label's fault; whoever reads the image will say so.
             logger.warning("Image of %s: %s", row.case_id, error)
             return None
-        if len(wanted.shape) == 2:
-            # A picture has no position that viewers agree on, and its label a third axis of one voxel.
-            wanted = Grid((*wanted.shape, 1), grid.affine)
-        difference = grid.difference_from(wanted)
+        difference = label_difference(grid, wanted)
         return f"{row.file} lies on another grid than the image: {difference}" if difference else None
 
     # -- verdicts -----------------------------------------------------------------------------------------------

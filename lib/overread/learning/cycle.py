@@ -107,6 +107,7 @@ def run_cycle(
     stop: Event | None = None,
     *,
     request: str = "",
+    centre_of: Callable[[str], str] = lambda _: "",
 ) -> Decision:
     """Train a challenger on what was accepted, let the gate decide, and promote it if it passed.
 
@@ -117,6 +118,7 @@ def run_cycle(
         work: keeps everything that an interruption must not cost.
         image_of: the image of a case, or None where it is gone.
         consensus: how several raters' labels of one case become one.
+        centre_of: where a case, or a patient's cases, were made; empty where that is not known.
         request: who asks. A cycle that was decided for the same request is not run again: its decision is returned.
 
     Raises:
@@ -139,7 +141,14 @@ def run_cycle(
     tell("checking", 0.0, "checking the accepted labels")
     accepted.check(recipe, image_of, classes, time.time())
     local = [
-        LocalCase(case.id, (case.image,), case.label, case.patient, case.protected)
+        LocalCase(
+            case.id,
+            (case.image,),
+            case.label,
+            case.patient,
+            case.protected,
+            centre_of(case.id) or centre_of(case.patient),
+        )
         for case in accepted.cases(recipe, image_of, consensus, classes)
     ]
     options = _options(retraining, gate, consensus)
@@ -281,6 +290,7 @@ def _read(work: Path) -> _Cycle | None:
                 Path(row["label"]),
                 row["patient"],
                 row["protected"],
+                row.get("centre", ""),
             )
             for row in values["cases"]
         )
@@ -300,6 +310,7 @@ def _write(cycle: _Cycle, work: Path) -> None:
             "label": str(case.label),
             "patient": case.patient,
             "protected": case.protected,
+            "centre": case.centre,
         }
         for case in cycle.cases
     ]

@@ -3,14 +3,16 @@
 Both are asked about cases that they have not learnt from: local ones, which clinicians of this place accepted, and
 central ones, which were held out when the recipe was first trained. The challenger is promoted where local Dice rises
 and central Dice does not fall by more than a stated margin, by the lower bound of a paired bootstrap over patients.
+Where local cases come from several centres, none of them may pay for the others: a centre that surely loses refuses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -36,9 +38,11 @@ class GateOptions:
     Attributes:
         central_margin: the most that central Dice may fall, by the lower bound of its interval.
         local_margin: the most that local Dice may fall by the lower bound, while its mean has to rise.
+        centre_margin: the most that Dice of one centre's local cases may fall, by the upper bound of its interval.
         confidence: share of the bootstrap's draws in an interval; 0.9 leaves 5 % below the lower bound.
         fewest_protected: patients with protected control cases from which on only those judge the local gain.
-        fewest_cases: patients with accepted cases below which nothing is promoted.
+        fewest_cases: patients with accepted cases below which nothing is promoted, and below which a centre alone
+            refuses nothing.
         draws: of the bootstrap.
         central: what to do where no central case can judge: `required` refuses the promotion, `unjudged` lets the
             local gain decide alone.
@@ -47,6 +51,7 @@ class GateOptions:
 
     central_margin: float = 0.02
     local_margin: float = 0.005
+    centre_margin: float = 0.02
     confidence: float = 0.9
     fewest_protected: int = 5
     fewest_cases: int = 3
@@ -55,7 +60,7 @@ class GateOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("central_margin", "local_margin"):
+        for name in ("central_margin", "local_margin", "centre_margin"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInputError(f"{name} is {getattr(self, name)}, expected a Dice between 0 and 1")
         if not 0 < self.confidence < 1:
@@ -78,6 +83,7 @@ class Decision:
         judged_on: what judged the local gain: `protected control cases`, `cross-validation`, or empty where nothing
             could be judged.
         central, local: the tables; None where there was no case.
+        centres: the local cases of each centre that is known, by its name.
     """
 
     champion: str
@@ -87,6 +93,7 @@ class Decision:
     judged_on: str
     central: Comparison | None
     local: Comparison | None
+    centres: Mapping[str, Comparison] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON with all tables."""
@@ -98,16 +105,18 @@ class Decision:
             "judged_on": self.judged_on,
             "central": self.central.to_json() if self.central else None,
             "local": self.local.to_json() if self.local else None,
+            "centres": {name: table.to_json() for name, table in self.centres.items()},
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Decision:
-        """The inverse of `to_json`; further keys are ignored."""
+        """The inverse of `to_json`; further keys are ignored, `centres` may be absent."""
         central, local = (
             Comparison.from_json(values[name]) if values[name] else None for name in ("central", "local")
         )
         words = {name: values[name] for name in ("champion", "challenger", "promoted", "reason", "judged_on")}
-        return cls(**words, central=central, local=local)
+        centres = {name: Comparison.from_json(table) for name, table in values.get("centres", {}).items()}
+        return cls(**words, central=central, local=local, centres=centres)
 
 
 def judge(
@@ -172,8 +181,13 @@ def judge(
         )
 
     here, there = table(local), table(central)
-    promoted, reason = decide(here, there, judged_on, _protected_patients(cases), options)
-    return Decision(*names, promoted, reason, judged_on, there, here)
+    centres = {}
+    for name in sorted({cases.centres[case.id] for case in local if case.id in cases.centres}):
+        found = table([case for case in local if cases.centres.get(case.id) == name])
+        if found is not None:
+            centres[name] = found
+    promoted, reason = decide(here, there, judged_on, _protected_patients(cases), options, centres)
+    return Decision(*names, promoted, reason, judged_on, there, here, centres)
 
 
 def decide(
@@ -182,12 +196,14 @@ def decide(
     judged_on: str,
     protected_patients: int,
     options: GateOptions,
+    centres: Mapping[str, Comparison] = MappingProxyType({}),
 ) -> tuple[bool, str]:
     """Whether a challenger with these tables is promoted, and why in words.
 
     Args:
         judged_on: see `Decision`.
         protected_patients: with protected local cases, for the words.
+        centres: local cases by centre.
     """
     against = []
     if local is None:
@@ -200,6 +216,9 @@ def decide(
         against.append("no central case holds a class to judge by")
     elif central is not None and central.low <= -options.central_margin:
         against.append(f"central Dice may fall by more than the margin of {options.central_margin:g}")
+    for name, table in centres.items():
+        if table.patients >= options.fewest_cases and table.high < -options.centre_margin:
+            against.append(f"Dice of centre {name} falls by more than {options.centre_margin:g}")
     words = []
     if local is not None:
         interval = f"{options.confidence * 100:g} % "
@@ -215,6 +234,9 @@ def decide(
         )
     else:
         words.append("central Dice not judged: no central case is left that the members have not learnt from")
+    words += [
+        f"centre {name} {table.in_words(more=_patients(table.patients))}" for name, table in centres.items()
+    ]
     verdict = f"not promoted because {' and '.join(against)}" if against else "promoted"
     return not against, f"{verdict}: {'; '.join(words)}"
 

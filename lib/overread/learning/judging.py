@@ -15,7 +15,7 @@ from overread.ensemble.prediction import predict
 from overread.ensemble.storage import load_ensemble, read_description
 from overread.ensemble.training import StoppedError
 from overread.imaging.dataset import Case
-from overread.imaging.volumes import read_labelmap, read_volume
+from overread.imaging.volumes import read_label_of, read_volume
 from overread.learning.comparison import Overlap
 from overread.learning.durable import write_json_durably
 
@@ -77,10 +77,8 @@ def _ask(
 ) -> Overlap:
     speaking = replace(ensemble, members=[ensemble.members[index] for index in members])
     try:
-        label, grid = read_labelmap(case.label)
         volume = read_volume(case.channels)
-        if difference := grid.difference_from(volume.grid):
-            raise BadInputError(f"its label lies on another grid than its image: {difference}")
+        label = read_label_of(case.label, volume.grid)
         prediction = predict(speaking, volume, measures=(), device=device, progress=heard)
         return Overlap.of(prediction.labels, label, classes)
     except BadInputError as error:

@@ -27,14 +27,19 @@ from typing import Any, cast
 from filelock import FileLock, Timeout
 
 from overread.domain import BadInputError, OverreadError
+from overread.domain.slides import PixelSize
 from overread.ensemble.compute import leave_a_core
+from overread.ensemble.storage import read_description
 from overread.ensemble.training import StoppedError
+from overread.imaging.slides.slide import ASSUMED
 from overread.imaging.volumes import READABLE_SUFFIXES
 from overread.learning.accepted import AcceptedLabels
 from overread.learning.champions import ChampionStore
 from overread.learning.cycle import CycleProgress, run_cycle
 from overread.learning.durable import write_json
 from overread.learning.gate import Decision, GateOptions
+from overread.learning.patches import PatchImages
+from overread.learning.patients import read_centres
 from overread.learning.retraining import RetrainingOptions
 from overread.state.database import DATABASE_VARIABLE, Database
 
@@ -45,7 +50,7 @@ RUNNING, PROMOTED, REJECTED, FAILED, STOPPED = "running", "promoted", "rejected"
 DECIDED, BROKEN, INTERRUPTED, BUSY = 0, 1, 3, 4
 # Readers need no more, and the disk is spared.
 SECONDS_BETWEEN_REPORTS = 1.0
-ACCEPTED = "accepted"
+ACCEPTED, PATCHES = "accepted", "patches"
 
 
 class BusyError(OverreadError):
@@ -64,6 +69,7 @@ class Request:
         id: names the request; one that was decided is not run again.
         consensus, device: see `run_cycle`.
         retraining, gate: options that differ from the defaults.
+        assumed_um_per_px: pixel size of slides that do not tell theirs; None leaves it to `imaging.slides`.
     """
 
     recipe: str
@@ -75,6 +81,7 @@ class Request:
     device: str = "auto"
     retraining: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
+    assumed_um_per_px: float | None = None
 
     @classmethod
     def read(cls, path: Path) -> Request:
@@ -104,6 +111,7 @@ class Request:
             device=values.get("device") or "auto",
             retraining={**beside, **(values.get("retraining") or {})},
             gate=values.get("gate") or {},
+            assumed_um_per_px=values.get("assumed_um_per_px"),
         )
 
 
@@ -162,6 +170,19 @@ def images_below(studies: Path) -> Mapping[str, Path]:
         if ending and path.is_file() and not path.name.startswith("."):
             found.setdefault(path.name[: -len(ending)], path)
     return found
+
+
+def images_for(um_per_px: float | None, request: Request, folder: Path) -> Callable[[str], Path | None]:
+    """How the image of a case is found: among the studies, or as a patch of one of the slides there.
+
+    Args:
+        um_per_px: pixel size of the model, None for one that does not see slides.
+        folder: of the recipe's training; keeps the patches.
+    """
+    if um_per_px is None:
+        return images_below(request.studies).get
+    assumed = ASSUMED if request.assumed_um_per_px is None else PixelSize(request.assumed_um_per_px)
+    return PatchImages(request.studies, folder / PATCHES, um_per_px, assumed).image_of
 
 
 def train(
@@ -251,25 +272,27 @@ def _cycle(
 ) -> Decision:
     retraining = _options(RetrainingOptions, {"device": request.device, **request.retraining})
     gate = _options(GateOptions, request.gate)
-    images = images_below(request.studies)
+    store = ChampionStore(request.models)
+    um_per_px = read_description(store.current(request.recipe))["plan"].get("um_per_px")
     database = Database.open(request.database)
     try:
         accepted = AcceptedLabels(request.studies / ACCEPTED, database)
         accepted.settle(time.time())
         return run_cycle(
             request.recipe,
-            ChampionStore(request.models),
+            store,
             accepted,
             database,
             folder,
             retraining,
             gate,
-            images.get,
+            images_for(um_per_px, request, folder),
             cast(Any, request.consensus),
             request.device,
             progress,
             stop,
             request=request.id,
+            centre_of=read_centres(request.studies),
         )
     finally:
         database.close()

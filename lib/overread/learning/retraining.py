@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Event
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from overread.domain import BadInputError
+from overread.ensemble.adabn import BATCHES, adapt_member, adaptable_plan
 from overread.ensemble.compute import choose_device
 from overread.ensemble.lesson import Lesson, Pool
 from overread.ensemble.member_training import DivergedError, write_json
@@ -61,6 +62,8 @@ class RetrainingOptions:
             `DEFAULT_MINUTES_CPU`), from scratch as long as `overread train` takes.
         replay_share: of the patches that are of central cases.
         rate_factor: of the learning rate, for `champion`.
+        adabn: whether the members' batch statistics are at last those of the local images alone (see
+            `ensemble.adabn`), not of local and central ones together.
         seed, device, precision, threads, clock, checkpoint_every_s: as in `TrainingOptions`.
     """
 
@@ -69,6 +72,7 @@ class RetrainingOptions:
     minutes: float | None = None
     replay_share: float = 0.5
     rate_factor: float = 0.1
+    adabn: bool = False
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -137,6 +141,8 @@ def retrain(
     description = read_description(champion)
     ensure_retrainable(description)
     plan, members = Plan.from_json(description["plan"]), len(description["members"])
+    if options.adabn:
+        adaptable_plan(description)
     work = Path(work)
 
     def stage(name: Literal["checking", "preparing"]) -> Callable[[int, int], None]:
@@ -163,7 +169,42 @@ def retrain(
         # Going on from the last checkpoint would end the same way.
         _forget_members(work)
         raise
-    return assemble(work, _describe(description, plan, cases, files, work, options), members)
+
+    def finish(folder: Path) -> None:
+        if options.adabn:
+            _adapt(folder, description["members"], plan, cases, keys, store, options)
+
+    return assemble(work, _describe(description, plan, cases, files, work, options), members, finish)
+
+
+def _adapt(
+    folder: Path,
+    files: Sequence[str],
+    plan: Plan,
+    cases: TrainingSet,
+    keys: Mapping[str, str],
+    store: PatchStore,
+    options: RetrainingOptions,
+) -> None:
+    """Each member gets the statistics of the local cases that it learnt from; of the others it sees nothing."""
+    device = choose_device(options.device)
+    for member, file in enumerate(files):
+        learnt = cases.learnt_by(member, cases.local)
+        if not learnt:
+            continue
+        batches = _batches(store, [keys[case] for case in learnt], plan, options.seed)
+        adapt_member(plan, folder / file, batches, device)
+
+
+def _batches(store: PatchStore, cases: Sequence[str], plan: Plan, seed: int) -> Iterator[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    lesson = Lesson((Pool(tuple(cases)),))
+    for _ in range(BATCHES):
+        windows = [
+            store.sample(lesson.draw(generator), plan.patch, generator, on_foreground=False)[0]
+            for _ in range(plan.batch)
+        ]
+        yield torch.stack(windows)
 
 
 def _lessons(

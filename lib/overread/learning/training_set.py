@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class LocalCase:
         label: its accepted label; voxels may be `IGNORE`.
         patient: whose it is.
         protected: kept from training for ever, to judge by.
+        centre: where it was made; empty where that is not known.
     """
 
     id: str
@@ -49,6 +50,7 @@ class LocalCase:
     label: Path
     patient: str
     protected: bool
+    centre: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,7 @@ class TrainingSet:
         unseen: by case id, the members that have never learnt from it and never will in this training. A case that
             is not named was seen by all.
         patients: by case id.
+        centres: where local cases were made, by case id; a case whose centre is not known is not named.
     """
 
     dataset: Dataset
@@ -70,6 +73,7 @@ class TrainingSet:
     protected: frozenset[str]
     unseen: Mapping[str, tuple[int, ...]]
     patients: Mapping[str, str]
+    centres: Mapping[str, str] = field(default_factory=dict)
 
     def learnt_by(self, member: int, ids: frozenset[str]) -> list[str]:
         """Those of `ids` that a member learns from, sorted."""
@@ -128,6 +132,7 @@ def training_set(
         protected=frozenset(protected),
         unseen=unseen,
         patients=patients,
+        centres={LOCAL + case.id: case.centre for case in local if case.centre},
     )
 
 

@@ -1,0 +1,52 @@
+"""Other laboratories' stains and other scanners' colours, for pictures of haematoxylin and eosin.
+
+Tellez et al. 2019 (arXiv:1902.06543): of the variations compared there, those of the stains' concentrations (HED) made
+networks least sensitive to the laboratory; strength 0.05 is their `HED-light`, 0.2 their `HED-strong`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# Optical density of red, green and blue per unit of haematoxylin, eosin and DAB (Ruifrok & Johnston 2001, Anal. Quant.
+# Cytol. Histol. 23:291), each of length 1.
+HED = torch.nn.functional.normalize(
+    torch.tensor([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]]), dim=1
+)
+FROM_HED = torch.linalg.inv(HED)
+# Optical density (natural logarithm) by which a concentration moves at most, per unit of strength.
+SHIFT = 1.0
+# Black has no finite density; one grey level of 8 bits is as dark as it gets.
+DARKEST = 1 / 255
+# Small changes as scanners make them: share of the saturation and of the brightness, and turns of the hue.
+SATURATION = 0.1
+BRIGHTNESS = 0.1
+HUE = 0.02
+LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
+
+
+def vary_stain(picture: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+    """RGB `(3, *space)` in [0, 1], stained and scanned otherwise; in [0, 1] again. The input stays as it is.
+
+    Each stain's concentration c becomes c (1 + a) + b with a and b drawn from ± `strength`; then hue, saturation and
+    brightness change a little.
+    """
+    drawn = 2 * torch.rand(9, generator=generator) - 1
+    scale, shift = 1 + strength * drawn[:3], strength * SHIFT * drawn[3:6]
+    # Concentrations are linear in the densities, so all of it is one matrix on the densities of red, green and blue.
+    densities = FROM_HED @ torch.diag(scale) @ HED
+    colours = _colour_matrix(1 + SATURATION * drawn[6], HUE * drawn[7]) * (1 + BRIGHTNESS * drawn[8])
+    flat = -picture.reshape(3, -1).clamp_min(DARKEST).log()
+    stained = torch.addmm((shift @ HED)[:, None], densities.T, flat).neg_().exp_()
+    return (colours @ stained).clamp_(0, 1).reshape(picture.shape)
+
+
+def _colour_matrix(saturation: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Turn red, green and blue about the grey axis, and move them away from their luminance."""
+    angle = 2 * torch.pi * turns
+    third, cosine = 1 / 3, torch.cos(angle)
+    beside = third * (1 - cosine)
+    forth, back = beside - third**0.5 * torch.sin(angle), beside + third**0.5 * torch.sin(angle)
+    same = cosine + beside
+    hue = torch.stack([same, forth, back, back, same, forth, forth, back, same]).reshape(3, 3)
+    return hue @ (saturation * torch.eye(3) + (1 - saturation) * LUMINANCE.expand(3, 3))

@@ -1,0 +1,100 @@
+"""Patches of slides as cases: the picture that belongs to a label is cut out of its slide when it is needed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from uuid import uuid4
+
+from PIL import Image, PngImagePlugin
+
+from overread.domain import OverreadError
+from overread.domain.slides import PatchLocation, PixelSize
+from overread.imaging.slides.slide import ASSUMED, find_slides, open_slide
+from overread.learning.label_files import file_name
+
+logger = logging.getLogger(__name__)
+
+# The PNG text that says what a picture was cut from.
+ORIGIN = "overread"
+
+
+def label_size(location: PatchLocation, slide: PixelSize, um_per_px: float) -> tuple[int, int]:
+    """Width and height of a patch's picture, and of its label, in pixels of `um_per_px`; at least one.
+
+    Args:
+        location: in level-0 pixels.
+        slide: pixel size of level 0.
+    """
+    share = slide / PixelSize(um_per_px)
+    width, height = (max(1, round(edge * share)) for edge in (location.region.width, location.region.height))
+    return width, height
+
+
+class PatchImages:
+    """Pictures of patches at one pixel size, cut from the slides of a folder and kept.
+
+        <cache>/<µm>um/<slide>/<patch>.png
+
+    Args:
+        slides: folder of the slides.
+        cache: can be deleted; its pictures are cut again.
+        um_per_px: pixel size of the pictures, which is the model's.
+        assumed: pixel size of slides that do not tell theirs.
+    """
+
+    def __init__(self, slides: Path, cache: Path, um_per_px: float, assumed: PixelSize = ASSUMED) -> None:
+        self.slides, self.cache = Path(slides), Path(cache)
+        self.pixel_size, self.assumed = PixelSize(um_per_px), assumed
+
+    def image_of(self, case: str) -> Path | None:
+        """The picture of a patch by the patch's name; None for other names, and where the slide is not there.
+
+        It is cut again when the slide's file changed. A slide that cannot be read counts as not there, with a warning
+        in the log.
+        """
+        location = PatchLocation.parse(case)
+        if location is None:
+            return None
+        slide = find_slides(self.slides).slides.get(location.slide)
+        if slide is None:
+            return None
+        folder = self.cache / f"{self.pixel_size.um:g}um" / file_name(location.slide)
+        picture = folder / f"{file_name(case)}.png"
+        try:
+            origin = self._origin(slide)
+            if _origin_of(picture) != origin:
+                self._cut(slide, location, picture, origin)
+        except (OverreadError, OSError) as error:
+            logger.warning("Patch %s cannot be cut: %s", case, error)
+            return None
+        return picture
+
+    def _origin(self, slide: Path) -> str:
+        stat = slide.stat()
+        facts = [slide.name, stat.st_size, stat.st_mtime_ns, self.pixel_size.um, self.assumed.um]
+        return json.dumps(facts)
+
+    def _cut(self, path: Path, location: PatchLocation, picture: Path, origin: str) -> None:
+        with open_slide(path, self.assumed) as slide:
+            size = label_size(location, slide.pixel_size, self.pixel_size.um)
+            pixels = slide.read_into(location.region, size)
+        text = PngImagePlugin.PngInfo()
+        text.add_text(ORIGIN, origin)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draft = picture.with_name(f".{uuid4().hex}.png")
+        try:
+            Image.fromarray(pixels).save(draft, pnginfo=text)
+            draft.replace(picture)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _origin_of(picture: Path) -> str | None:
+    """What a picture was cut from; None where there is none that can be read."""
+    try:
+        with Image.open(picture) as image:
+            return image.info.get(ORIGIN)
+    except (OSError, SyntaxError):
+        return None
