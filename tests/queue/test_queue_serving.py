@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from overread.domain import BadInputError, NotFoundError
-from overread.queue.serving import CaseQueue, Nothing, QueueSettings, Served, is_control
+from overread.queue.leases import is_control
+from overread.queue.serving import CaseQueue, Nothing, Served
+from overread.queue.settings import QueueSettings
 from overread.state.audit import rows, verify
 from overread.state.database import Database
 from overread.state.labels import LabelRow, add_label

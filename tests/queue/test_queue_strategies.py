@@ -11,8 +11,9 @@ import pytest
 
 from overread.domain import BadInputError, NotFoundError
 from overread.queue.cases import Cases, Pick, View
+from overread.queue.reasons import LONGEST_NAME
 from overread.queue.space import BLOCK
-from overread.queue.strategies import LONGEST_NAME, STRATEGIES, worst_first
+from overread.queue.strategies import STRATEGIES, worst_first
 from support.cases import known_cases, some_cases, unknown
 
 LONGEST_REASON = 100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -11,69 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection, func, select
 
-from overread.domain import BadInputError
 from overread.queue.cases import Cases, Pick, View
+from overread.queue.leases import Leases
 from overread.queue.score_table import LOOKED_UP, ScoreTable
+from overread.queue.settings import CONTROL_STRATEGY, QueueSettings
 from overread.queue.stop import StopAdvice, expected_gain
 from overread.queue.strategies import STRATEGIES
-from overread.state.audit import append
 from overread.state.database import Database
 from overread.state.labels import LabelRow, labels
-from overread.state.schema import LABELS, SCORES, SERVINGS
+from overread.state.schema import LABELS, SCORES
 from overread.state.scores import COLD
-from overread.state.servings import (
-    CONTROL,
-    SKIPPED,
-    STRATEGY,
-    Serving,
-    end,
-    expire,
-    open_of_client,
-    open_servings,
-    serve,
-)
+from overread.state.servings import CONTROL, STRATEGY, Serving, open_servings
 
-# By which the control arm is drawn.
-CONTROL_STRATEGY = "foreground_random"
 # In place of a strategy, where the client asked for the case itself.
 BY_NAME = "by_name"
-
-
-@dataclass(frozen=True)
-class QueueSettings:
-    """How cases are handed out.
-
-    Attributes:
-        strategy: where the client names none.
-        control_share: of the servings, in [0, 1], is drawn at random whatever the strategy.
-        lease_s: a case belongs to its client for so long.
-        skip_rest: so many other cases are served before a skipped one comes back.
-        batch: labels that are made before the model changes.
-        budget: labels that are planned in all; as many as there are cases if None.
-    """
-
-    strategy: str = "most_uncertain"
-    control_share: float = 0.2
-    lease_s: float = 1800.0
-    skip_rest: int = 10
-    batch: int = 10
-    budget: int | None = None
-
-    def __post_init__(self) -> None:
-        STRATEGIES[self.strategy]
-        if not 0 <= self.control_share <= 1:
-            raise BadInputError(
-                f"the control arm's share is a number in [0, 1], got {self.control_share}; 20 % is 0.2"
-            )
-        if (
-            self.lease_s <= 0
-            or self.skip_rest < 0
-            or min(self.batch, 1 if self.budget is None else self.budget) < 1
-        ):
-            raise BadInputError(
-                "a lease lasts longer than 0 s, a batch and a budget have at least 1 label, and skipped cases "
-                f"rest for at least 0 others; got {self.lease_s} s, {self.batch}, {self.budget} and {self.skip_rest}"
-            )
 
 
 @dataclass(frozen=True)
@@ -132,6 +82,8 @@ class CaseQueue:
         self.database, self.recipe, self.champion = database, recipe, champion
         self.classes = tuple(classes)
         self.settings = settings or QueueSettings()
+        STRATEGIES[self.settings.strategy]
+        self._leases = Leases(recipe, champion, self.settings, "case")
         self._guard = threading.Lock()
         self._scores = ScoreTable(recipe, champion, self.classes)
         self._labels: tuple[object, list[LabelRow], dict[tuple[str, str], tuple[float, float]]] = (
@@ -210,13 +162,12 @@ class CaseQueue:
         scored: int,
         stop: StopAdvice | None,
     ) -> Served | Nothing:
-        expire(c, now)
-        self._skip_what_is_held(c, client_id, now)
+        self._leases.take_back(c, client_id, now)
         leases = {serving.case_id: serving.expires_at for serving in open_servings(c)}
         free = np.array([case not in leases for case in known.ids], dtype=bool)
         if not free.any():
             return Nothing(_why_nothing(known, asked, leases, now))
-        resting = self._resting(c)
+        resting = self._leases.resting(c)
         rested = free & np.array([case not in resting for case in known.ids], dtype=bool)
         waiting = _subset(known, rested if rested.any() else free)
         view = View(
@@ -226,33 +177,26 @@ class CaseQueue:
             batch=self.settings.batch,
         )
         arm, reason = STRATEGY, "{}"
-        served_before = c.execute(
-            select(func.count()).select_from(SERVINGS).where(SERVINGS.c.recipe == self.recipe)
-        ).scalar_one()
         if prefer is not None and prefer in known.ids and prefer not in leases:
             name, pick = BY_NAME, Pick(prefer, "asked for by name", None)
-        elif is_control(served_before, self.settings.control_share, self.recipe):
+        elif self._leases.is_controls_turn(c):
             name, arm, reason = CONTROL_STRATEGY, CONTROL, "control: {}"
             pick = STRATEGIES[name].pick(view, rng)
         else:
             pick = STRATEGIES[name].pick(view, rng)
         if not rested.any():
             reason += ", skipped before and nothing else left"
-        serving = serve(
+        serving = self._leases.hand_out(
             c,
-            case_id=pick.case_id,
-            patient=known.patients[known.ids.index(pick.case_id)],
-            client_id=client_id,
-            recipe=self.recipe,
-            champion=self.champion,
-            strategy=name,
-            arm=arm,
-            reason=reason.format(pick.reason),
-            score=pick.score,
-            now=now,
-            lease_s=self.settings.lease_s,
+            pick.case_id,
+            known.patients[known.ids.index(pick.case_id)],
+            client_id,
+            name,
+            arm,
+            reason.format(pick.reason),
+            pick.score,
+            now,
         )
-        self._audit(c, "case served", serving, now)
         left = int(free.sum()) - 1
         return Served(
             serving=serving,
@@ -264,42 +208,6 @@ class CaseQueue:
             stop=stop,
             text=self._text(serving, left, scored, len(known), stop),
         )
-
-    def _skip_what_is_held(self, c: Connection, client_id: str, now: float) -> None:
-        for serving in open_of_client(c, client_id) if client_id else ():
-            end(c, serving.id, SKIPPED, now)
-            self._audit(c, "case skipped", serving, now)
-
-    def _audit(self, c: Connection, action: str, serving: Serving, now: float) -> None:
-        append(
-            c,
-            actor=serving.client_id or "anonymous",
-            action=action,
-            subject=serving.case_id,
-            details={
-                "serving": serving.id,
-                "recipe": serving.recipe,
-                "champion": serving.champion,
-                "strategy": serving.strategy,
-                "arm": serving.arm,
-                "reason": serving.reason,
-                "score": serving.score,
-                "expires_at": serving.expires_at,
-            },
-            now=now,
-        )
-
-    def _resting(self, c: Connection) -> set[str]:
-        """Cases that were skipped, and since then fewer than `skip_rest` cases have been served."""
-        if self.settings.skip_rest == 0:
-            return set()
-        mine = SERVINGS.c.recipe == self.recipe
-        newest = select(SERVINGS.c.served_at).where(mine).order_by(SERVINGS.c.id.desc())
-        since = c.execute(newest.offset(self.settings.skip_rest - 1).limit(1)).scalar()
-        skipped = select(SERVINGS.c.case_id).where(mine, SERVINGS.c.outcome == SKIPPED)
-        if since is not None:
-            skipped = skipped.where(SERVINGS.c.ended_at > since)
-        return set(c.execute(skipped).scalars())
 
     def _advice(self, c: Connection, known: Cases) -> StopAdvice | None:
         counted = select(LABELS.c.status, func.count(), func.max(LABELS.c.id))
@@ -322,31 +230,6 @@ class CaseQueue:
         if stop is not None and stop.stop:
             parts.append("further labels are expected to change little")
         return " | ".join(parts)
-
-
-def is_control(served_before: int, share: float, salt: str) -> bool:
-    """Whether the serving after `served_before` others belongs to the control arm.
-
-    Servings are cut into blocks of `1 / share`, one of each block is control: after n servings the arm holds less
-    than one case more or less than `n * share`. Which one of its block follows from a hash, so that no client who
-    asks in a regular turn gets all of them or none.
-    """
-    if share <= 0:
-        return False
-    block = int((served_before + 1) * share) + 1
-    while _block_start(block, share) > served_before:
-        block -= 1
-    start, length = (
-        _block_start(block, share),
-        _block_start(block + 1, share) - _block_start(block, share),
-    )
-    digest = hashlib.sha256(f"{salt}/{block}".encode()).digest()
-    return served_before == start + int.from_bytes(digest[:8], "big") % length
-
-
-def _block_start(block: int, share: float) -> int:
-    # 3 / 0.1 is 29.999999999999996.
-    return math.floor(block / share + 1e-9)
 
 
 def _subset(cases: Cases, mask: np.ndarray) -> Cases:

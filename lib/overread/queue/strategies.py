@@ -11,62 +11,71 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from overread.domain import BadInputError, Registry
+from overread.queue import clasp
 from overread.queue.cases import Cases, Pick, View
+from overread.queue.reasons import doubt_reason, short_name
+from overread.queue.shares import within_share
 from overread.queue.space import BLOCK, FeatureSpace, distances, evenly_spaced, nearest_distances
 
 # Predicted structures below this are taken for specks: a ball of 2.7 mm.
 SMALLEST_FOREGROUND_MM3 = 10.0
-# ClaSP PE (arXiv:2601.13677): this share asks class by class, the rest whatever the class; one half while nothing with
-# foreground has been asked.
-STRATIFIED_SHARE = 0.66
-STRATIFIED_SHARE_AT_FIRST = 0.5
-# Of each batch, this share is drawn at random among cases with foreground.
-RANDOM_SHARE = 0.2
-# Inverse temperature of the noise at the end of the labelling: the ranking nearly decides alone.
-LAST_BETA = 100.0
-# Successive multiples of the golden ratio, modulo 1, fill [0, 1) evenly however many there are.
-GOLDEN = (math.sqrt(5) - 1) / 2
 # Waiting cases that a case for a cold start should stand for.
 REFERENCES = 400
-# A class's name in a reason is cut to this length.
-LONGEST_NAME = 40
-TINY = 1e-12
+
+V = TypeVar("V")
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """A named rule for the next case.
+class Strategy(Generic[V, P]):
+    """A named rule for the next question.
 
     Attributes:
         name: on the wire and in `/info`.
         description: one sentence for people.
-        pick: `(view, rng)` to the case it takes; raises BadInputError where no case is waiting.
+        pick: `(view, rng)` to what it takes; raises BadInputError where nothing is waiting.
     """
 
     name: str
     description: str
-    pick: Callable[[View, np.random.Generator], Pick]
+    pick: Callable[[V, np.random.Generator], P]
 
 
-STRATEGIES: Registry[Strategy] = Registry("strategy")
+STRATEGIES: Registry[Strategy[View, Pick]] = Registry("strategy")
 
 
-def strategy(pick: Callable[[View, np.random.Generator], Pick]) -> Strategy:
-    """Decorator: enter a function into `STRATEGIES` under its own name."""
+def entered(
+    registry: Registry[Strategy[V, P]],
+    pick: Callable[[V, np.random.Generator], P],
+    waiting: Callable[[V], int],
+    none_waiting: str,
+) -> Strategy[V, P]:
+    """Enter a function under its own name, described by the first line of its docstring.
 
-    def checked(view: View, rng: np.random.Generator) -> Pick:
-        if not len(view.waiting):
-            raise BadInputError(
-                f"{name} was asked to choose among no cases: all are labelled, on lease or resting"
-            )
+    Args:
+        waiting: how much the strategy may choose from.
+        none_waiting: ends the sentence of the error where that is nothing.
+    """
+
+    def checked(view: V, rng: np.random.Generator) -> P:
+        if not waiting(view):
+            raise BadInputError(f"{name} was asked to choose among no {none_waiting}")
         return pick(view, rng)
 
     name = pick.__name__
-    return STRATEGIES.add(name, Strategy(name, (pick.__doc__ or "").strip().split("\n")[0], checked))
+    return registry.add(name, Strategy(name, (pick.__doc__ or "").strip().split("\n")[0], checked))
+
+
+def strategy(pick: Callable[[View, np.random.Generator], Pick]) -> Strategy[View, Pick]:
+    """Decorator: enter a function into `STRATEGIES` under its own name."""
+    return entered(
+        STRATEGIES, pick, lambda view: len(view.waiting), "cases: all are labelled, on lease or resting"
+    )
 
 
 def worst_first(cases: Cases) -> np.ndarray:
@@ -107,17 +116,10 @@ def most_uncertain(view: View, rng: np.random.Generator) -> Pick:
 def clasp_pe(view: View, rng: np.random.Generator) -> Pick:
     """Doubt class by class, with noise that fades as labelling goes on, and a share drawn at random.
 
-    ClaSP PE (arXiv:2601.13677), translated from patches to cases. There, a batch of patches is chosen: 66 % class by
-    class, by the patch's mean of predictive entropy times the class's probability, the rest by predictive entropy
-    alone; both by log-score plus Gumbel(0, 1/beta) noise, beta growing exponentially to 100. Here one case is chosen
-    at a time:
+    ClaSP PE (arXiv:2601.13677), translated from patches to cases; `queue/clasp.py` has its schedule:
 
     - the patch's mean is the mean in and near the predicted structures, `class_doubt` and `doubt`;
-    - which kind of question it is follows from how many were asked, so that the quotas hold over any stretch: 20 %
-      drawn by `foreground_random`; of the rest, 66 % class by class (50 % while nothing with foreground has been
-      asked), the classes in turn, in an order that is shuffled anew for each turn; the others by doubt alone;
-    - beta = beta0 · (100 / beta0)^progress with beta0 = max(1, 40 / batch): with few picks a round, the paper's 1
-      would be chance;
+    - what is drawn at random comes from `foreground_random`;
     - patches that overlap become near duplicates of asked cases, and the cap per image becomes one per patient; both
       are passed over.
     """
@@ -126,22 +128,15 @@ def clasp_pe(view: View, rng: np.random.Generator) -> Pick:
     if not len(possible):
         return _unscored(view, rng)
     seen_foreground = bool((asked.foreground_mm3 > SMALLEST_FOREGROUND_MM3).any())
-    share = STRATIFIED_SHARE if seen_foreground else STRATIFIED_SHARE_AT_FIRST
-    stratified_up_to = RANDOM_SHARE + (1 - RANDOM_SHARE) * share
-    places = np.modf(GOLDEN * np.arange(1, len(asked) + 2))[0]
-    if places[-1] < RANDOM_SHARE:
+    kind = clasp.kind_of_question(len(asked), len(cases.classes), seen_foreground)
+    if kind == clasp.AT_RANDOM:
         return STRATEGIES["foreground_random"].pick(view, rng)
     score, about = cases.doubt, None
-    if places[-1] < stratified_up_to and cases.classes:
-        before = int(((places[:-1] >= RANDOM_SHARE) & (places[:-1] < stratified_up_to)).sum())
-        turn, position = divmod(before, len(cases.classes))
-        turned = int(np.random.default_rng(turn).permutation(len(cases.classes))[position])
-        of_class = _scored_within_cap(view, cases.class_doubt[:, turned])
+    if isinstance(kind, int):
+        of_class = _scored_within_cap(view, cases.class_doubt[:, kind])
         if len(of_class):
-            score, about, possible = cases.class_doubt[:, turned], turned, of_class
-    beta0 = max(1.0, 40 / max(view.batch, 1))
-    beta = beta0 * (LAST_BETA / beta0) ** min(max(view.progress, 0.0), 1.0)
-    noisy = np.log(np.maximum(score[possible], TINY)) + rng.gumbel(0, 1 / beta, len(possible))
+            score, about, possible = cases.class_doubt[:, kind], kind, of_class
+    noisy = clasp.noisy(score[possible], view.batch, view.progress, rng)
     order = possible[np.argsort(-noisy, kind="stable")]
     best = _first_novel(order, FeatureSpace.of(cases, asked))
     return Pick(cases.ids[best], _doubt_reason(cases, best, about), float(score[best]))
@@ -224,10 +219,7 @@ def _within_cap(view: View) -> np.ndarray:
     All cases of the patients asked least where that would leave none.
     """
     waiting, asked = view.waiting.patients, view.asked.patients
-    counts = Counter(asked)
-    cap = math.ceil(2 * (len(asked) + 1) / len({*waiting, *asked}))
-    had = np.array([counts[patient] for patient in waiting])
-    return had < max(cap, int(had.min()) + 1)
+    return within_share(waiting, Counter(asked), len(asked) + 1, len({*waiting, *asked}))
 
 
 def _scored_within_cap(view: View, scores: np.ndarray) -> np.ndarray:
@@ -249,23 +241,8 @@ def _first_novel(order: np.ndarray, space: FeatureSpace) -> int:
 
 
 def _doubt_reason(cases: Cases, row: int, about: int | None = None) -> str:
-    """`members unsure about tumour, top 3 %`: of the class asked about, or else the one that stands out most."""
-    scores, subject = cases.doubt, ""
-    if about is not None:
-        scores, subject = cases.class_doubt[:, about], f" about {_name(cases, about)}"
-    elif np.isfinite(cases.class_doubt[row]).any():
-        with np.errstate(invalid="ignore"):
-            beaten = (cases.class_doubt < cases.class_doubt[row]).sum(axis=0)
-        # Of classes that stand out alike, the one with more doubt.
-        own = np.nan_to_num(cases.class_doubt[row], nan=-1.0)
-        subject = f" about {_name(cases, int(np.lexsort((own, beaten))[-1]))}"
-    scored = int(np.isfinite(scores).sum())
-    with np.errstate(invalid="ignore"):
-        rank = int((scores > scores[row]).sum()) + 1
-    place = f"top {math.ceil(100 * rank / scored)} %" if scored >= 20 else f"no. {rank} of {scored}"
-    return f"members unsure{subject}, {place}"
+    return doubt_reason(cases.classes, cases.doubt, cases.class_doubt, row, about)
 
 
 def _name(cases: Cases, column: int) -> str:
-    name = cases.classes[column]
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return short_name(cases.classes[column])

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from overread.domain import NotFoundError
-from overread.queue.serving import CaseQueue, Nothing, QueueSettings, Served
+from overread.queue.serving import CaseQueue, Nothing, Served
+from overread.queue.settings import QueueSettings
 from overread.queue.strategies import STRATEGIES
 from overread.server.datastore import StudyStore
 from overread.server.models import ServedModels

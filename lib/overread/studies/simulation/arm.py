@@ -35,7 +35,8 @@ from overread.learning.retraining import RetrainingOptions, retrain
 from overread.learning.training_set import LocalCase, training_set
 from overread.metrics.overlap import dice
 from overread.queue.scoring import MEASURE, cold_score, revision_of, score_case
-from overread.queue.serving import CaseQueue, QueueSettings
+from overread.queue.serving import CaseQueue
+from overread.queue.settings import QueueSettings
 from overread.raters.robot import RobotRater
 from overread.state.database import Database
 from overread.state.labels import labels
