@@ -49,6 +49,13 @@ class Loop:
     ) -> None:
         self._models, self._database = models, database
         self.queueing, self.scoring, self.training = queueing, scoring, training
+        self._looks: list[Callable[[], None]] = [training.look]
+        if models.settings.scoring:
+            self._looks.append(scoring.look)
+
+    def also(self, look: Callable[[], None]) -> None:
+        """Call this as well whenever everything is looked after; to be said before `open`."""
+        self._looks.append(look)
 
     def open(self, warm_up: threading.Thread) -> None:
         """Put right what a crash left behind, carry on, and begin to look after everything.
@@ -67,11 +74,8 @@ class Loop:
     def _keep_looking(self, warm_up: threading.Thread) -> None:
         warm_up.join()
         self.training.carry_on()
-        looks: list[Callable[[], None]] = [self.training.look]
-        if self._models.settings.scoring:
-            looks.append(self.scoring.look)
         while True:
-            for look in looks:
+            for look in self._looks:
                 try:
                     look()
                 except Exception:

@@ -18,6 +18,7 @@ from overread.server.datastore import StudyStore
 from overread.server.models import ServedModels
 from overread.server.names import rater_name
 from overread.server.settings import Settings
+from overread.server.strategies import NamedStrategy, listed
 from overread.state.database import Database
 from overread.state.scores import count_scores
 from overread.state.servings import open_servings
@@ -49,11 +50,7 @@ class Queueing:
 
     def strategies(self) -> dict[str, NamedStrategy]:
         """What `/info/` lists, the default first: viewers select the first."""
-        names = sorted(STRATEGIES, key=lambda name: name != self._settings.strategy)
-        return {
-            name: NamedStrategy(STRATEGIES[name].description, is_default=name == self._settings.strategy)
-            for name in names
-        }
+        return listed(STRATEGIES, self._settings.strategy)
 
     def next_case(self, strategy: str, wishes: Mapping[str, Any]) -> dict[str, Any]:
         """The next case for a client, in the keys that viewers read; empty where nothing waits.
@@ -149,17 +146,6 @@ class Queueing:
             "stop": stop_facts(served),
             "lease_expires": serving.expires_at,
         }
-
-
-class NamedStrategy:
-    """One strategy, as MONAI Label lists it."""
-
-    def __init__(self, description: str, is_default: bool) -> None:
-        self.description = f"{description} (the default)" if is_default else description
-
-    def info(self) -> dict[str, Any]:
-        """What clients show."""
-        return {"description": self.description}
 
 
 def stop_facts(served: Served | None) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from fastapi import APIRouter, FastAPI
 from monailabel.config import settings as monai_settings
@@ -37,13 +37,15 @@ from overread.server.turns import INFERENCE, record_turn
 from overread.state.database import DATABASE_VARIABLE, Database, default_path
 from overread.uncertainty.measures import MEASURES
 
+Task = TypeVar("Task", bound=InferTask)
+
 logger = logging.getLogger(__name__)
 
 # Of a request, what the server added or the turn holds anyway.
 NOT_ASKED = ("image", "image_id", "image_name", "client_id")
 
 
-class Serving(ABC):
+class Serving(ABC, Generic[Task]):
     """Everything an app hands to MONAI Label.
 
     Args:
@@ -79,13 +81,13 @@ class Serving(ABC):
         self.training = Training(
             self.models, self.database, self.children, self.settings, self.app_dir / "training", self.studies
         )
-        self._tasks: dict[str, InferTask] = {}
+        self._tasks: dict[str, Task] = {}
         self._sessions: Sessions | None = None
         if not self.models.names():
             logger.warning("No champion in %s: train one with `overread train`", self.models.store.root)
 
     @abstractmethod
-    def new_task(self, recipe: str) -> InferTask:
+    def new_task(self, recipe: str) -> Task:
         """The task that answers for a recipe."""
 
     @abstractmethod
@@ -109,7 +111,7 @@ class Serving(ABC):
     def warm_up(self) -> None:
         """Do what the first request would otherwise wait for."""
 
-    def tasks(self) -> dict[str, InferTask]:
+    def tasks(self) -> dict[str, Task]:
         """One task per model that is served now."""
         names = self.models.names()
         for name in names:
