@@ -1,10 +1,12 @@
 """Varied patches stay possible patches: image and label move together, and only as the plan allows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from overread.ensemble.augmentation import augment
-from overread.ensemble.plan import Plan
+from overread.ensemble.plan import Normalisation, Plan
 from support.plans import tiny_plan
 
 SEEDS = range(80)
@@ -84,3 +86,18 @@ def test_nothing_moves_across_thick_slices() -> None:
         assert set(torch.nonzero(moved)[:, 2].tolist()) == {7}
         turned += not torch.equal(moved, label)
     assert turned > len(SEEDS) / 10
+
+
+def test_rgb_stays_between_black_and_white_and_looks_like_before() -> None:
+    plan = replace(
+        tiny_plan(axes=2, channels=3, mirror_axes=(0, 1)),
+        normalisation=(Normalisation("rgb"),) * 3,
+        stain=0.05,
+    )
+    image = torch.rand(3, *plan.patch, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.4
+    for seed in SEEDS:
+        new, _ = varied(image, block(plan.patch), plan, seed)
+        assert 0 <= float(new.min()) <= float(new.max()) <= 1
+        # Turned corners are black; in the middle a pink stays a pink.
+        middle = new[:, 6:10, 6:10].mean(dim=(1, 2))
+        assert ((middle - 0.6).abs() < 0.3).all(), seed

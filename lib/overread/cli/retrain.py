@@ -66,6 +66,15 @@ def retrain(
     consensus: Annotated[
         Consensus, typer.Option(help="How several raters' labels of one case become one.")
     ] = Consensus.latest,
+    adabn: Annotated[
+        bool, typer.Option("--adabn", help="Take batch statistics from the local images alone at the end.")
+    ] = False,
+    assumed_um_per_px: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, help="Pixel size of slides that do not tell theirs, in µm.", show_default=False
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     device: DeviceOption = "auto",
     app: AppOption = None,
@@ -94,6 +103,7 @@ def retrain(
         "iterations": iterations,
         "minutes": minutes,
         "start": start.value,
+        "adabn": adabn,
         "seed": seed,
     }
     request = Request(
@@ -106,6 +116,7 @@ def retrain(
         consensus=consensus.value,
         device=chosen_device(device),
         retraining={name: value for name, value in wishes.items() if value is not None},
+        assumed_um_per_px=assumed_um_per_px,
     )
     store.current(recipe)
     leave_a_core()

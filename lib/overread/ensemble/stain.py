@@ -33,12 +33,22 @@ def vary_stain(picture: torch.Tensor, strength: float, generator: torch.Generato
     """
     drawn = 2 * torch.rand(9, generator=generator) - 1
     scale, shift = 1 + strength * drawn[:3], strength * SHIFT * drawn[3:6]
+    colours = _colour_matrix(1 + SATURATION * drawn[6], HUE * drawn[7]) * (1 + BRIGHTNESS * drawn[8])
+    stained = restain(picture, scale, shift).reshape(3, -1)
+    return (colours @ stained).clamp_(0, 1).reshape(picture.shape)
+
+
+def restain(picture: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """RGB `(3, *space)` whose concentrations of haematoxylin, eosin and DAB are multiplied and moved.
+
+    Args:
+        picture: in [0, 1].
+        scale, shift: one number a stain; the shift is an optical density (natural logarithm).
+    """
     # Concentrations are linear in the densities, so all of it is one matrix on the densities of red, green and blue.
     densities = FROM_HED @ torch.diag(scale) @ HED
-    colours = _colour_matrix(1 + SATURATION * drawn[6], HUE * drawn[7]) * (1 + BRIGHTNESS * drawn[8])
     flat = -picture.reshape(3, -1).clamp_min(DARKEST).log()
-    stained = torch.addmm((shift @ HED)[:, None], densities.T, flat).neg_().exp_()
-    return (colours @ stained).clamp_(0, 1).reshape(picture.shape)
+    return torch.addmm((shift @ HED)[:, None], densities.T, flat).neg_().exp_().reshape(picture.shape)
 
 
 def _colour_matrix(saturation: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:

@@ -24,8 +24,8 @@ from monailabel.config import settings as monai_settings
 from monailabel.endpoints.user.auth import RBAC, User
 
 from overread.domain import BadInputError, OverreadError
-from overread.server.datastore import as_dict, finite
 from overread.server.names import ANONYMOUS, rater_name
+from overread.server.store import as_dict, finite
 from overread.server.training import TrainingRunsError
 
 if TYPE_CHECKING:

@@ -24,7 +24,6 @@ from overread.learning.accepted import AcceptedLabels
 from overread.learning.champions import ChampionStore
 from overread.learning.process import ACCEPTED
 from overread.server.children import Children
-from overread.server.datastore import StudyStore
 from overread.server.doubt import DOUBT_NAMES
 from overread.server.errors import add_error_answers
 from overread.server.guard import UploadGuard
@@ -32,6 +31,7 @@ from overread.server.loop import Loop
 from overread.server.models import ServedModels
 from overread.server.routes import take_over
 from overread.server.settings import Settings
+from overread.server.store import GuardedStore
 from overread.server.training import Training
 from overread.server.turns import INFERENCE, record_turn
 from overread.state.database import DATABASE_VARIABLE, Database, default_path
@@ -57,7 +57,7 @@ class Serving(ABC, Generic[Task]):
         loop: queue, scoring and training.
     """
 
-    store: StudyStore
+    store: GuardedStore
     loop: Loop
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:

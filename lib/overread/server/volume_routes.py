@@ -15,7 +15,7 @@ from requests_toolbelt import MultipartEncoder
 
 from overread.domain import BadInputError, NotFoundError
 from overread.learning.champions import HASH_LENGTH
-from overread.server.datastore import check_volume, finite, volume_suffix
+from overread.server.datastore import check_volume, volume_suffix
 from overread.server.maps import MapKey
 from overread.server.names import checked_name
 from overread.server.routes import (
@@ -27,6 +27,7 @@ from overread.server.routes import (
     shared_router,
     signed_in,
 )
+from overread.server.store import finite
 
 if TYPE_CHECKING:
     from overread.server.radiology import VolumeServing
