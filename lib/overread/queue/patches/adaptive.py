@@ -1,7 +1,7 @@
 """Boxes that fit what the members doubt, instead of squares of one size.
 
-Adaptive region selection (Qiu et al. 2023, arXiv:2307.07168): from the most uncertain place, the connected region above a
-threshold grows; the threshold is found by bisection such that the region's bounding box has sides between 0.5 and 1.5
+Adaptive region selection (Qiu et al. 2023, arXiv:2307.07168): from the most uncertain place, the connected region above
+a threshold grows; the threshold is found by bisection such that the region's bounding box has sides between 0.5 and 1.5
 of the patch. The paper's uncertainty is 1 - |2p - 1|; what is used of it is its order, and for two classes that of
 predictive entropy is the same.
 """
@@ -56,7 +56,7 @@ def doubt_field(table: PatchTable, maps: SlideMaps) -> DoubtField:
     """What `adaptive_box` needs of a slide."""
     looked = maps.known & maps.tissue
     smooth = median_filter(np.where(looked, maps.maps[MEASURE], 0).astype(np.float32), MEDIAN_CELLS)
-    values = np.where(looked, smooth, np.float32(OUTSIDE))
+    values = np.where(looked, smooth, OUTSIDE).astype(np.float16)
     cell_px = maps.cell / maps.slide_pixel_size
     edge = max(1, round(PEAK_SHARE * min(table.size_px) / cell_px))
     rows, columns = values.shape
@@ -69,7 +69,7 @@ def doubt_field(table: PatchTable, maps: SlideMaps) -> DoubtField:
     square_row, square_column = np.divmod(order, across)
     row, column = np.divmod(within[order], edge)
     peaks = np.stack([square_row * edge + row, square_column * edge + column], axis=1)
-    tissue = values[looked]
+    tissue = smooth[looked]
     percentiles = np.linspace(LOWEST_PERCENTILE, HIGHEST_PERCENTILE, 2**STEPS + 1)
     thresholds = np.percentile(tissue, percentiles) if len(tissue) else np.zeros(len(percentiles))
     return DoubtField(values, thresholds.astype(np.float32), peaks, cell_px, maps.slide_size_px)
@@ -94,7 +94,11 @@ def box_about(
         None where the peak is occupied, or so close to it that no box of half a patch fits, or the box shows less than
         10 % tissue.
     """
-    here = Region(*(min(round(n * field.cell_px), edge - 1) for n, edge in zip((column, row), field.slide_px, strict=True)), 1, 1)
+    x, y = (
+        min(round(cell * field.cell_px), edge - 1)
+        for cell, edge in zip((column, row), field.slide_px, strict=True)
+    )
+    here = Region(x, y, 1, 1)
     if any(here.overlaps(region) for region in occupied):
         return None
     reach = [max(1, math.ceil(LARGEST * edge / field.cell_px)) for edge in reversed(patch_px)]
@@ -121,7 +125,8 @@ def _largest_that_fits(
     """Rows and columns of the peak's component at the lowest threshold at which they are not too many."""
 
     def spans(step: int) -> tuple[slice, slice]:
-        parts, _ = label(window >= thresholds[step])
+        parts = np.zeros(window.shape, dtype=np.int32)
+        label(window >= thresholds[step], output=parts)
         return find_objects(parts)[parts[peak] - 1]
 
     def fits(found: tuple[slice, slice]) -> bool:
@@ -147,7 +152,9 @@ def _widened(first: int, behind: int, least: int, whole: int) -> tuple[int, int]
     return max(min(first, behind - least), 0), behind
 
 
-def _cut_free(box: Region, keep: Region, patch_px: tuple[int, int], occupied: Sequence[Region]) -> Region | None:
+def _cut_free(
+    box: Region, keep: Region, patch_px: tuple[int, int], occupied: Sequence[Region]
+) -> Region | None:
     """The box without what is occupied, cut along the side that loses least; None where too little is left."""
     for other in occupied:
         if not box.overlaps(other):
@@ -170,7 +177,9 @@ def _cut_free(box: Region, keep: Region, patch_px: tuple[int, int], occupied: Se
 
 def _tissue_share(field: DoubtField, box: Region) -> float:
     rows, columns = (
-        slice(round(first / field.cell_px), max(round(behind / field.cell_px), round(first / field.cell_px) + 1))
+        slice(
+            round(first / field.cell_px), max(round(behind / field.cell_px), round(first / field.cell_px) + 1)
+        )
         for first, behind in ((box.y, box.bottom), (box.x, box.right))
     )
     cells = field.values[rows, columns]

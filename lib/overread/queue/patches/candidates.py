@@ -63,7 +63,9 @@ class PatchTable:
 
     def region(self, candidate: int) -> Region:
         """Where a candidate lies."""
-        return Region(int(self.xs[self.columns[candidate]]), int(self.ys[self.rows[candidate]]), *self.size_px)
+        return Region(
+            int(self.xs[self.columns[candidate]]), int(self.ys[self.rows[candidate]]), *self.size_px
+        )
 
     def free(self, occupied: Iterable[Region]) -> np.ndarray:
         """Candidates that share no pixel with any of the regions, `(candidate,)` bool."""
@@ -142,7 +144,9 @@ def patch_within(slide_px: tuple[int, int], patch_px: tuple[int, int]) -> tuple[
 def default_patch_px(slide_px: tuple[int, int], pixel_size: PixelSize) -> tuple[int, int]:
     """1024 µm square, on a small slide a quarter of its shorter edge."""
     shorter = min(slide_px)
-    edge = min(round(PixelSize(DEFAULT_UM) / pixel_size), max(round(LARGEST_SHARE * shorter), LEAST_PX), shorter)
+    edge = min(
+        round(PixelSize(DEFAULT_UM) / pixel_size), max(round(LARGEST_SHARE * shorter), LEAST_PX), shorter
+    )
     return edge, edge
 
 
@@ -228,7 +232,9 @@ def _starts(whole: int, edge: int) -> np.ndarray:
 
 def _touching(starts: np.ndarray, edge: int, first: int, behind: int) -> tuple[int, int]:
     """Which patches along an axis share a pixel with those from `first` up to `behind`."""
-    return int(np.searchsorted(starts, first - edge, side="right")), int(np.searchsorted(starts, behind, side="left"))
+    return int(np.searchsorted(starts, first - edge, side="right")), int(
+        np.searchsorted(starts, behind, side="left")
+    )
 
 
 def _side_by_side(columns: Sequence[np.ndarray], rows: int) -> np.ndarray:

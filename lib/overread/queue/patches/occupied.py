@@ -98,8 +98,6 @@ class History:
     def count_by_slide(self, champion: str) -> Counter[str]:
         """Patches of each slide that were handed out under this champion, without those that nobody answered."""
         served = {
-            asked.location
-            for asked in self.asked
-            if asked.champion == champion and asked.outcome != EXPIRED
+            asked.location for asked in self.asked if asked.champion == champion and asked.outcome != EXPIRED
         }
         return Counter(location.slide for location in served)

@@ -57,7 +57,10 @@ def uga(table: PatchTable, maps: SlideMaps) -> np.ndarray:
     """
     on_grid = (table.rows % STEPS_PER_PATCH == 0) & (table.columns % STEPS_PER_PATCH == 0)
     # The last place of an axis may be one that was moved back to the slide's end.
-    for places, starts, edge in ((table.columns, table.xs, table.size_px[0]), (table.rows, table.ys, table.size_px[1])):
+    for places, starts, edge in (
+        (table.columns, table.xs, table.size_px[0]),
+        (table.rows, table.ys, table.size_px[1]),
+    ):
         on_grid &= starts[places] == places // STEPS_PER_PATCH * edge
     every_row, every_column = (np.arange(0, len(starts), STEPS_PER_PATCH) for starts in (table.ys, table.xs))
     boxes = Boxes.of(maps, table.xs[every_column], table.ys[every_row], table.size_px)

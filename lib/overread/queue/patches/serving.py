@@ -68,7 +68,10 @@ class PatchQueue:
         self._tables = PatchTables()
 
     def warm(self, slides: Mapping[str, SlideEntry], patch_px: tuple[int, int] | None = None) -> None:
-        """Make ready what `ask` needs of these slides; for a thread that nobody waits for."""
+        """Make ready what `ask` needs of these slides, of their present versions; for a thread that nobody waits for.
+
+        `ask` waits for a slide's maps only where it has none of them: afterwards, it uses those of the last call here.
+        """
         self._tables.keep_only(slides)
         for slide, entry in slides.items():
             self._tables.of(slide, entry, patch_px, (self.settings.strategy, CONTROL_STRATEGY))
@@ -114,7 +117,10 @@ class PatchQueue:
             raise NotFoundError(f"no slide is called {slide!r}; the queue has {len(slides)} slides")
         meant = slides if slide is None else {slide: slides[slide]}
         # Maps are read before the database is held, for others wait for it.
-        found = {known: self._tables.of(known, entry, patch_px, (name,)) for known, entry in meant.items()}
+        found = {
+            known: self._tables.of(known, entry, patch_px, (name,), is_stale_enough=True)
+            for known, entry in meant.items()
+        }
         tables = [table for table in found.values() if table is not None]
         if not any(len(table) for table in tables):
             return Nothing(_why_no_patches(slide, meant, tables))
@@ -178,15 +184,14 @@ class PatchQueue:
         annotated: Mapping[str, Sequence[Region]],
     ) -> tuple[PatchView, str]:
         """What the strategy sees, and what to add to its reason."""
-        free: tuple[np.ndarray, ...] = ()
-        occupied: dict[str, list[Region]] = {}
-        again = ""
-        for again, kept in (
+        again, occupied, free = "", {}, ()
+        # What was offered before comes back only where nothing else is left.
+        for words, kept in (
             ("", {}),
             (", not answered before and nothing else left", {"expired": False}),
             (", skipped before and nothing else left", {"expired": False, "skipped": False}),
         ):
-            occupied = history.occupied(**kept)
+            again, occupied = words, history.occupied(**kept)
             for known, regions in annotated.items():
                 occupied.setdefault(known, []).extend(regions)
             free = tuple(table.free(occupied.get(table.slide, ())) for table in tables)
@@ -205,7 +210,9 @@ class PatchQueue:
                 for location in answered
                 if location.slide in by_slide
             ),
-            progress=min(1.0, len(answered) / (self.settings.budget or PLANNED_BATCHES * self.settings.batch)),
+            progress=min(
+                1.0, len(answered) / (self.settings.budget or PLANNED_BATCHES * self.settings.batch)
+            ),
             batch=self.settings.batch,
         )
         return view, again
@@ -218,7 +225,9 @@ class PatchQueue:
         slides: Mapping[str, SlideEntry],
     ) -> tuple[bool, ...]:
         """For each table, whether its slide and its centre have had less than their share."""
-        had = Counter({slide: n for slide, n in history.count_by_slide(self.champion).items() if slide in slides})
+        had = Counter(
+            {slide: n for slide, n in history.count_by_slide(self.champion).items() if slide in slides}
+        )
         questions = max(self.settings.budget or self.settings.batch, had.total() + 1)
         of_centre: Counter[str] = Counter()
         for slide, count in had.items():
@@ -239,7 +248,9 @@ def _text(serving: Serving, slide: str, view: PatchView, meant: int) -> str:
     parts = [slide, serving.reason, serving.strategy]
     looked_at = sum(not table.is_coarse for table in view.tables)
     if looked_at < meant:
-        parts.append(f"{looked_at} of {meant} slides looked at closely so far" if meant > 1 else "first look only")
+        parts.append(
+            f"{looked_at} of {meant} slides looked at closely so far" if meant > 1 else "first look only"
+        )
     return " | ".join(dict.fromkeys(parts))
 
 
@@ -250,4 +261,6 @@ def _why_no_patches(slide: str | None, meant: Mapping[str, SlideEntry], tables: 
         which = f"slide {slide} was" if slide is not None else f"none of the {len(meant)} slides was"
         return f"{which} {'not ' if slide is not None else ''}looked at yet; ask again in a moment"
     where = f"slide {slide}" if slide is not None else f"the {len(tables)} slides that were looked at"
-    return f"{where} shows no patch with at least 10 % tissue" if slide else f"{where} show no patch with tissue"
+    return (
+        f"{where} shows no patch with at least 10 % tissue" if slide else f"{where} show no patch with tissue"
+    )

@@ -182,7 +182,9 @@ def _by_doubt(view: PatchView, index: int, score: float, about: int | None = Non
     return PatchPick(PatchLocation(table.slide, table.region(row)), reason, score)
 
 
-def _by_extra(view: PatchView, rng: np.random.Generator, name: str, words: str, allowed: np.ndarray) -> PatchPick:
+def _by_extra(
+    view: PatchView, rng: np.random.Generator, name: str, words: str, allowed: np.ndarray
+) -> PatchPick:
     scores = view.side_by_side([table.extras[name] for table in view.tables])
     possible = np.isfinite(scores) & allowed
     if not possible.any():
@@ -193,9 +195,7 @@ def _by_extra(view: PatchView, rng: np.random.Generator, name: str, words: str, 
     return PatchPick(PatchLocation(table.slide, table.region(row)), reason, float(scores[index]))
 
 
-def _tallest(
-    view: PatchView, tables: list[PatchTable]
-) -> Iterator[tuple[tuple[Region, float], PatchTable]]:
+def _tallest(view: PatchView, tables: list[PatchTable]) -> Iterator[tuple[tuple[Region, float], PatchTable]]:
     """Boxes of all slides with their doubt and slide, most doubtful first."""
 
     def boxes(table: PatchTable) -> Iterator[tuple[tuple[Region, float], PatchTable]]:
@@ -209,10 +209,11 @@ def _tallest(
 
 def _unscored(view: PatchView, rng: np.random.Generator) -> PatchPick:
     """What is asked where the champion has not spoken, or there is none."""
-    return _drawn(view, rng.choice(np.flatnonzero(view.all_free())), "nothing scored yet: drawn at random in tissue")
+    return _drawn(
+        view, rng.choice(np.flatnonzero(view.all_free())), "nothing scored yet: drawn at random in tissue"
+    )
 
 
 def _drawn(view: PatchView, index: int, reason: str) -> PatchPick:
     table, row = view.locate(int(index))
     return PatchPick(PatchLocation(table.slide, table.region(row)), reason, None)
-

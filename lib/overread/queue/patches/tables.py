@@ -48,9 +48,18 @@ class PatchTables:
         self._kept: dict[str, OrderedDict[tuple[int, int], tuple[Hashable, PatchTable | None]]] = {}
 
     def of(
-        self, slide: str, entry: SlideEntry, patch_px: tuple[int, int] | None, strategies: tuple[str, ...] = ()
+        self,
+        slide: str,
+        entry: SlideEntry,
+        patch_px: tuple[int, int] | None,
+        strategies: tuple[str, ...] = (),
+        is_stale_enough: bool = False,
     ) -> PatchTable | None:
-        """The slide's candidates with what these strategies need; None where the slide was never looked at."""
+        """The slide's candidates with what these strategies need; None where the slide was never looked at.
+
+        Args:
+            is_stale_enough: a table of an earlier version will do, if there is one; for callers that cannot wait.
+        """
         size = patch_within(entry.size_px, patch_px or default_patch_px(entry.size_px, entry.pixel_size))
         maps = None
         version = entry.version
@@ -58,19 +67,26 @@ class PatchTables:
             maps = entry.maps()
             # Maps may gain cells while they are looked at.
             version = None if maps is None else (id(maps), int(np.count_nonzero(maps.known)), maps.is_coarse)
+            is_stale_enough = False
+        wanted = [name for name in strategies if name in EXTRAS]
         with self._guard:
             kept_version, table = self._kept.get(slide, {}).get(size, (None, None))
-        is_kept = version is not None and kept_version == version
-        wanted = [name for name in strategies if name in EXTRAS]
-        if is_kept and (table is None or all(name in table.extras for name in wanted)):
+        is_current = version is not None and kept_version == version
+        if table is None and is_current:
+            return None
+        if (
+            table is not None
+            and (is_current or is_stale_enough)
+            and all(name in table.extras for name in wanted)
+        ):
             return table
         maps = maps or entry.maps()
-        if not is_kept:
+        if not is_current or table is None:
             table = None if maps is None else patch_table(slide, maps, size)
         if table is not None and maps is not None:
-            for name in wanted:
-                if name not in table.extras:
-                    table.extras[name] = EXTRAS[name](table, maps)
+            table.extras.update(
+                {name: EXTRAS[name](table, maps) for name in wanted if name not in table.extras}
+            )
         with self._guard:
             sizes = self._kept.setdefault(slide, OrderedDict())
             sizes[size] = (version, table)
