@@ -33,7 +33,9 @@ def tissue(
         tint: what the other laboratory's stain does to red, green and blue.
     """
     _, label = ball(size[::-1], rng, radius=5)
-    picture = np.where(label[..., None] > 0, BLUE, PINK) * np.array(tint) + rng.normal(0, 8, (*label.shape, 3))
+    picture = np.where(label[..., None] > 0, BLUE, PINK) * np.array(tint) + rng.normal(
+        0, 8, (*label.shape, 3)
+    )
     return picture.clip(0, 255).astype(np.uint8), label
 
 

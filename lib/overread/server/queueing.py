@@ -14,10 +14,10 @@ from overread.domain import NotFoundError
 from overread.queue.serving import CaseQueue, Nothing, Served
 from overread.queue.settings import QueueSettings
 from overread.queue.strategies import STRATEGIES
-from overread.server.datastore import StudyStore
 from overread.server.models import ServedModels
 from overread.server.names import rater_name
 from overread.server.settings import Settings
+from overread.server.store import GuardedStore
 from overread.server.strategies import NamedStrategy, listed
 from overread.state.database import Database
 from overread.state.scores import count_scores
@@ -35,7 +35,7 @@ class Queueing:
 
     def __init__(
         self,
-        store: StudyStore,
+        store: GuardedStore,
         models: ServedModels,
         database: Database,
         settings: Settings,

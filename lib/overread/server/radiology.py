@@ -24,7 +24,7 @@ NAME = "Overread - Radiology"
 DESCRIPTION = "Several networks give their opinion; where they disagree, you are asked. Research software."
 
 
-class VolumeServing(Serving[EnsembleTask]):
+class VolumeServing(Serving[EnsembleTask, StudyStore]):
     """Volumes and pictures, for 3D Slicer and OHIF.
 
     Attributes:

@@ -72,7 +72,7 @@ def off_the_loop(endpoint: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[
     return in_thread
 
 
-def shared_router(serving: Serving[Any]) -> APIRouter:
+def shared_router(serving: Serving[Any, Any]) -> APIRouter:
     """Endpoints that every app of ours has."""
     router = APIRouter()
 
@@ -146,7 +146,7 @@ def shared_router(serving: Serving[Any]) -> APIRouter:
     return router
 
 
-def asker(serving: Serving[Any], request: Request, user: User, params: dict[str, Any] | None = None) -> str:
+def asker(serving: Serving[Any, Any], request: Request, user: User, params: dict[str, Any] | None = None) -> str:
     """Who asks: the user who is signed in, or the client's name."""
     return rater_name(signed_in(user), serving.client_name(params or {}, address(request)))
 

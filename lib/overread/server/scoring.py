@@ -14,8 +14,8 @@ from typing import Any
 from overread.domain import NotFoundError
 from overread.queue.scoring import revision_of
 from overread.server.children import Children, Ending
-from overread.server.datastore import StudyStore
 from overread.server.models import ServedModels
+from overread.server.store import GuardedStore
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Scoring:
 
     def __init__(
         self,
-        store: StudyStore,
+        store: GuardedStore,
         models: ServedModels,
         children: Children,
         folder: Path,

@@ -38,6 +38,7 @@ from overread.state.database import DATABASE_VARIABLE, Database, default_path
 from overread.uncertainty.measures import MEASURES
 
 Task = TypeVar("Task", bound=InferTask)
+Store = TypeVar("Store", bound=GuardedStore)
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 NOT_ASKED = ("image", "image_id", "image_name", "client_id")
 
 
-class Serving(ABC, Generic[Task]):
+class Serving(ABC, Generic[Task, Store]):
     """Everything an app hands to MONAI Label.
 
     Args:
@@ -57,7 +58,7 @@ class Serving(ABC, Generic[Task]):
         loop: queue, scoring and training.
     """
 
-    store: GuardedStore
+    store: Store
     loop: Loop
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:

@@ -33,7 +33,7 @@ SCORER = "overread.queue.patches.scorer"
 LARGEST_LABEL_BYTES = 256 << 20
 
 
-class SlideServing(Serving[SlideTask]):
+class SlideServing(Serving[SlideTask, SlideStore]):
     """Whole slides, for QuPath.
 
     Attributes:
