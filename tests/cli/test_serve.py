@@ -96,5 +96,7 @@ def test_an_app_may_be_named_from_any_folder(tmp_path: Path, monkeypatch: pytest
 
 def test_an_app_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(typer.BadParameter, match=r"cardiology holds no main\.py: it is not a MONAI Label app"):
+    with pytest.raises(
+        typer.BadParameter, match=r"cardiology holds no main\.py: it is not a MONAI Label app"
+    ):
         app_folder(Path("cardiology"))

@@ -88,7 +88,10 @@ def test_an_adapted_ensemble_sees_better_at_the_other_place_and_the_first_one_st
         one, other = (torch.load(folder / name, weights_only=True) for folder in (trained, adapted))
         changed = {key for key in one if not torch.equal(one[key], other[key])}
         assert changed
-        assert all(key.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked") for key in changed)
+        assert all(
+            key.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
+            for key in changed
+        )
     assert mean_dice(adapted, shown) > mean_dice(trained, shown) + 0.2
 
 
