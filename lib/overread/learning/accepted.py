@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -78,6 +78,7 @@ class Submission:
         serving: how the case came to the client; None where it was opened by hand.
         proposal: class indices that the champion proposed to this client, `(*space)`; None where it saw none.
         classes: names, the background first; empty where none are known.
+        details: what else belongs to the label, plain JSON.
     """
 
     case_id: str
@@ -91,6 +92,7 @@ class Submission:
     serving: Serving | None = None
     proposal: np.ndarray | None = None
     classes: Sequence[str] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,22 +150,50 @@ class AcceptedLabels:
         Raises:
             BadInputError: another shape than the grid's, values that are no class, or nothing labelled at all.
         """
-        label = _checked(voxels, grid, submission)
-        facts = _against_proposal(label, submission)
-        folder = self.folder / file_name(submission.case_id)
+        return self.add_all([(voxels, grid, submission)], now)[0]
+
+    def add_all(self, submitted: Sequence[tuple[np.ndarray, Grid, Submission]], now: float) -> list[LabelRow]:
+        """Keep several labels that were sent as one: all of them, or none where an error is raised.
+
+        Args:
+            submitted: voxels, grid and origin of each label, as for `add`.
+
+        Raises:
+            BadInputError: one of them could not be added.
+        """
+        checked = [(_checked(voxels, grid, origin), grid, origin) for voxels, grid, origin in submitted]
+        drafts: list[Path] = []
         with at_work(self.folder):
-            folder.mkdir(exist_ok=True)
-            draft = folder / f".{uuid4().hex}{SUFFIX}"
             try:
-                write_nifti(draft, label, grid)
-                sync(draft)
-                digest = sha256_of(draft)
-                with self.database.writing() as c:
-                    row = self._row(c, submission, facts, now)
-                    row = replace(row, sha256=digest, partial=bool((label == IGNORE).any()))
-                    return self._place(c, draft, row, now)
+                for label, grid, submission in checked:
+                    folder = self.folder / file_name(submission.case_id)
+                    folder.mkdir(exist_ok=True)
+                    drafts.append(folder / f".{uuid4().hex}{SUFFIX}")
+                    write_nifti(drafts[-1], label, grid)
+                    sync(drafts[-1])
+                return self._place_all(drafts, [(label, origin) for label, _, origin in checked], now)
             finally:
-                draft.unlink(missing_ok=True)
+                for draft in drafts:
+                    draft.unlink(missing_ok=True)
+
+    def _place_all(
+        self, drafts: Sequence[Path], labels: Sequence[tuple[np.ndarray, Submission]], now: float
+    ) -> list[LabelRow]:
+        """Names for the files and rows for the database, in one transaction. An error takes all files back."""
+        facts = [_against_proposal(label, origin) for label, origin in labels]
+        digests = [sha256_of(draft) for draft in drafts]
+        rows: list[LabelRow] = []
+        try:
+            with self.database.writing() as c:
+                for draft, digest, (label, origin), known in zip(drafts, digests, labels, facts, strict=True):
+                    row = self._row(c, origin, known, now)
+                    row = replace(row, sha256=digest, partial=bool((label == IGNORE).any()))
+                    rows.append(self._place(c, draft, row, now))
+        except BaseException:
+            for row in rows:
+                self._take_back(row)
+            raise
+        return rows
 
     def _row(self, c: Connection, submission: Submission, facts: Mapping[str, Any], now: float) -> LabelRow:
         case, rater, serving = submission.case_id, submission.rater, submission.serving
@@ -190,7 +220,11 @@ class AcceptedLabels:
             reason=serving.reason if serving else "",
             took_s=max(0.0, now - serving.served_at) if serving else None,
             dice_to_proposal=facts["dice_to_proposal"],
-            details={**facts["details"], "interactions": [dict(turn) for turn in submission.interactions]},
+            details={
+                **submission.details,
+                **facts["details"],
+                "interactions": [dict(turn) for turn in submission.interactions],
+            },
             partial=False,
             protected=_is_protected(c, submission.recipe, submission.patient, arm == CONTROL),
             submitted_at=now,
@@ -207,9 +241,13 @@ class AcceptedLabels:
             sync(self.folder)
             return self._record(c, row, "label accepted", now)
         except BaseException:
-            target.unlink(missing_ok=True)
-            sidecar_of(target).unlink(missing_ok=True)
+            self._take_back(row)
             raise
+
+    def _take_back(self, row: LabelRow) -> None:
+        target = self.folder / row.file
+        target.unlink(missing_ok=True)
+        sidecar_of(target).unlink(missing_ok=True)
 
     def _record(self, c: Connection, row: LabelRow, action: str, now: float) -> LabelRow:
         row = replace(row, id=add_label(c, row))

@@ -33,6 +33,13 @@ def reconciled(
         case, suffix = split_name(name, suffixes)
         if suffix and case not in found:
             found[case] = ImageLabelModel(image=newcomer(name, suffix))
+    return with_labels(found, labels, suffixes)
+
+
+def with_labels(
+    found: dict[str, ImageLabelModel], labels: Path, suffixes: Sequence[str]
+) -> dict[str, ImageLabelModel]:
+    """The same index with the labels that lie below a folder, and no others. Changes the entries it is given."""
     kept: dict[str, set[str]] = {
         entry.name: file_names(Path(entry.path)) for entry in os.scandir(labels) if entry.is_dir()
     }

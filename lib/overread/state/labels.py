@@ -93,13 +93,21 @@ def add_label(c: Connection, row: LabelRow) -> int:
     return key[0]
 
 
-def labels(c: Connection, recipe: str | None = None, case_id: str | None = None) -> list[LabelRow]:
-    """Labels of a recipe and of a case (None: of all), whatever their status, oldest first."""
+def labels(
+    c: Connection, recipe: str | None = None, case_id: str | None = None, prefix: str | None = None
+) -> list[LabelRow]:
+    """Labels of a recipe and of a case (None: of all), whatever their status, oldest first.
+
+    Args:
+        prefix: only of cases whose id begins so.
+    """
     wanted = select(LABELS).order_by(LABELS.c.id)
     if recipe is not None:
         wanted = wanted.where(LABELS.c.recipe == recipe)
     if case_id is not None:
         wanted = wanted.where(LABELS.c.case_id == case_id)
+    if prefix is not None:
+        wanted = wanted.where(LABELS.c.case_id.startswith(prefix, autoescape=True))
     found = []
     for row in c.execute(wanted):
         values = dict(row._mapping)

@@ -14,9 +14,10 @@ from shapely.geometry import MultiPolygon, Polygon
 
 from overread.domain.errors import BadInputError
 from overread.domain.slides import Region
+from overread.imaging.slides.coverage import simplified
 from overread.imaging.slides.mosaic import LabelMosaic
 
-# Rows of polygons share edges, not corners: two squares that touch diagonally are two objects.
+# Squares that touch at a corner only are two objects.
 CONNECTIVITY = 4
 
 
@@ -48,7 +49,7 @@ def outlines_of(
     (column, row) covers level-0 pixels from `shift + scale * (column, row)` on.
 
     Simplified are the borders that objects share, both sides alike, so that classes that touched neither overlap
-    nor part, and no object or hole is lost (Visvalingam and Whyatt 1993, on a coverage: GEOS' CoverageSimplifier).
+    nor part, and no object or hole is lost (see `coverage`).
 
     Args:
         names: what each label is called; labels that have no name are left out.
@@ -67,7 +68,8 @@ def outlines_of(
         )
     objects = _objects(mosaic, names, least=min_area_px / scale**2)
     if simplify_px and objects:
-        objects = _simplified(objects, simplify_px / scale)
+        simpler = simplified([polygon for _, polygon in objects], simplify_px / scale)
+        objects = [(label, polygon) for (label, _), polygon in zip(objects, simpler, strict=True)]
     objects.sort(key=lambda each: (each[0], each[1].bounds[1], each[1].bounds[0]))
     return [Outline(names[label], _placed(polygon, scale, shift)) for label, polygon in objects]
 
@@ -112,7 +114,7 @@ def _objects(mosaic: LabelMosaic, names: Mapping[int, str], least: float) -> lis
             elif polygon.area >= least:
                 whole.append((label, polygon))
     for label, polygons in cut.items():
-        merged = _polygons(shapely.union_all(polygons))
+        merged = polygons_in(shapely.union_all(polygons))
         whole.extend((label, polygon) for polygon in merged if polygon.area >= least)
     return [
         (label, _without_needless_corners(_without_small_holes(polygon, least))) for label, polygon in whole
@@ -137,12 +139,12 @@ def _pieces(picture: np.ndarray, x: int, y: int, names: Mapping[int, str]) -> It
     for outline, label in found:
         shell, *holes = outline["coordinates"]
         polygon = Polygon(shell, holes)
-        for part in _polygons(polygon if polygon.is_valid else shapely.make_valid(polygon)):
+        for part in polygons_in(polygon if polygon.is_valid else shapely.make_valid(polygon)):
             yield int(label), part
 
 
-def _polygons(geometry: shapely.Geometry) -> list[Polygon]:
-    """Its polygons; lines and points are left out."""
+def polygons_in(geometry: shapely.Geometry) -> list[Polygon]:
+    """The polygons that a geometry is made of; lines and points are left out."""
     if isinstance(geometry, Polygon):
         return [geometry]
     parts = shapely.get_parts(shapely.get_parts(geometry))
@@ -164,73 +166,6 @@ def _without_small_holes(polygon: Polygon, least: float) -> Polygon:
     """Without holes below that area: what lay in them is smaller still, and is left out too."""
     holes = [ring for ring in polygon.interiors if Polygon(ring).area >= least]
     return polygon if len(holes) == len(polygon.interiors) else Polygon(polygon.exterior, holes)
-
-
-def _simplified(objects: Sequence[tuple[int, Polygon]], tolerance: float) -> list[tuple[int, Polygon]]:
-    """The objects with simpler borders, shared ones alike; in the mosaic's pixels."""
-    simpler = shapely.coverage_simplify(_with_shared_corners([polygon for _, polygon in objects]), tolerance)
-    return [(label, polygon) for (label, _), polygon in zip(objects, simpler, strict=True)]
-
-
-def _with_shared_corners(polygons: Sequence[Polygon]) -> list[Polygon]:
-    """The same polygons, with a vertex wherever a corner of another one lies on an edge of theirs.
-
-    A coverage's polygons must have the same vertices along a shared border.
-    """
-    corners = np.unique(shapely.get_coordinates(polygons).astype(np.int64), axis=0)
-    lines = (_Corners(corners, along=0), _Corners(corners, along=1))
-    return [
-        Polygon(_noded(polygon.exterior, lines), [_noded(ring, lines) for ring in polygon.interiors])
-        for polygon in polygons
-    ]
-
-
-class _Corners:
-    """Corners by the horizontal (along=0) or vertical (along=1) line that they lie on."""
-
-    def __init__(self, corners: np.ndarray, along: int) -> None:
-        self.along = along
-        self.span = int(corners.max()) + 2
-        self.keys = np.sort(self._key(corners))
-
-    def _key(self, points: np.ndarray) -> np.ndarray:
-        return points[:, 1 - self.along] * self.span + points[:, self.along]
-
-    def between(self, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For edges on such lines: first key behind the smaller end, number of corners strictly inside."""
-        one, other = self._key(starts), self._key(ends)
-        first = np.searchsorted(self.keys, np.minimum(one, other), side="right")
-        last = np.searchsorted(self.keys, np.maximum(one, other), side="left")
-        return first, np.maximum(last - first, 0)
-
-    def points(self, keys: np.ndarray) -> np.ndarray:
-        """The corners that these keys stand for."""
-        line, place = np.divmod(keys, self.span)
-        return np.stack((place, line) if self.along == 0 else (line, place), axis=1)
-
-
-def _noded(ring: shapely.LinearRing, lines: tuple[_Corners, _Corners]) -> np.ndarray:
-    """The ring's vertices, with the corners that lie on its edges in between."""
-    points = shapely.get_coordinates(ring).astype(np.int64)
-    starts, ends = points[:-1], points[1:]
-    is_horizontal = starts[:, 1] == ends[:, 1]
-    first = np.zeros(len(starts), dtype=np.int64)
-    count = np.zeros(len(starts), dtype=np.int64)
-    for corners, chosen in zip(lines, (is_horizontal, ~is_horizontal), strict=True):
-        first[chosen], count[chosen] = corners.between(starts[chosen], ends[chosen])
-    if not count.any():
-        return points
-    noded = []
-    position = 0
-    for edge in np.flatnonzero(count):
-        noded.append(starts[position : edge + 1])
-        position = edge + 1
-        corners = lines[0] if is_horizontal[edge] else lines[1]
-        found = corners.points(corners.keys[first[edge] : first[edge] + count[edge]])
-        is_forward = (starts[edge] <= ends[edge]).all()
-        noded.append(found if is_forward else found[::-1])
-    noded.append(points[position:])
-    return np.concatenate(noded)
 
 
 def _placed(polygon: Polygon, scale: float, shift: tuple[float, float]) -> Polygon:

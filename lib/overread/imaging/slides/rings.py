@@ -1,4 +1,4 @@
-"""A polygon with holes as one ring."""
+"""Polygons with holes as one row of points, and such rows as polygons again."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections import defaultdict
 
 import numpy as np
 import shapely
-from shapely.geometry import Polygon
+from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.polygon import orient
+
+from overread.imaging.slides.outlines import polygons_in
 
 
 def keyholed(polygon: Polygon) -> np.ndarray:
@@ -28,8 +30,61 @@ def keyholed(polygon: Polygon) -> np.ndarray:
     hung = _hooks(rings)
     # A hole hangs on a ring before it, so that from the last to the first each knows what hangs on it.
     for index in range(len(rings) - 1, -1, -1):
-        rings[index] = _with_bridges(rings[index], [(*hook, rings[hole]) for *hook, hole in hung[index]])
+        rings[index] = _with_bridges(rings[index], [(edge, x, rings[hole]) for edge, x, hole in hung[index]])
     return rings[0]
+
+
+def enclosed(points: np.ndarray) -> Polygon | MultiPolygon:
+    """What a row of points encloses, holes and parts told apart as far as the row tells them.
+
+    QuPath writes a shape of several rings as the points of all rings, each ring closed by its first point (JTS'
+    `getCoordinates`). Where the whole row is made of closed rings, what lies in an even number of them is outside.
+    Else it is one ring. Rings that cross themselves are repaired.
+
+    Args:
+        points: (point, 2) x and y, 3 points or more.
+
+    Returns:
+        Empty where it encloses nothing.
+    """
+    areas = [_repaired(ring) for ring in _closed_rings(points) or [points]]
+    while len(areas) > 1:
+        pairs = zip(areas[::2], areas[1::2], strict=False)
+        areas = [shapely.symmetric_difference(*pair) for pair in pairs] + areas[len(areas) // 2 * 2 :]
+    polygons = polygons_in(areas[0])
+    return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons)
+
+
+def _repaired(ring: np.ndarray) -> shapely.Geometry:
+    polygon = Polygon(ring)
+    # By structure, as by lines a ring with bridges to its holes is misread now and then.
+    return (
+        polygon if polygon.is_valid else shapely.make_valid(polygon, method="structure", keep_collapsed=False)
+    )
+
+
+def _closed_rings(points: np.ndarray) -> list[np.ndarray] | None:
+    """The row cut into rings that each end where they began; None where it cannot be cut so.
+
+    Found from the end on: the points of a ring may meet its first point early, when QuPath dropped their decimals.
+    """
+    places: dict[tuple[float, float], list[int]] = defaultdict(list)
+    end_of: dict[int, int] = {len(points): len(points)}
+    for start in range(len(points) - 1, -1, -1):
+        same = places[tuple(points[start])]
+        # The nearest last point that makes a ring and after which the rest can be cut.
+        end = next((last + 1 for last in reversed(same) if last - start >= 3 and last + 1 in end_of), None)
+        if end is not None:
+            end_of[start] = end
+        same.append(start)
+    if 0 not in end_of:
+        return None
+    rings = []
+    start = 0
+    while start < len(points):
+        rings.append(points[start : end_of[start]])
+        start = end_of[start]
+    return rings
 
 
 def _from_leftmost(ring: shapely.LinearRing) -> np.ndarray:
@@ -49,7 +104,9 @@ def _hooks(rings: list[np.ndarray]) -> dict[int, list[tuple[int, float, int]]]:
     for hole in range(1, len(rings)):
         x, y = rings[hole][0]
         # Level edges need no look: the edges at their ends are met too.
-        met = np.flatnonzero((low[: first[hole]] <= y) & (y <= high[: first[hole]]) & (low < high)[: first[hole]])
+        met = np.flatnonzero(
+            (low[: first[hole]] <= y) & (y <= high[: first[hole]]) & (low < high)[: first[hole]]
+        )
         share = (y - starts[met, 1]) / (ends[met, 1] - starts[met, 1])
         across = starts[met, 0] + share * (ends[met, 0] - starts[met, 0])
         across[across > x] = -np.inf
