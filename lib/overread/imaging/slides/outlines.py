@@ -94,9 +94,7 @@ def rasterise(
     found = [(polygon, label) for polygon, label in outlines if not polygon.is_empty]
     if not found:
         return np.full((height, width), background, dtype=np.uint8)
-    to_slide = Affine.translation(region.x, region.y) * Affine.scale(
-        region.width / width, region.height / height
-    )
+    to_slide = Affine(region.width / width, 0, region.x, 0, region.height / height, region.y)
     return rasterize(found, out_shape=(height, width), fill=background, transform=to_slide, dtype="uint8")
 
 
