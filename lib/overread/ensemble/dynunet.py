@@ -16,7 +16,7 @@ from overread.domain import BadInputError
 from overread.domain.labels import IGNORE
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.plan import Plan
-from overread.ensemble.preparation import prepare
+from overread.ensemble.preparation import normalise_colours, prepare
 from overread.ensemble.storage import KINDS, calibration_from_json
 
 # nnU-Net's smoothing of the Dice loss.
@@ -140,4 +140,6 @@ def load_dynunet(folder: Path, description: dict[str, Any], device: torch.device
         identity=description["identity"],
         folder=folder,
         metadata={"training": description["plan"].get("training", {})},
+        um_per_px=plan.um_per_px,
+        colours=partial(normalise_colours, plan.normalisation) if plan.um_per_px else None,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -89,6 +91,26 @@ def normalise(rules: tuple[Normalisation, ...], voxels: torch.Tensor) -> torch.T
         else:
             channels.append((channel - channel.mean()) / channel.std(correction=0).clamp_min(SMALLEST_STD))
     return torch.stack(channels)
+
+
+def normalise_colours(rules: Sequence[Normalisation], windows: torch.Tensor) -> torch.Tensor:
+    """What members that were trained under these rules see of RGB 0..255 `(batch, 3, *patch)`; float32.
+
+    Raises:
+        BadInputError: a rule takes its numbers from the whole picture, which a window of a slide is not.
+    """
+    if any(rule.kind == "zscore" for rule in rules):
+        raise BadInputError(
+            "the members were trained on pictures scaled each by its own mean and deviation (zscore), so a window "
+            "would change with what lies around it; train on channels named R, G and B to use them on slides"
+        )
+    channels = []
+    for rule, channel in zip(rules, windows.float().unbind(dim=1), strict=True):
+        if rule.kind == "rgb":
+            channels.append(channel / 255)
+        else:
+            channels.append((channel.clamp(rule.lower, rule.upper) - rule.mean) / max(rule.std, SMALLEST_STD))
+    return torch.stack(channels, dim=1)
 
 
 def interpolation_between(plan: Plan, grid: Grid, axes: tuple[int, ...]) -> tuple[Interpolation, ...]:

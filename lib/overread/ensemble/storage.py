@@ -20,7 +20,7 @@ import torch
 
 from overread.domain import BadInputError, NotFoundError, Registry
 from overread.ensemble.ensemble import Ensemble
-from overread.uncertainty.calibration import Calibration, DoubtBands
+from overread.uncertainty.calibration import Calibration, Cascade, DoubtBands
 
 DESCRIPTION = "ensemble.json"
 FORMAT = 1
@@ -99,7 +99,8 @@ def calibration_from_json(values: dict[str, Any] | None) -> Calibration:
     if not values:
         return Calibration()
     bands = {name: DoubtBands(**band) for name, band in values.get("bands", {}).items()}
-    return Calibration(**{**values, "bands": bands})
+    cascade = Cascade(**values["cascade"]) if values.get("cascade") else None
+    return Calibration(**{**values, "bands": bands, "cascade": cascade})
 
 
 def _sha256(path: Path) -> str:

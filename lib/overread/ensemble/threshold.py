@@ -5,7 +5,9 @@ training and it speaks at once. `ensemble.json` holds the whole of it in `plan`:
 
     {"cuts": [50, 100], "offsets": [0, 5, -5], "sharpness": 1.0, "patch": [64, 64, 64]}
 
-`cuts` are the intensities where class 1, 2, … begin; member m moves all of them up by `offsets[m]`.
+`cuts` are the intensities where class 1, 2, … begin; member m moves all of them up by `offsets[m]`. For slides and
+coloured pictures there are two more keys, `"um_per_px": 1.0` and `"weights": [0.5, 0.5, 0]`: the intensity is the sum
+of weight times channel, red, green and blue being 0 to 255.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 import torch
 
-from overread.domain import BadInputError
+from overread.domain import BadInputError, PixelSize
 from overread.ensemble.ensemble import Calibration, Ensemble, Prepared
 from overread.ensemble.storage import (
     KINDS,
@@ -41,10 +43,12 @@ class ThresholdMember:
 
     cuts: tuple[float, ...]
     sharpness: float
+    weights: tuple[float, ...] = (1.0,)
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
-        """`(batch, 1, *patch)` to logits `(batch, class, *patch)`."""
-        intensity = windows[:, 0].float()
+        """`(batch, channel, *patch)`, as many channels as weights, to logits `(batch, class, *patch)`."""
+        parts = [weight * windows[:, channel].float() for channel, weight in enumerate(self.weights)]
+        intensity = torch.stack(parts).sum(dim=0)
         logits = []
         for index in range(len(self.cuts) + 1):
             margins = []
@@ -66,6 +70,8 @@ def write_threshold_ensemble(
     sharpness: float = 1.0,
     patch: Sequence[int] = DEFAULT_PATCH,
     calibration: Calibration | None = None,
+    um_per_px: float | None = None,
+    weights: Sequence[float] | None = None,
 ) -> str:
     """Write an ensemble folder of this kind.
 
@@ -73,19 +79,25 @@ def write_threshold_ensemble(
         classes: names, the background first; one more than `cuts`.
         cuts: rising intensities.
         offsets: one per member.
+        um_per_px: makes it an ensemble for slides, with `weights` of red, green and blue.
 
     Returns:
         The ensemble's identity.
 
     Raises:
-        BadInputError: the cuts do not fit the classes or do not rise, or there is no member.
+        BadInputError: the cuts do not fit the classes or do not rise, there is no member, or the weights do not fit.
     """
-    plan = {
+    plan: dict[str, Any] = {
         "cuts": [float(c) for c in cuts],
         "offsets": [float(o) for o in offsets],
         "sharpness": float(sharpness),
         "patch": [int(n) for n in patch],
     }
+    if um_per_px is not None:
+        plan["um_per_px"] = float(um_per_px)
+    if weights is not None:
+        plan["weights"] = [float(weight) for weight in weights]
+    channels = ["image"] if weights is None else ["R", "G", "B"]
     _check_plan(name, plan, len(classes))
     folder.mkdir(parents=True, exist_ok=True)
     return write_description(
@@ -94,7 +106,7 @@ def write_threshold_ensemble(
             "kind": KIND,
             "name": name,
             "classes": list(classes),
-            "channels": ["image"],
+            "channels": channels,
             "plan": plan,
             "members": [],
             "calibration": calibration_to_json(calibration or Calibration()),
@@ -133,6 +145,18 @@ def _check_plan(name: str, plan: dict[str, Any], classes: int) -> None:
         )
     if not plan["offsets"]:
         raise BadInputError(f"threshold ensemble {name} has no offsets: it needs one per member")
+    weights = plan.get("weights")
+    if weights is not None and (len(weights) != 3 or len(plan["patch"]) != 2):
+        raise BadInputError(
+            f"threshold ensemble {name}: colours need three weights (R, G, B) and a 2-D patch, "
+            f"got {weights} and {plan['patch']}"
+        )
+    if plan.get("um_per_px") is not None:
+        PixelSize(plan["um_per_px"])
+        if weights is None:
+            raise BadInputError(
+                f"threshold ensemble {name}: slides need weights of R, G and B beside um_per_px"
+            )
 
 
 @KINDS.register(KIND)
@@ -145,7 +169,11 @@ def load_threshold(folder: Path, description: dict[str, Any], device: torch.devi
         classes=tuple(description["classes"]),
         channels=tuple(description["channels"]),
         members=[
-            ThresholdMember(tuple(cut + offset for cut in plan["cuts"]), plan["sharpness"])
+            ThresholdMember(
+                tuple(cut + offset for cut in plan["cuts"]),
+                plan["sharpness"],
+                tuple(plan.get("weights", (1.0,))),
+            )
             for offset in plan["offsets"]
         ],
         patch=tuple(plan["patch"]),
@@ -153,4 +181,6 @@ def load_threshold(folder: Path, description: dict[str, Any], device: torch.devi
         calibration=calibration_from_json(description["calibration"]),
         identity=description["identity"],
         folder=folder,
+        um_per_px=plan.get("um_per_px"),
+        colours=torch.Tensor.float if plan.get("weights") else None,
     )

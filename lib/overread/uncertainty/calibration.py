@@ -65,6 +65,28 @@ class DoubtBands:
 
 
 @dataclass(frozen=True)
+class Cascade:
+    """When the first member is so sure of a slide's window that the others need not be asked.
+
+    Attributes:
+        threshold: windows where the first member's doubt is below this are spared, in nat.
+        lost_share: share of the full ensemble's doubt that this lost on validation slides.
+        spared_share: share of their windows that it spared.
+        windows: how many windows this was measured on; slides: how many slides they lay on.
+    """
+
+    threshold: float
+    lost_share: float
+    spared_share: float
+    windows: int
+    slides: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < math.inf:
+            raise BadInputError(f"a cascade's threshold is a finite number of nat, got {self.threshold}")
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What validation cases say about the ensemble's probabilities.
 
@@ -72,12 +94,14 @@ class Calibration:
         temperature: every member's logits are divided by this before the softmax; 1 changes nothing.
         ece_before, ece_after: expected calibration error at temperature 1 and at `temperature`.
         bands: doubt bands, one per measure that can be shown.
+        cascade: for slides; None where it was not measured.
     """
 
     temperature: float = 1.0
     ece_before: float | None = None
     ece_after: float | None = None
     bands: dict[str, DoubtBands] = field(default_factory=dict)
+    cascade: Cascade | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
