@@ -18,9 +18,11 @@ import pytest
 from overread.domain import BadInputError, Grid
 from overread.ensemble.storage import load_ensemble
 from overread.imaging.volumes import write_nifti
+from overread.queue.backlog import KEPT_CHAMPIONS, ScoringProgress, StoppedError
+from overread.queue.child import NICENESS
 from overread.queue.claims import Claims
 from overread.queue.features import LENGTH
-from overread.queue.scorer import KEPT_CHAMPIONS, NICENESS, Scorer, ScoringProgress, StoppedError
+from overread.queue.scorer import Scorer
 from overread.queue.scoring_order import SPREAD, scoring_order
 from overread.state.database import Database
 from overread.state.scores import COLD, ScoreRow, put_score, scores_of
