@@ -1,6 +1,7 @@
 """Batch statistics are those of the pictures that are shown; nothing else of an ensemble changes."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from overread.domain import BadInputError
 from overread.ensemble.adabn import adapt_ensemble, estimate_statistics
 from overread.ensemble.prediction import predict
 from overread.ensemble.storage import load_ensemble, read_description
-from overread.ensemble.threshold import THRESHOLD_KIND, write_thresholds
+from overread.ensemble.threshold import write_threshold_ensemble
 from overread.ensemble.training import train_ensemble
 from overread.imaging.dataset import read_dataset
 from overread.imaging.volumes import read_volume
@@ -105,11 +106,12 @@ def test_the_same_pictures_and_chance_give_the_same_ensemble(trained: Path, tmp_
 def test_what_cannot_be_adapted_is_refused_in_words(trained: Path, tmp_path: Path) -> None:
     images = [(path,) for path, _ in pictures(tmp_path / "local", 1)]
     dataset = read_dataset(write_tissue(tmp_path / "data", 4))
-    from dataclasses import replace
-
     instance = train_ensemble("plain", dataset, tmp_path / "work", replace(EXACT, iterations=1), TINY)
     with pytest.raises(BadInputError, match="plain normalises by instance and keeps no batch statistics"):
         adapt_ensemble(instance, images, tmp_path / "a")
+    write_threshold_ensemble(tmp_path / "cuts", "bright", ("background", "organ"), [0.5])
+    with pytest.raises(BadInputError, match="bright is of kind threshold"):
+        adapt_ensemble(tmp_path / "cuts", images, tmp_path / "a")
     with pytest.raises(BadInputError, match="tissue cannot be adapted without an image"):
         adapt_ensemble(trained, [], tmp_path / "b")
     with pytest.raises(BadInputError, match="exists already"):

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from overread.imaging.dataset import Case, Dataset
 from overread.imaging.volumes import read_labelmap, read_volume
 from overread.learning.central import CentralData
 from overread.learning.champions import ChampionStore
-from overread.learning.gate import CROSS_VALIDATION, PROTECTED, Decision, GateOptions, judge
+from overread.learning.comparison import CaseComparison, Comparison, compare
+from overread.learning.gate import CROSS_VALIDATION, PROTECTED, Decision, GateOptions, decide, judge
 from overread.learning.judging import overlaps
 from overread.learning.retraining import RetrainingOptions, retrain
 from overread.learning.training_set import LocalCase, TrainingSet, training_set
@@ -33,6 +35,7 @@ from support.loop import GOOD, RECIPE, publish_champion, write_central, write_lo
     ("changes", "message"),
     [
         ({"central_margin": -0.1}, "central_margin is -0.1"),
+        ({"centre_margin": 2}, "centre_margin is 2, expected a Dice"),
         ({"confidence": 1.0}, r"confidence is 1\.0"),
         ({"fewest_cases": 0}, "fewest_cases is 0, expected at least 1"),
         ({"central": "no"}, "central is 'no', expected required or unjudged"),
@@ -110,6 +113,55 @@ def test_without_a_central_case_nothing_is_promoted_unless_that_is_accepted(tmp_
     assert not refused.promoted
     assert "nobody can tell whether central Dice fell" in refused.reason
     assert judge(old, new, cases, GateOptions(central="unjudged")).promoted
+
+
+def of_centres(cases: TrainingSet, *names: str) -> TrainingSet:
+    return replace(cases, centres=dict(zip(sorted(cases.local), names, strict=True)))
+
+
+def test_each_centre_is_told_apart_and_a_decision_of_before_is_still_read(tmp_path: Path):
+    cases = of_centres(blocks(tmp_path, local=4), "east", "east", "west", "")
+    cases = replace(cases, centres={case: name for case, name in cases.centres.items() if name})
+    decision = judge(thresholds(tmp_path / "old", 90), thresholds(tmp_path / "new", 30), cases)
+    assert decision.promoted
+    assert {name: table.patients for name, table in decision.centres.items()} == {"east": 2, "west": 1}
+    assert decision.centres["west"].cases[0].case == "local-2"
+    assert "centre east 0.000 → 1.000 (+1.000, interval +1.000 to +1.000; 2 patients)" in decision.reason
+    stored = json.loads(json.dumps(decision.to_json()))
+    assert Decision.from_json(stored) == decision
+    del stored["centres"]
+    assert Decision.from_json(stored) == replace(decision, centres={})
+
+
+def table(case: str, before: Sequence[float], after: Sequence[float]) -> Comparison:
+    rows = [
+        CaseComparison(f"{case}-{i}", f"{case}-{i}", (0,), {"organ": one}, {"organ": other})
+        for i, (one, other) in enumerate(zip(before, after, strict=True))
+    ]
+    return compare(rows, confidence=0.9, draws=200, generator=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("after", "refused"),
+    [
+        ((0.7, 0.7, 0.7), True),
+        # Too few slides to tell.
+        ((0.7, 0.7), False),
+        # A loss that may be none.
+        ((0.7, 0.7, 0.9), False),
+        # A loss within the margin.
+        ((0.79, 0.79, 0.79), False),
+    ],
+)
+def test_a_centre_that_surely_loses_refuses_whatever_the_others_gain(after: tuple[float, ...], refused: bool):
+    local, central = table("all", (0.5,) * 8, (0.7,) * 8), table("central", (0.8,) * 3, (0.8,) * 3)
+    centres = {
+        "east": table("east", (0.5,) * 5, (0.9,) * 5),
+        "west": table("west", (0.8,) * len(after), after),
+    }
+    promoted, reason = decide(local, central, PROTECTED, 8, GateOptions(), centres)
+    assert promoted is not refused
+    assert ("because Dice of centre west falls by more than 0.02" in reason) is refused
 
 
 def test_cases_that_everybody_learnt_from_cannot_judge(tmp_path: Path):

@@ -64,6 +64,13 @@ def weights(folder: Path, member: int) -> dict[str, torch.Tensor]:
     return torch.load(folder / f"member_{member}.pt", weights_only=True)
 
 
+def test_statistics_that_the_champion_does_not_keep_cannot_be_adapted(
+    champion: tuple[Path, CentralData], cases: TrainingSet, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInputError, match="ball normalises by instance and keeps no batch statistics"):
+        retrain(champion[0], cases, tmp_path, replace(FEW, adabn=True))
+
+
 def same(first: Path, second: Path, member: int) -> bool:
     one, other = weights(first, member), weights(second, member)
     return all(torch.equal(one[name], other[name]) for name in one)

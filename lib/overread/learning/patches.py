@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from PIL import Image, PngImagePlugin
 
-from overread.domain import OverreadError
+from overread.domain import BadInputError, OverreadError
 from overread.domain.slides import PatchLocation, PixelSize
 from overread.imaging.slides.slide import ASSUMED, find_slides, open_slide
 from overread.learning.label_files import file_name
@@ -51,8 +51,8 @@ class PatchImages:
     def image_of(self, case: str) -> Path | None:
         """The picture of a patch by the patch's name; None for other names, and where the slide is not there.
 
-        It is cut again when the slide's file changed. A slide that cannot be read counts as not there, with a warning
-        in the log.
+        It is cut again when the slide's file changed. A slide that cannot be read, and one that ends before the patch
+        begins, count as not there, with a warning in the log.
         """
         location = PatchLocation.parse(case)
         if location is None:
@@ -78,6 +78,8 @@ class PatchImages:
 
     def _cut(self, path: Path, location: PatchLocation, picture: Path, origin: str) -> None:
         with open_slide(path, self.assumed) as slide:
+            if not slide.bounds.overlaps(location.region):
+                raise BadInputError(f"it lies outside {path}, which has {slide.size_px} pixels")
             size = label_size(location, slide.pixel_size, self.pixel_size.um)
             pixels = slide.read_into(location.region, size)
         text = PngImagePlugin.PngInfo()
