@@ -146,7 +146,9 @@ def shared_router(serving: Serving[Any, Any]) -> APIRouter:
     return router
 
 
-def asker(serving: Serving[Any, Any], request: Request, user: User, params: dict[str, Any] | None = None) -> str:
+def asker(
+    serving: Serving[Any, Any], request: Request, user: User, params: dict[str, Any] | None = None
+) -> str:
     """Who asks: the user who is signed in, or the client's name."""
     return rater_name(signed_in(user), serving.client_name(params or {}, address(request)))
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import shapely
-from shapely.geometry import Polygon, shape
+import numpy as np
 
-from overread.domain import BadInputError, PixelSize, Region
+from overread.domain import PixelSize, Region
+from overread.ensemble.slides.maps import SlideMaps
 from overread.ensemble.slides.prediction import SlidePrediction
 from overread.imaging.slides.mosaic import LabelMosaic
 from overread.imaging.slides.outlines import Outline, outlines_of
-from overread.server.doubt import BANDS_OFF, BANDS_ONLY, DOUBT_NAMES, DoubtMode
-from overread.uncertainty.calibration import DOUBT_HIGH, DOUBT_MODERATE
+from overread.server.doubt import BANDS_OFF, BANDS_ONLY, DoubtMode
+from overread.uncertainty.calibration import DOUBT_HIGH, DOUBT_MODERATE, DoubtBands, band_map
 
 # Of the model's pixels: a corner goes where it spans less than this squared.
 SIMPLIFY_PX = 1.0
+# Of kept maps: outlines deviate by half a cell, and single cells are noise.
+SIMPLIFY_CELLS, LEAST_CELLS = 0.5, 2.0
 # Doubt in less than a nucleus is no place to look at.
 LEAST_DOUBT = PixelSize(8.0)
 BAND_NAMES = {1: DOUBT_MODERATE, 2: DOUBT_HIGH}
@@ -55,28 +55,40 @@ def outlines_in(
     return found
 
 
-def kept_outlines(path: Path, region: Region, mode: DoubtMode, min_area_px: float) -> list[Outline]:
-    """The part of a slide's kept GeoJSON that lies in a region.
+def kept_outlines(
+    maps: SlideMaps,
+    region: Region,
+    thresholds: DoubtBands | None,
+    mode: DoubtMode,
+    min_area_px: float,
+) -> list[Outline]:
+    """Outlines of a region as kept maps show it: coarse, in cells of a few µm, but there at once.
 
-    Raises:
-        BadInputError: the file is damaged.
+    Args:
+        thresholds: of the doubt bands, in a cell's mean; None for no bands.
     """
-    window = shapely.box(region.x, region.y, region.right, region.bottom)
+    rows, columns = maps.cells(region)
+    probability = maps.probability[:, rows, columns]
+    predicted = np.where(maps.known[rows, columns], probability.argmax(axis=0), 0).astype(np.uint8)
+    bands = np.zeros_like(predicted)
+    if thresholds is not None and thresholds.measure in maps.maps:
+        bands = band_map(maps.maps[thresholds.measure][rows, columns].astype(np.float32), thresholds)
+    place: dict[str, Any] = {
+        "scale": maps.cell_px,
+        "shift": (columns.start * maps.cell_px, rows.start * maps.cell_px),
+        "simplify_px": SIMPLIFY_CELLS * maps.cell_px,
+        "min_area_px": max(min_area_px, LEAST_CELLS * maps.cell_px**2),
+    }
     found: list[Outline] = []
-    try:
-        features: list[Mapping[str, Any]] = json.loads(path.read_text())["features"]
-        for feature in features:
-            name = str(feature["properties"]["classification"]["name"])
-            is_doubt = name in DOUBT_NAMES
-            if mode == (BANDS_OFF if is_doubt else BANDS_ONLY):
-                continue
-            whole = shape(feature["geometry"])
-            part = whole if window.contains(whole) else whole.intersection(window)
-            found += [
-                Outline(name, polygon)
-                for polygon in shapely.get_parts(part)
-                if isinstance(polygon, Polygon) and polygon.area >= min_area_px
-            ]
-    except (ValueError, KeyError, TypeError, shapely.errors.ShapelyError) as error:
-        raise BadInputError(f"the kept outlines {path.name} are damaged: {error!r}") from error
+    if mode != BANDS_OFF:
+        found += outlines_of(_mosaic(bands.astype(np.uint8)), BAND_NAMES, **place)
+    if mode != BANDS_ONLY:
+        names = {index: name for index, name in enumerate(maps.classes) if index > 0}
+        found += outlines_of(_mosaic(predicted), names, **place)
     return found
+
+
+def _mosaic(picture: np.ndarray) -> LabelMosaic:
+    mosaic = LabelMosaic((picture.shape[1], picture.shape[0]))
+    mosaic.write(0, 0, picture)
+    return mosaic

@@ -31,8 +31,8 @@ from overread.server.models import ServedModels
 from overread.server.settings import AUTO
 from overread.server.slides.answers import kept_outlines, outlines_in
 from overread.server.slides.clicks import apply_clicks, in_order
-from overread.server.slides.maps import LABELS, SlideMapStore
-from overread.server.slides.opened import OpenedSlides, version_of
+from overread.server.slides.maps import SlideMapStore
+from overread.server.slides.opened import OpenedSlides, all_tissue, version_of
 from overread.server.slides.request import Click, Place
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class SlideTask(InferTask):
             if kept is not None:
                 prediction, found = None, kept
             else:
-                prediction = self._prediction(ensemble, slide, region, chosen)
+                prediction = self._prediction(ensemble, slide, region, chosen, bool(key.case))
                 clicks = in_order(earlier, place)
                 labels = self._after_clicks(prediction, slide, clicks) if clicks else prediction.labels
                 found = outlines_in(
@@ -160,21 +160,26 @@ class SlideTask(InferTask):
         )
         if place.clicks:
             raise BadInputError(f"{too_much}, around the clicks")
-        usual = self.card.choices({})
-        is_as_scored = (chosen.measure, chosen.members) == (usual.measure, usual.members)
-        if not key.case or not is_as_scored or LABELS not in self.maps.files(key):
+        # Scored are all members.
+        maps = self.maps.scored(key, slide.path) if key.case and chosen.members is None else None
+        if maps is None:
             raise BadInputError(f"{too_much}, or wait for the background scoring of the whole slide")
-        return kept_outlines(self.maps.path(key, LABELS), region, chosen.doubt, place.min_area_px)
+        thresholds = ensemble.calibration.bands.get(chosen.measure)
+        return kept_outlines(maps, region, thresholds, chosen.doubt, place.min_area_px)
 
     def _prediction(
-        self, ensemble: Ensemble, slide: Slide, region: Region, chosen: Choices
+        self, ensemble: Ensemble, slide: Slide, region: Region, chosen: Choices, of_studies: bool
     ) -> SlidePrediction:
-        """What the members say about a region; remembered for the clicks that follow."""
+        """What the members say about a region; remembered for the clicks that follow.
+
+        Args:
+            of_studies: not a picture that was sent, in which everything is meant.
+        """
         settings = self.models.settings
         key = (ensemble.identity, version_of(slide.path), region, chosen.measure, chosen.members)
         if (known := self._remembered(key)) is not None:
             return known
-        tissue = self.slides.tissue(slide)
+        tissue = self.slides.tissue(slide) if of_studies else all_tissue(slide)
         with self.models.turn:
             # Another reader may have asked the same meanwhile.
             prediction = self._remembered(key)
@@ -268,7 +273,7 @@ def cascade_of(ensemble: Ensemble, chosen: float | str | None) -> float | None:
     """Where the first member's doubt is below this, the others are not asked; None where they always are."""
     if chosen != AUTO:
         return None if chosen is None else float(chosen)
-    calibrated = getattr(ensemble.calibration, "cascade", None)
+    calibrated = ensemble.calibration.cascade
     return None if calibrated is None else calibrated.threshold
 
 

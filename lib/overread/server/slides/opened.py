@@ -1,15 +1,18 @@
-"""Slides that are asked about: opened when they are needed, their size and tissue remembered."""
+"""Slides that are asked about: opened when they are needed, their tissue remembered."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from overread.domain import NotFoundError, PixelSize
+from overread.ensemble.slides.maps import CELL
 from overread.imaging.slides.slide import Slide, open_slide
 from overread.imaging.slides.tissue import TissueMask, find_tissue
 
@@ -17,16 +20,6 @@ Value = TypeVar("Value")
 
 # A mask takes a megabyte or two.
 KEPT_MASKS = 32
-# Sizes take nothing.
-KEPT_SIZES = 100_000
-
-
-@dataclass(frozen=True)
-class SlideSize:
-    """Width and height in level-0 pixels, and what a pixel measures."""
-
-    size_px: tuple[int, int]
-    pixel_size: PixelSize
 
 
 class OpenedSlides:
@@ -38,25 +31,23 @@ class OpenedSlides:
 
     def __init__(self, assumed: PixelSize) -> None:
         self.assumed = assumed
-        self._sizes: Remembered[SlideSize] = Remembered(KEPT_SIZES)
         self._masks: Remembered[TissueMask] = Remembered(KEPT_MASKS)
 
     def open(self, path: Path) -> Slide:
         """The slide; the caller closes it. Raises BadInputError and NotFoundError as `open_slide`."""
         return open_slide(path, self.assumed)
 
-    def size(self, path: Path) -> SlideSize:
-        """The slide's size. Raises as `open`."""
-
-        def look() -> SlideSize:
-            with self.open(path) as slide:
-                return SlideSize(slide.size_px, slide.pixel_size)
-
-        return self._sizes.of(version_of(path), look)
-
     def tissue(self, slide: Slide) -> TissueMask:
         """Where the slide has tissue."""
         return self._masks.of(version_of(slide.path), lambda: find_tissue(slide))
+
+
+def all_tissue(slide: Slide) -> TissueMask:
+    """A mask by which everything is looked at: of a picture that somebody cut out there is no glass to find."""
+    cell = PixelSize(max(CELL.um, slide.pixel_size.um))
+    edge = cell / slide.pixel_size
+    width, height = slide.size_px
+    return TissueMask(np.ones((ceil(height / edge), ceil(width / edge)), bool), cell, slide.pixel_size)
 
 
 class Remembered(Generic[Value]):

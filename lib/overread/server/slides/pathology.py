@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 NAME = "Overread - Pathology"
 DESCRIPTION = "Several networks give their opinion; where they disagree, you are asked. Research software."
 SCORER = "overread.queue.patches.scorer"
-# Outlines of a whole slide, as XML.
-LARGEST_LABEL_BYTES = 256 << 20
 
 
 class SlideServing(Serving[SlideTask, SlideStore]):
@@ -46,9 +44,9 @@ class SlideServing(Serving[SlideTask, SlideStore]):
         super().__init__(app_dir, studies, conf)
         self.slides = OpenedSlides(PixelSize(self.settings.assumed_um_per_px))
         self.maps = SlideMapStore(self.app_dir / "maps")
-        self.store = SlideStore(studies, self.models, self.accepted)
+        self.store = SlideStore(studies, self.models, self.accepted, self.slides.assumed)
         self.queueing = PatchQueueing(
-            self.store, self.slides, self.maps, self.models, self.database, self.settings, self.studies
+            self.store, self.slides, self.maps, self.models, self.database, self.settings
         )
         further = {
             "--maps": str(self.maps.root),
@@ -80,9 +78,9 @@ class SlideServing(Serving[SlideTask, SlideStore]):
         return slide_router(self)
 
     def body_limit(self, method: str, path: str, query: dict[str, str]) -> int:
-        """Bytes that a request may send."""
-        if path.startswith("/datastore/label"):
-            return LARGEST_LABEL_BYTES
+        """Bytes that a request may send. Raises NotFoundError for a label of an unknown slide."""
+        if path.rstrip("/") == "/datastore/label" and method == "PUT":
+            return self.store.upload_limit(query.get("image", ""))
         if path.startswith(("/datastore", "/infer/")) and not path.startswith("/infer/wsi/"):
             return self.settings.max_upload_bytes
         return SMALL_BODY_BYTES

@@ -19,14 +19,14 @@ from overread.queue.patches.tables import SlideEntry
 from overread.queue.settings import QueueSettings
 from overread.server.maps import MapKey
 from overread.server.models import ServedModels
-from overread.server.patients import Patients
 from overread.server.settings import Settings
-from overread.server.slides.maps import SlideMapStore
+from overread.server.slides.maps import WAITING, SlideMapStore
 from overread.server.slides.opened import OpenedSlides
 from overread.server.slides.request import whole_numbers
-from overread.server.store import GuardedStore
+from overread.server.slides.store import SlideStore
 from overread.server.strategies import NamedStrategy, listed
 from overread.state.database import Database
+from overread.state.scores import count_scores
 from overread.state.servings import open_servings
 
 logger = logging.getLogger(__name__)
@@ -36,26 +36,20 @@ GLANCE_S = 2.5
 
 
 class PatchQueueing:
-    """Hands patches out, each to one client at a time.
-
-    Args:
-        studies: folder of the slides; `patients.csv` in it names patients and centres.
-    """
+    """Hands patches out, each to one client at a time."""
 
     def __init__(
         self,
-        store: GuardedStore,
+        store: SlideStore,
         slides: OpenedSlides,
         maps: SlideMapStore,
         models: ServedModels,
         database: Database,
         settings: Settings,
-        studies: Path,
     ) -> None:
         PATCH_STRATEGIES[settings.strategy]
         self._store, self._slides, self._maps, self._models = store, slides, maps, models
         self._database, self._settings = database, settings
-        self._patients = Patients(studies)
         self._rng = np.random.default_rng()
         self._guard = threading.Lock()
         self._queue: PatchQueue | None = None
@@ -89,7 +83,7 @@ class PatchQueueing:
         size = whole_numbers(wishes.get("patch_size"), "patch_size", 2, least=1)
         patch_px = None if size is None else (size[0], size[1])
         if image:
-            self._store.known_image(image)
+            self._store.slide(image)
         recipe = self._models.queued()
         if not recipe:
             raise NotFoundError("no model is served yet, so that there is no doubt to ask by")
@@ -113,14 +107,14 @@ class PatchQueueing:
         now = time.time()
         with self._database.reading() as c:
             leases = [serving for serving in open_servings(c) if serving.expires_at > now]
-        slides = self._store.list_images()
-        keys = [MapKey(recipe, champion, slide) for slide in slides]
+            scored = count_scores(c, recipe, champion)
+        slides = self._store.slides()
         return {
             "recipe": recipe,
             "champion": champion,
             "strategy": self._settings.strategy,
             "control_share": self._settings.control_share,
-            "scored": sum(self._maps.is_scored(key) for key in keys) if recipe else 0,
+            "scored": scored,
             "total": len(slides),
             "leases": len(leases),
         }
@@ -130,12 +124,14 @@ class PatchQueueing:
         recipe = self._models.queued()
         champion = self._models.scored_as(recipe)
         found = {}
-        for slide in sorted(self._store.list_images()):
+        for slide, path in sorted(self._store.slides().items()):
             key = MapKey(recipe, champion, slide)
-            seen = "scored" if recipe and self._maps.is_scored(key) else "waiting"
-            if seen == "waiting" and recipe and self._maps.version(key) is not None:
-                seen = "first look"
-            found[slide] = {"state": seen, "files": self._maps.files(key) if recipe else []}
+            try:
+                seen = self._maps.state(key, path) if recipe else WAITING
+            except NotFoundError:
+                # It was taken away a moment ago.
+                continue
+            found[slide] = {"state": seen, "files": self._maps.names(key) if recipe else []}
             if slide in self._unusable:
                 found[slide]["problem"] = self._unusable[slide]
         return found
@@ -151,13 +147,14 @@ class PatchQueueing:
     def _entries(self, recipe: str, champion: str, image: str) -> dict[str, SlideEntry]:
         """The slides that the champion has looked at, and `image`."""
         entries = {}
-        for slide, path in self._store.image_files().items():
+        for slide, path in self._store.slides().items():
             key = MapKey(recipe, champion, slide)
-            version = self._maps.version(key)
-            if version is None and slide != image:
-                continue
             try:
-                size = self._slides.size(path)
+                # Maps of an earlier file of this name say nothing.
+                version = None if self._maps.state(key, path) == WAITING else self._maps.version(key)
+                if version is None and slide != image:
+                    continue
+                facts = self._store.facts(slide)
             except OverreadError as error:
                 self._unusable[slide] = str(error)
                 if slide == image:
@@ -166,17 +163,17 @@ class PatchQueueing:
             self._unusable.pop(slide, None)
             entries[slide] = SlideEntry(
                 maps=lambda key=key: self._maps.load(key),
-                patient=self._patients(slide),
-                centre=self._patients.centre_of(slide),
-                size_px=size.size_px,
-                pixel_size=size.pixel_size,
+                patient=self._store.patient_of(slide),
+                centre=self._store.centre_of(slide),
+                size_px=facts.size_px,
+                pixel_size=facts.pixel_size,
                 version=version,
             )
         return entries
 
     def _look_first(self, recipe: str, champion: str, image: str) -> None:
         """Take a first look at `image`, or at some slide that can be read. Inferences under way go on beside it."""
-        files = self._store.image_files()
+        files = self._store.slides()
         order = [image] if image else [str(slide) for slide in self._rng.permutation(sorted(files))]
         for slide in order:
             try:
@@ -200,7 +197,7 @@ class PatchQueueing:
                 ensemble = self._models.ensemble(key.recipe)
                 rng = self._rng.spawn(1)[0]
                 maps = glance(ensemble, slide, tissue, GLANCE_S, rng, self._models.device)
-                self._maps.keep_first_look(key, maps)
+                self._maps.keep_first_look(key, path, maps)
             logger.info("First look at slide %s in %.1f s", key.case, time.perf_counter() - started)
 
     def _current_queue(self, recipe: str, champion: str) -> PatchQueue:
@@ -221,7 +218,7 @@ class PatchQueueing:
 
     def _answer(self, served: ServedPatch) -> dict[str, Any]:
         slide = served.location.slide
-        path = self._store.known_image(slide)
+        path = self._store.slide(slide)
         return {
             "id": slide,
             "bbox": [int(number) for number in served.location.region.bbox],

@@ -13,7 +13,7 @@ from monailabel.endpoints.wsi_infer import ResultType
 
 from overread.domain import BadInputError
 from overread.imaging.slides.annotations import to_asap, to_geojson
-from overread.imaging.slides.slide import SLIDE_SUFFIXES, slide_id
+from overread.imaging.slides.slide import slide_id
 from overread.server.maps import MapKey
 from overread.server.names import checked_name
 from overread.server.routes import (
@@ -28,6 +28,8 @@ from overread.server.routes import (
 )
 from overread.server.slides.inference import SlideAnswer
 from overread.server.slides.maps import SHOWN
+from overread.server.slides.store import LABEL_SUFFIX
+from overread.server.slides.uploads import slide_suffix
 from overread.server.store import as_dict, finite
 
 if TYPE_CHECKING:
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 # Parameters of a request that only the server may set.
 RESERVED = ("model", "image", "image_id", "image_name", "params")
 XML = "application/xml"
-LABEL_SUFFIXES = (".xml", ".png")
 
 
 def slide_router(serving: SlideServing) -> APIRouter:
@@ -58,7 +59,7 @@ def slide_router(serving: SlideServing) -> APIRouter:
             if file is None:
                 answer = serving.answer(model, asked | image_of_studies(serving, image))
             else:
-                path = received(file, suffix_of(file.filename, SLIDE_SUFFIXES))
+                path = received(file, slide_suffix(file.filename or ""))
                 try:
                     answer = serving.answer(
                         model, asked | {"image": str(path), "image_name": f"image {file.filename}"}
@@ -124,7 +125,7 @@ def slide_router(serving: SlideServing) -> APIRouter:
     ) -> dict[str, Any]:
         info = parsed(params, "params") | {"user": user.username}
         name = Path(file.filename or "").name
-        suffix = suffix_of(name, SLIDE_SUFFIXES)
+        suffix = slide_suffix(name)
         image = checked_name(image or slide_id(Path(name)), "image id")
         path = received(file, suffix)
         try:
@@ -143,7 +144,7 @@ def slide_router(serving: SlideServing) -> APIRouter:
     ) -> dict[str, Any]:
         info = parsed(params, "params")
         info["client_id"] = serving.client_name(info, address(request))
-        path = received(label, suffix_of(label.filename, LABEL_SUFFIXES))
+        path = received(label, LABEL_SUFFIX)
         try:
             facts = serving.store.submit(image, path, tag or "final", info, signed_in(user))
             return {"image": image, "label": image, "accepted": finite(facts)}
@@ -157,7 +158,7 @@ def slide_router(serving: SlideServing) -> APIRouter:
     )
     def slide_file(image: str, name: str, model: str | None = None, user: User = USER) -> FileResponse:
         """`uncertainty.tif`, `labels.geojson` and `thumbnail.png`, as the background scoring keeps them."""
-        serving.store.known_image(image)
+        serving.store.slide(image)
         recipe = model or serving.models.queued()
         serving.models.current(recipe)
         path = serving.maps.path(MapKey(recipe, serving.models.scored_as(recipe), image), name)
@@ -175,7 +176,7 @@ def image_of_studies(serving: SlideServing, image: str) -> dict[str, str]:
     if not image:
         raise BadInputError("name an image of the studies folder, or send a file")
     return {
-        "image": str(serving.store.known_image(image)),
+        "image": str(serving.store.slide(image)),
         "image_id": image,
         "image_name": f"image {image}",
     }
@@ -192,12 +193,3 @@ def as_sent(answer: SlideAnswer, output: ResultType | None) -> Response:
     if output == ResultType.asap:
         return Response(to_asap(answer.outlines), media_type=XML)
     return JSONResponse(to_geojson(answer.outlines) | finite(answer.facts))
-
-
-def suffix_of(name: str | None, known: tuple[str, ...]) -> str:
-    """The suffix of a file's name. Raises BadInputError for a kind that is not read here."""
-    lower = (name or "").lower()
-    for suffix in sorted(known, key=len, reverse=True):
-        if lower.endswith(suffix):
-            return suffix
-    raise BadInputError(f"file {Path(name or '').name!r} is of no kind that is read here: {', '.join(known)}")
