@@ -94,6 +94,7 @@ class Backlog(ABC, Generic[E, J]):
         self._database, self._recipe, self._cases = database, recipe, cases
         self._claims, self._stopped = claims, stopped
         self.champion = champion
+        self._version_read: object = None
 
     @abstractmethod
     def _entry(self, said: Mapping[str, Any]) -> E:
@@ -163,7 +164,7 @@ class Backlog(ABC, Generic[E, J]):
             raise StoppedError
 
     def _read_cases(self) -> tuple[object, dict[str, E]]:
-        version = _version(self._cases)
+        version = self._version_read = _version(self._cases)
         try:
             entries = json.loads(self._cases.read_text())
             return version, {case: self._entry(said) for case, said in entries.items()}

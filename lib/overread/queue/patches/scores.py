@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from overread.ensemble.slides.maps import SlideMaps
-from overread.queue.patches.candidates import STEPS_PER_PATCH, PatchTable
+from overread.queue.patches.candidates import STEPS_PER_PATCH, PatchTable, default_patch_px, patch_table
 from overread.queue.patches.sums import Boxes
 
 UGA_MEASURE = "member_cross_entropy"
@@ -86,3 +86,40 @@ def uga_score(in_bytes: np.ndarray) -> float:
 def _in_bytes(uncertainty_nat: np.ndarray) -> np.ndarray:
     scaled = np.clip(uncertainty_nat.astype(np.float32), 0, UGA_HIGHEST_NAT) * (BYTE / UGA_HIGHEST_NAT)
     return scaled.astype(np.uint8)
+
+
+def slide_doubt(slide: str, maps: SlideMaps) -> tuple[float | None, dict[str, float], dict[str, float]]:
+    """What is kept of a slide in numbers, for patches of the default size.
+
+    Returns:
+        The doubt of its most doubtful patch, in nat, None where nothing was scored; the same for each class; the
+        predicted area of each class in mm².
+    """
+    table = patch_table(slide, maps, default_patch_px(maps.slide_size_px, maps.slide_pixel_size))
+    scored = np.isfinite(table.doubt)
+    doubt = float(table.doubt[scored].max()) if scored.any() else None
+    class_doubt = {
+        name: float(table.class_doubt[scored, column].max()) if scored.any() else 0.0
+        for column, name in enumerate(table.classes)
+    }
+    predicted = np.where(maps.known & maps.tissue, maps.probability.argmax(axis=0), 0)
+    cells = np.bincount(predicted.ravel(), minlength=len(maps.classes))
+    cell_mm2 = (maps.cell.um / 1000) ** 2
+    return (
+        doubt,
+        class_doubt,
+        {name: float(cells[n] * cell_mm2) for n, name in enumerate(table.classes, start=1)},
+    )
+
+
+def disagreement(maps: SlideMaps) -> float:
+    """1 - mean Dice of pairs of members over the whole slide and the classes that any of them draws; 0 where none."""
+    sizes, overlaps = (
+        np.where(maps.known, values, 0).sum(axis=(-2, -1), dtype=np.float64)
+        for values in (maps.sizes, maps.overlaps)
+    )
+    pairs = np.array(maps.pairs, dtype=int).reshape(-1, 2)
+    both = sizes[pairs[:, 0]] + sizes[pairs[:, 1]]
+    # A pair in which neither draws the class agrees.
+    dice = np.where(both > 0, 2 * overlaps / np.maximum(both, 1e-9), 1.0)[:, sizes.sum(axis=0) > 0]
+    return float(np.clip(1 - dice.mean(), 0, 1)) if dice.size else 0.0
