@@ -16,7 +16,7 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 
 from overread.domain import BadInputError, PixelSize, Region
-from overread.ensemble.ensemble import Ensemble
+from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.slides.maps import SlideMaps
 from overread.ensemble.slides.prediction import SlideOptions, SlidePrediction, predict_slide
 from overread.imaging.slides.mosaic import LabelMosaic
@@ -193,7 +193,7 @@ class SlideTask(InferTask):
                     options=SlideOptions(
                         batch=settings.slide_batch,
                         workers=settings.slide_workers,
-                        cascade=cascade_of(ensemble, settings.cascade),
+                        cascade=cascade_of(ensemble.calibration, settings.cascade),
                         precision=settings.precision,
                         members=chosen.members,
                     ),
@@ -269,12 +269,11 @@ def model_pixel(ensemble: Ensemble) -> PixelSize:
     return PixelSize(ensemble.um_per_px)
 
 
-def cascade_of(ensemble: Ensemble, chosen: float | str | None) -> float | None:
+def cascade_of(calibration: Calibration, chosen: float | str | None) -> float | None:
     """Where the first member's doubt is below this, the others are not asked; None where they always are."""
     if chosen != AUTO:
         return None if chosen is None else float(chosen)
-    calibrated = ensemble.calibration.cascade
-    return None if calibrated is None else calibrated.threshold
+    return None if calibration.cascade is None else calibration.cascade.threshold
 
 
 def likeliest_class(maps: SlideMaps, x: int, y: int) -> int:

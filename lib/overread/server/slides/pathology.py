@@ -13,9 +13,9 @@ from overread.domain import PixelSize
 from overread.server.loop import Loop
 from overread.server.names import name_of_address
 from overread.server.routes import SMALL_BODY_BYTES
-from overread.server.scoring import Scoring
+from overread.server.scoring import Scorer, Scoring
 from overread.server.serving import Serving
-from overread.server.slides.inference import SlideAnswer, SlideTask
+from overread.server.slides.inference import SlideAnswer, SlideTask, cascade_of
 from overread.server.slides.maps import SlideMapStore
 from overread.server.slides.opened import OpenedSlides
 from overread.server.slides.queueing import PatchQueueing
@@ -48,11 +48,8 @@ class SlideServing(Serving[SlideTask, SlideStore]):
         self.queueing = PatchQueueing(
             self.store, self.slides, self.maps, self.models, self.database, self.settings
         )
-        further = {
-            "--maps": str(self.maps.root),
-            "--assumed-um-per-px": str(self.settings.assumed_um_per_px),
-        }
-        scoring = Scoring(self.store, self.models, self.children, self.app_dir / "scoring", SCORER, further)
+        scorer = Scorer(SCORER, True, self._scorer_arguments, self.queueing.asked_at)
+        scoring = Scoring(self.store, self.models, self.children, self.app_dir / "scoring", scorer)
         self.loop = Loop(self.models, self.database, self.queueing, scoring, self.training)
         self.loop.also(self.queueing.look)
 
@@ -95,3 +92,13 @@ class SlideServing(Serving[SlideTask, SlideStore]):
         for name in self.models.names():
             load(self.models, name)
         logger.info("Champions loaded after %.1f s", time.perf_counter() - started)
+
+    def _scorer_arguments(self, recipe: str) -> dict[str, str]:
+        cascade = cascade_of(self.models.calibration(recipe), self.settings.cascade)
+        return {
+            "--maps": str(self.maps.root),
+            "--batch": str(self.settings.slide_batch),
+            "--workers": str(self.settings.slide_workers),
+            "--um-per-px": str(self.settings.assumed_um_per_px),
+            "--cascade": "" if cascade is None else str(cascade),
+        }

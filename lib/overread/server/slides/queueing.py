@@ -56,6 +56,7 @@ class PatchQueueing:
         self._looking: dict[MapKey, threading.Lock] = {}
         self._latest_patch_px: tuple[int, int] | None = None
         self._unusable: dict[str, str] = {}
+        self._asked_at: dict[str, float] = {}
 
     def strategies(self) -> dict[str, NamedStrategy]:
         """What `/info/` lists, the default first: viewers select the first."""
@@ -84,6 +85,7 @@ class PatchQueueing:
         patch_px = None if size is None else (size[0], size[1])
         if image:
             self._store.slide(image)
+            self._asked_at[image] = time.time()
         recipe = self._models.queued()
         if not recipe:
             raise NotFoundError("no model is served yet, so that there is no doubt to ask by")
@@ -99,6 +101,10 @@ class PatchQueueing:
             logger.info("No patch for %s: %s", client or "a viewer", answer.text)
             raise NotFoundError(answer.text)
         return self._answer(answer)
+
+    def asked_at(self) -> dict[str, float]:
+        """When readers asked last about slides, in seconds since 1970."""
+        return dict(self._asked_at)
 
     def state(self) -> dict[str, Any]:
         """What `/info/` says of the queue."""
