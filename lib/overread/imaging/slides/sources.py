@@ -61,7 +61,7 @@ class OpenSlideSource:
             raise BadInputError(f"{path} cannot be read: {error}") from error
         self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
         self.sizes = self._slide.level_dimensions
-        self.blocks = ((BLOCK_PX, BLOCK_PX),) * len(self.sizes)
+        self.blocks: tuple[tuple[int, int], ...] = ((BLOCK_PX, BLOCK_PX),) * len(self.sizes)
         header = self._slide.properties
         edges = [plausible_um(header.get(name)) for name in ("openslide.mpp-x", "openslide.mpp-y")]
         self.um = square(edges[0], edges[1])
@@ -86,8 +86,8 @@ class OpenSlideSource:
 class PictureSource:
     """PNG and JPEG: decoded as a whole at the first read."""
 
-    um = None
-    power = None
+    um: float | None = None
+    power: float | None = None
     rank = 0
 
     def __init__(self, path: Path) -> None:
@@ -102,8 +102,8 @@ class PictureSource:
         if mode not in MODES_OF_8_BIT:
             raise BadInputError(f"{path} has pixels of kind {mode}, expected 8 bits a channel, grey or RGB")
         check_fits_memory(path, size)
-        self.sizes = (size,)
-        self.blocks = ((BLOCK_PX, BLOCK_PX),)
+        self.sizes: tuple[tuple[int, int], ...] = (size,)
+        self.blocks: tuple[tuple[int, int], ...] = ((BLOCK_PX, BLOCK_PX),)
 
     def read_block(self, level: int, column: int, row: int) -> np.ndarray:
         with self._lock:

@@ -31,7 +31,7 @@ STRIPS_PX = 128
 class TiffSource:
     """8-bit grey or colour TIFF, read strip by strip or tile by tile: memory does not grow with the slide."""
 
-    power = None
+    power: float | None = None
     rank = 1
 
     def __init__(self, path: Path) -> None:
@@ -50,8 +50,10 @@ class TiffSource:
             self._file.close()
             raise
         self.is_ome = bool(self._file.is_ome)
-        self.sizes = tuple((page.imagewidth, page.imagelength) for page in self._pages)
-        self.blocks = tuple(_block_size(page) for page in self._pages)
+        self.sizes: tuple[tuple[int, int], ...] = tuple(
+            (page.imagewidth, page.imagelength) for page in self._pages
+        )
+        self.blocks: tuple[tuple[int, int], ...] = tuple(_block_size(page) for page in self._pages)
 
     def _check(self, page: Any) -> None:
         kind = getattr(page.photometric, "name", page.photometric)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import numpy as np
 from skimage.filters import threshold_otsu
 
 from overread.domain.slides import PixelSize, Region
+from overread.imaging.slides.pen import find_pen, without_small
 from overread.imaging.slides.slide import Slide
 
 # Saturation by which Otsu may part tissue from glass: below is tinted glass, above is stain, however little there is.
@@ -20,9 +22,7 @@ LEAST_CHROMA = 10
 # Channels of a grey scan differ no more than that, of 255; its tissue and glass at least that.
 GREY_CHROMA = 6
 LEAST_CONTRAST = 25
-PEN_MARGIN_UM = 48.0
-# Strokes of a marker are larger than vessels full of blood.
-LEAST_STROKE_MM2 = 0.05
+LEAST_DIFFERENCE = 0.05
 CLOSING_UM = 24.0
 OPENING_UM = 8.0
 SMALLEST_PIECE_MM2 = 0.005
@@ -114,9 +114,27 @@ def _dark(brightness: np.ndarray) -> np.ndarray:
 
 def _stained(picture: np.ndarray, highest: np.ndarray, chroma: np.ndarray, cell: PixelSize) -> np.ndarray:
     saturation = chroma / np.maximum(highest, 1).astype(np.float32)
-    candidates = ~_pen(picture, highest, chroma, saturation, cell) & (chroma >= LEAST_CHROMA)
-    candidates &= np.median(picture, axis=-1) < WHITE
-    values = saturation[~_pen_colours(picture, highest, chroma, saturation)]
+    pen = find_pen(picture, cell)
     lowest, largest = OTSU_BOUNDS
-    threshold = float(np.clip(threshold_otsu(values), lowest, largest)) if np.ptp(values) > 0 else largest
-    return candidates & (saturation > threshold)
+    values = saturation[~pen]
+    # Without a difference there is nothing to part: all of it is glass, or all is stained.
+    otsu = threshold_otsu(values) if np.ptp(values) > LEAST_DIFFERENCE else largest
+    stained = saturation > np.clip(otsu, lowest, largest)
+    return stained & ~pen & (chroma >= LEAST_CHROMA) & (np.median(picture, axis=-1) < WHITE)
+
+
+def _tidied(found: np.ndarray, cell: PixelSize) -> np.ndarray:
+    cell_mm2 = cell.um**2 / 1e6
+    found = _bordered(ndimage.binary_closing, found, round(CLOSING_UM / cell.um))
+    found = ~without_small(~found, LARGEST_HOLE_MM2 / cell_mm2)
+    found = _bordered(ndimage.binary_opening, found, round(OPENING_UM / cell.um))
+    return without_small(found, SMALLEST_PIECE_MM2 / cell_mm2)
+
+
+def _bordered(change: Callable[..., np.ndarray], mask: np.ndarray, reach: int) -> np.ndarray:
+    """Open or close as if the picture went on beyond its border as it is there."""
+    if reach == 0:
+        return mask
+    return change(np.pad(mask, 2 * reach, mode="edge"), iterations=reach)[
+        2 * reach : -2 * reach, 2 * reach : -2 * reach
+    ]
