@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from overread.domain.slides import PixelSize, Region
