@@ -1,16 +1,19 @@
-"""One running server over slides for the tests of this folder."""
+"""A store of slides, and one running server over slides, for the tests of this folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from overread.server.slides.store import SlideStore
 from support.blobs import publish_blob_champion, write_blobs
 from support.qupath import SLIDE, Server
 from support.servers import app_copy, running_server
+from support.slide_store import SlideFolder
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +45,17 @@ def refused(server: Server) -> Callable[..., str]:
         return answer.json()["detail"]
 
     return send
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SlideFolder:
+    """A folder with the slide `one`."""
+    made = SlideFolder(tmp_path)
+    made.put()
+    return made
+
+
+@pytest.fixture
+def store(folder: SlideFolder) -> SlideStore:
+    """The store over it."""
+    return folder.opened()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from shapely.geometry import MultiPolygon, Polygon
 
@@ -32,6 +33,11 @@ class LabelledObject:
 
     value: int
     polygon: Polygon | MultiPolygon
+
+    @cached_property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom."""
+        return self.polygon.bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,3 +80,10 @@ def understood(submitted: Submitted, classes: Sequence[str], bounds: Region) -> 
     )
     sentences = [f"{count} of class {name!r} are no labels" for name, count in dropped.items()]
     return Reading(objects, (*sentences, *submitted.left_out))
+
+
+def class_names(submitted: Submitted) -> set[str]:
+    """Names of what was submitted that have no meaning of their own, so that they are a model's classes."""
+    words = {name_in_qupath(name).casefold() for name in (*IGNORED, *NO_LABELS, *DOUBT, BACKGROUND)}
+    names = {each.name for each in submitted.annotations}
+    return {name for name in names if name_in_qupath(name).casefold() not in words}

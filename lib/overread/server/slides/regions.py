@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import shapely
@@ -43,15 +44,11 @@ class Annotated:
     serving: Serving | None = None
 
 
-def served_regions(slide: str, bounds: Region, servings: Iterable[Serving], now: float) -> list[Annotated]:
-    """The rectangles that a client was shown and may speak of, as often as they were served the newest time.
-
-    Those that are open, were skipped or whose lease ran out, as nothing was said about them. Those that were submitted
-    count until their lease would have ended: then the reader who goes on with a slide corrects what came before.
+def served_regions(slide: str, bounds: Region, servings: Iterable[Serving]) -> list[Annotated]:
+    """The rectangles of a slide that a client was shown, each with its newest serving.
 
     Args:
         servings: of this client, oldest first.
-        now: when the submission came.
     """
     found: dict[Region, Annotated] = {}
     for serving in servings:
@@ -59,11 +56,23 @@ def served_regions(slide: str, bounds: Region, servings: Iterable[Serving], now:
         region = place.region.intersection(bounds) if place is not None and place.slide == slide else None
         if region is not None:
             found[region] = Annotated(region, RECTANGLE, serving)
-    return [one for one in found.values() if one.serving is not None and _may_speak(one.serving, now)]
+    return list(found.values())
 
 
-def _may_speak(serving: Serving, now: float) -> bool:
-    return serving.outcome != SUBMITTED or now <= serving.expires_at
+def still_spoken_of(served: Iterable[Annotated], now: float) -> list[Annotated]:
+    """Those of the served rectangles that a submission of the whole slide may speak of.
+
+    Those that are open, were skipped or whose lease ran out, as nothing was said about them. Those that were submitted
+    count until their lease would have ended: then the reader who goes on with a slide corrects what came before.
+
+    Args:
+        now: when the submission came.
+    """
+    return [
+        one
+        for one in served
+        if one.serving is not None and (one.serving.outcome != SUBMITTED or now <= one.serving.expires_at)
+    ]
 
 
 def annotated(
@@ -84,7 +93,7 @@ def annotated(
 
 def touches(one: LabelledObject, region: Region) -> bool:
     """Whether they share an area, not only a border."""
-    left, top, right, bottom = one.polygon.bounds
+    left, top, right, bottom = one.bounds
     if left >= region.right or right <= region.x or top >= region.bottom or bottom <= region.y:
         return False
     return shapely.intersection(one.polygon, box(region.x, region.y, region.right, region.bottom)).area > 0
@@ -92,7 +101,7 @@ def touches(one: LabelledObject, region: Region) -> bool:
 
 def box_around(one: LabelledObject, bounds: Region) -> Region:
     """The whole pixels that an object lies in."""
-    left, top, right, bottom = one.polygon.bounds
+    left, top, right, bottom = one.bounds
     x, y = max(math.floor(left), bounds.x), max(math.floor(top), bounds.y)
     right, bottom = min(math.ceil(right), bounds.right), min(math.ceil(bottom), bounds.bottom)
     return Region(x, y, max(1, right - x), max(1, bottom - y))
@@ -107,8 +116,8 @@ def parts(region: Region, slide: PixelSize, model: PixelSize) -> list[Region]:
     down = [region.y + round(region.height * i / rows) for i in range(rows + 1)]
     return [
         Region(left, top, right - left, bottom - top)
-        for top, bottom in zip(down, down[1:], strict=False)
-        for left, right in zip(across, across[1:], strict=False)
+        for top, bottom in pairwise(down)
+        for left, right in pairwise(across)
     ]
 
 

@@ -23,6 +23,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from overread.domain import BadInputError, NotFoundError
 from overread.domain.slides import PatchLocation, PixelSize, Region
+from overread.imaging.slides.annotations import read_asap
 from overread.imaging.slides.slide import ASSUMED, SLIDE_SUFFIXES, find_slides, open_slide
 from overread.learning.accepted import AcceptedLabels
 from overread.learning.patients import read_centres
@@ -30,6 +31,7 @@ from overread.server.index import newcomer, with_labels
 from overread.server.models import ServedModels
 from overread.server.names import ANONYMOUS, checked_name, rater_name
 from overread.server.patients import Patients
+from overread.server.slides.reader_words import class_names
 from overread.server.slides.submissions import (
     SENT_AS,
     XML_FILE,
@@ -233,13 +235,16 @@ class SlideStore(GuardedStore):
         checked_name(tag, "tag")
         info = dict(as_dict(params, "params"))
         client = str(info.get("client_id") or "")
-        recipe = self._recipe_of(None, info.get("model"))
+        xml = file.read_bytes()
+        submitted = read_asap(xml)
+        recipe = self._recipe_of(class_names(submitted), info.get("model"))
         if recipe is None:
             raise BadInputError("no model is served yet, so that labels have no classes; train one first")
         sent = Sent(
             slide=slide_id,
             place=place,
-            xml=file.read_bytes(),
+            xml=xml,
+            submitted=submitted,
             tag=tag,
             rater=rater_name(user, client),
             client=client,

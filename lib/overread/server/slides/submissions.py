@@ -39,6 +39,7 @@ from overread.server.slides.regions import (
     painted,
     parts,
     served_regions,
+    still_spoken_of,
     touches,
 )
 from overread.server.turns import interactions_of
@@ -51,6 +52,8 @@ SENT_AS = "sent_as"
 OF = "annotated"
 # Each label is written down to the disk; so many take some seconds.
 MOST_LABELS = 500
+# Labels are in memory together, a byte a pixel.
+MOST_LABEL_PX = 512 << 20
 # Of a slide that was opened by hand, what was asked last is kept with each label.
 MOST_TURNS = 10
 
@@ -76,7 +79,7 @@ class Sent:
     Attributes:
         slide: its id.
         place: the patch that it was sent for; None for the slide.
-        xml: as it came.
+        xml, submitted: as it came, and as it reads.
         tag, rater, client, patient: see `Submission`.
         recipe, classes: the model whose classes the objects have, and these, the background first.
         um_per_px: the model's pixel size.
@@ -85,6 +88,7 @@ class Sent:
     slide: str
     place: PatchLocation | None
     xml: bytes
+    submitted: Submitted
     tag: str
     rater: str
     client: str
@@ -138,11 +142,11 @@ def read_sent(sent: Sent, facts: SlideFacts) -> SentReading:
     """What was submitted, in level-0 pixels of the slide.
 
     Raises:
-        BadInputError: no XML as QuPath sends it, unknown classes, objects that do not lie on the slide, or a rectangle
-            that does not or is another one than the id says.
+        BadInputError: unknown classes, objects that do not lie on the slide, or a rectangle that does not or is
+            another one than the id says.
     """
-    submitted = read_asap(sent.xml)
-    rectangle = _rectangle(sent, submitted, facts.bounds)
+    submitted = sent.submitted
+    rectangle = _rectangle(sent, facts.bounds)
     if sent.place is not None:
         submitted = submitted.moved(sent.place.region.x, sent.place.region.y)
     reading = understood(submitted, sent.classes, facts.bounds)
@@ -170,9 +174,8 @@ def accept_sent(
             for row in labels(c, prefix=sent.slide)
             if row.rater == sent.rater and row.tag == sent.tag and row.status in IN_USE
         ]
-    wanted, settled = _wanted(
-        sent, reading, facts, served_regions(sent.slide, facts.bounds, mine, now), before
-    )
+    served = served_regions(sent.slide, facts.bounds, mine)
+    wanted, settled = _wanted(sent, reading, facts, served, before, now)
     places = [
         (PatchLocation(sent.slide, part), one)
         for one in wanted
@@ -182,6 +185,13 @@ def accept_sent(
         raise BadInputError(
             f"the submission makes {len(places)} labels, at most {MOST_LABELS} are taken at a time: submit a rectangle "
             "after the other, each as a patch"
+        )
+    share = facts.pixel_size / PixelSize(sent.um_per_px)
+    labelled_px = sum(place.region.area_px for place, _ in places) * share**2
+    if labelled_px > MOST_LABEL_PX:
+        raise BadInputError(
+            f"the submission labels {labelled_px / 1e6:.4g} million pixels of {sent.um_per_px:g} µm, at most "
+            f"{MOST_LABEL_PX / 1e6:.4g} million are taken at a time: submit smaller rectangles, each as a patch"
         )
     newest = {row.case_id: row for row in before}
     fresh: list[tuple[np.ndarray, PatchLocation, Annotated]] = []
@@ -197,8 +207,8 @@ def accept_sent(
             fresh.append((label, place, one))
     if not fresh and not unchanged and not settled:
         raise BadInputError(
-            f"nothing is labelled on slide {sent.slide!r}: no object of a class was submitted, or none covers a pixel of "
-            f"{sent.um_per_px:g} µm"
+            f"nothing is labelled on slide {sent.slide!r}: no object of a class was submitted, or none covers "
+            f"a pixel of {sent.um_per_px:g} µm"
         )
     if not fresh:
         return Outcome((), tuple(unchanged), settled, "")
@@ -225,9 +235,9 @@ def shown_xml(xml: bytes, place: PatchLocation | None) -> bytes:
     )
 
 
-def _rectangle(sent: Sent, submitted: Submitted, bounds: Region) -> Region | None:
+def _rectangle(sent: Sent, bounds: Region) -> Region | None:
     """All of which was judged, on the slide; None where the submission does not tell."""
-    roi = submitted.roi
+    roi = sent.submitted.roi
     if sent.place is not None:
         region = sent.place.region
         same_place = (region, Region(0, 0, region.width, region.height))
@@ -255,18 +265,21 @@ def _wanted(
     facts: SlideFacts,
     served: Sequence[Annotated],
     before: Sequence[LabelRow],
+    now: float,
 ) -> tuple[list[Annotated], int]:
+    """What becomes labels, and how many objects lie in rectangles that were judged before."""
     if reading.rectangle is not None:
         answered = [one for one in served if one.region == reading.rectangle]
         return [answered[0] if answered else Annotated(reading.rectangle, RECTANGLE)], 0
+    offered = still_spoken_of(served, now)
+    open_regions = {one.region for one in offered}
     judged = [PatchLocation.parse(row.case_id) for row in before if row.details.get(OF) == RECTANGLE]
-    offered = {one.region for one in served}
     settled = [
         place.region
         for place in judged
-        if place is not None and place.slide == sent.slide and place.region not in offered
+        if place is not None and place.slide == sent.slide and place.region not in open_regions
     ]
-    return annotated(reading.objects, served, settled, facts.bounds)
+    return annotated(reading.objects, offered, settled, facts.bounds)
 
 
 def _is_answered(one: Annotated) -> bool:

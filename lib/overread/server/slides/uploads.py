@@ -24,7 +24,8 @@ def slide_suffix(name: str) -> str:
     lower = name.lower()
     if lower.endswith(OF_SEVERAL_FILES):
         raise BadInputError(
-            f"{name} is one of several files that make the slide; put it into the studies folder together with the others"
+            f"{name} is one of several files that make the slide; put it into the studies folder with the "
+            "others"
         )
     if not lower.endswith(SLIDE_SUFFIXES):
         raise BadInputError(
