@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -95,7 +95,7 @@ class SlideFiles:
             # Maps of another file: what is known of it ends before they do.
             self._state.unlink(missing_ok=True)
         maps.save(self.maps)
-        _replace(self._state, lambda path: path.write_text(json.dumps(asdict(state))))
+        _write_whole(self._state, json.dumps(asdict(state)))
 
     def write_pictures(self, maps: SlideMaps, thumbnail: np.ndarray) -> None:
         """Doubt and predicted outlines for viewers.
@@ -105,8 +105,8 @@ class SlideFiles:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         doubt = doubt_picture(maps)
-        _replace(self.uncertainty, lambda path: write_pyramid(path, doubt, maps.cell))
-        _replace(self.thumbnail, lambda path: write_thumbnail(path, reddened(thumbnail, doubt)))
+        write_pyramid(self.uncertainty, doubt, maps.cell)
+        write_thumbnail(self.thumbnail, reddened(thumbnail, doubt))
         predicted = np.where(maps.known, maps.probability.argmax(axis=0), 0).astype(np.uint8)
         mosaic = LabelMosaic((predicted.shape[1], predicted.shape[0]))
         mosaic.write(0, 0, predicted)
@@ -117,7 +117,7 @@ class SlideFiles:
             min_area_px=LEAST_CELLS,
             scale=maps.cell_px,
         )
-        _replace(self.labels, lambda path: path.write_text(json.dumps(to_geojson(outlines))))
+        _write_whole(self.labels, json.dumps(to_geojson(outlines)))
 
 
 def slide_folder(maps: Path, recipe: str, champion: str, slide: str) -> Path:
@@ -140,11 +140,10 @@ def reddened(thumbnail: np.ndarray, doubt: np.ndarray) -> np.ndarray:
     return np.round(thumbnail * (1 - weight) + np.array([255.0, 0, 0]) * weight).astype(np.uint8)
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    # The suffix stays: writers choose the format by it.
-    beside = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+def _write_whole(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        write(beside)
+        beside.write_text(text)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

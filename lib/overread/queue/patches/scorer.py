@@ -29,8 +29,9 @@ from sqlalchemy import Connection, select
 
 from overread.domain import BadInputError, OverreadError, PixelSize
 from overread.ensemble.ensemble import Ensemble
+from overread.ensemble.slides.glance import glance
 from overread.ensemble.slides.maps import SlideMaps
-from overread.ensemble.slides.prediction import SlideOptions, glance
+from overread.ensemble.slides.prediction import SlideOptions
 from overread.ensemble.storage import load_ensemble
 from overread.imaging.slides.slide import ASSUMED, open_slide
 from overread.imaging.slides.tissue import find_tissue

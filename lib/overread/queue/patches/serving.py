@@ -123,13 +123,13 @@ class PatchQueue:
         }
         tables = [table for table in found.values() if table is not None]
         if not any(len(table) for table in tables):
-            return Nothing(_why_no_patches(slide, meant, tables))
+            return Nothing(_why_no_patches(slide, len(meant), len(tables)))
         with self.database.writing() as c:
             self._leases.take_back(c, client_id, now)
             history = History.of(c, self.recipe, self._leases.resting(c))
             view, again = self._view(history, tables, slides, slide, annotated or {})
             if not len(view):
-                where = f"slide {slide}" if slide is not None else f"the {len(tables)} slides"
+                where = f"slide {slide}" if slide is not None else "the slides"
                 return Nothing(
                     f"every patch with tissue in {where} was served, labelled or skipped, or touches one that was"
                 )
@@ -254,13 +254,11 @@ def _text(serving: Serving, slide: str, view: PatchView, meant: int) -> str:
     return " | ".join(dict.fromkeys(parts))
 
 
-def _why_no_patches(slide: str | None, meant: Mapping[str, SlideEntry], tables: Sequence[PatchTable]) -> str:
+def _why_no_patches(slide: str | None, meant: int, looked_at: int) -> str:
     if not meant:
         return "there are no slides yet"
-    if not tables:
-        which = f"slide {slide} was" if slide is not None else f"none of the {len(meant)} slides was"
-        return f"{which} {'not ' if slide is not None else ''}looked at yet; ask again in a moment"
-    where = f"slide {slide}" if slide is not None else f"the {len(tables)} slides that were looked at"
-    return (
-        f"{where} shows no patch with at least 10 % tissue" if slide else f"{where} show no patch with tissue"
-    )
+    if not looked_at:
+        which = f"slide {slide} was not" if slide is not None else f"none of the {meant} slides was"
+        return f"{which} looked at yet; ask again in a moment"
+    where = f"slide {slide} shows" if slide is not None else "the slides that were looked at show"
+    return f"{where} no patch with at least 10 % tissue"
