@@ -124,7 +124,7 @@ def test_a_slide_that_is_too_large_to_compute_is_answered_from_the_scoring(score
         <= 2 * CELL_PX
         for t in tumours
     )
-    assert len(named(found, "doubt: high")) == 2
+    assert len(named(found, "doubt high")) == 2
 
 
 def test_what_was_not_scored_is_not_answered_from_it(scored: Server):

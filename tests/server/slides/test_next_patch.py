@@ -21,9 +21,9 @@ from support.qupath import CLIENT, PATCH, SLIDE, Server, around, body, patch, wi
 
 def test_info_is_what_qupaths_reader_of_json_can_take(server: Server):
     info = server.get("/info/").json()
-    assert info["labels"] == ["doubt: high", "doubt: moderate", TUMOUR]
+    assert info["labels"] == [TUMOUR, "doubt moderate", "doubt high"]
     model = info["models"]["blobs"]
-    assert model["labels"] == {TUMOUR: 1, "doubt: moderate": 2, "doubt: high": 3}
+    assert model["labels"] == {TUMOUR: 1, "doubt moderate": 2, "doubt high": 3}
     assert (model["type"], model["dimension"], model["pathology"]) == ("segmentation", 2, True)
     assert set(info["strategies"]) == set(PATCH_STRATEGIES)
     assert next(iter(info["strategies"])) == "most_uncertain"

@@ -19,6 +19,7 @@ from overread.domain import BadInputError, PixelSize, Region
 from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.slides.maps import SlideMaps
 from overread.ensemble.slides.prediction import SlideOptions, SlidePrediction, predict_slide
+from overread.imaging.slides.annotations import name_in_qupath
 from overread.imaging.slides.mosaic import LabelMosaic
 from overread.imaging.slides.outlines import Outline
 from overread.imaging.slides.slide import Slide
@@ -75,8 +76,10 @@ class SlideTask(InferTask):
         return self.card.is_served
 
     def info(self) -> dict[str, Any]:
-        """What clients show."""
-        return self.card.info(2) | {"pathology": True}
+        """What clients show. QuPath removes objects of these classes before it draws them anew."""
+        info = self.card.info(2)
+        labels = {name_in_qupath(name): value for name, value in info["labels"].items()}
+        return info | {"labels": labels, "pathology": True}
 
     def config(self) -> dict[str, Any]:
         """Options, for clients that show them."""

@@ -93,7 +93,8 @@ class PatchQueueing:
         queue = self._current_queue(recipe, champion)
         self._latest_patch_px = patch_px
         entries = self._entries(recipe, champion, image)
-        if not any(entry.version is not None for entry in entries.values()):
+        meant = [entries[image]] if image else entries.values()
+        if all(entry.version is None for entry in meant):
             self._look_first(recipe, champion, image)
             entries = self._entries(recipe, champion, image)
         answer = queue.ask(strategy, client, entries, image or None, patch_px, time.time(), self._rng)
