@@ -31,8 +31,9 @@ class Sampler:
     def read_box(self, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
         """Read between level-0 places (left, top, right, bottom), which may lie within pixels.
 
-        Each pixel of the answer is the weighted mean (Hamming window) of what lies beneath it, also across the box's
-        border: neighbouring boxes fit each other without a seam.
+        Each pixel of the answer is the weighted mean (triangle of twice its width) of what lies there, also across
+        the box's border: neighbouring boxes fit each other without a seam. Pixels whose middle lies beyond the slide
+        are white, and do not shine into the others.
         """
         left, top, right, bottom = box
         columns, rows = size
@@ -47,6 +48,9 @@ class Sampler:
                 part = picture[row : row + edge, column : column + edge]
                 start = (left / factor + column * step[0], top / factor + row * step[1])
                 part[:] = self._resampled(level, start, step, (part.shape[1], part.shape[0]))
+        width, height = self._sizes[0]
+        picture[:, _is_beyond(left, right, columns, width)] = 255
+        picture[_is_beyond(top, bottom, rows, height)] = 255
         return picture
 
     def _resampled(
@@ -65,26 +69,22 @@ class Sampler:
         right, bottom = math.ceil(end[0]) + halo[0], math.ceil(end[1]) + halo[1]
         pixels = Image.fromarray(self._level_pixels(level, x, y, right - x, bottom - y))
         box = (start[0] - x, start[1] - y, end[0] - x, end[1] - y)
-        enlarges = min(step) < 1
-        return np.asarray(
-            pixels.resize(size, Image.Resampling.BILINEAR if enlarges else Image.Resampling.HAMMING, box=box)
-        )
+        # The triangle leaves a feature's middle where it is; windows that are sharper shift it within a pixel.
+        return np.asarray(pixels.resize(size, Image.Resampling.BILINEAR, box=box))
 
     def _level_pixels(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """A rectangle of a level; white outside the slide."""
+        """A rectangle of a level; beyond it, its border goes on."""
         pixels = np.full((height, width, 3), 255, np.uint8)
         columns, rows = self._sizes[level]
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, columns), min(y + height, rows)
         if right <= left or bottom <= top:
             return pixels
-        self._blocks.paste(level, (left, top, right, bottom), pixels[top - y :, left - x :])
-        # A level's last column may stand for a part of a pixel that the scanner dropped: the slide goes on there.
-        factor = self.downsamples[level]
-        whole_columns, whole_rows = (math.ceil(edge / factor) for edge in self._sizes[0])
-        if columns < whole_columns < columns + 3 and x + width > columns > x:
-            pixels[:, columns - x : whole_columns - x] = pixels[:, columns - x - 1 : columns - x]
-        if rows < whole_rows < rows + 3 and y + height > rows > y:
-            pixels[rows - y : whole_rows - y] = pixels[rows - y - 1 : rows - y]
+        left, top, right, bottom = left - x, top - y, right - x, bottom - y
+        self._blocks.paste(level, (left + x, top + y, right + x, bottom + y), pixels[top:, left:])
+        pixels[:, :left] = pixels[:, left : left + 1]
+        pixels[:, right:] = pixels[:, right - 1 : right]
+        pixels[:top] = pixels[top]
+        pixels[bottom:] = pixels[bottom - 1]
         return pixels
 
     def close(self) -> None:
@@ -101,3 +101,9 @@ def _downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
     factor = (full[0] / level[0] + full[1] / level[1]) / 2
     whole = round(factor)
     return float(whole) if all(abs(a / whole - b) <= 1 for a, b in zip(full, level, strict=True)) else factor
+
+
+def _is_beyond(start: float, end: float, count: int, length: int) -> np.ndarray:
+    """Which of `count` pixels between two places have their middle outside of 0..length."""
+    middles = start + (np.arange(count) + 0.5) * (end - start) / count
+    return (middles < 0) | (middles > length)

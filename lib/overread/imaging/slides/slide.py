@@ -127,8 +127,14 @@ def _source_of(path: Path) -> Source:
     plain = TiffSource(path)
     if vendor is None or plain.is_ome:
         return plain
+    try:
+        known = OpenSlideSource(path)
+    except (
+        BadInputError
+    ):  # tiles packed in a way that OpenSlide recognises and does not unpack, such as JPEG 2000
+        return plain
     plain.close()
-    return OpenSlideSource(path)
+    return known
 
 
 def slide_id(path: Path) -> str:

@@ -55,6 +55,7 @@ class OpenSlideSource:
     """SVS, NDPI, MRXS, SCN, BIF, SVSLIDE, VMS, VMU and tiled pyramidal TIFF: all that OpenSlide recognises."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._slide = openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
@@ -71,13 +72,21 @@ class OpenSlideSource:
     def read_block(self, level: int, column: int, row: int) -> np.ndarray:
         x, y = column * BLOCK_PX, row * BLOCK_PX
         width, height = (min(BLOCK_PX, size - at) for size, at in zip(self.sizes[level], (x, y), strict=True))
-        # OpenSlide wants level-0 pixels; its own factor leads back to exactly this place on the level.
+        # OpenSlide takes whole pixels of level 0. Its own factor leads back to this place on the level; where it is
+        # odd (2.0005), to within half a pixel of level 0.
         factor = self._slide.level_downsamples[level]
         place = (round(x * factor), round(y * factor))
         try:
-            return on_white(np.asarray(self._slide.read_region(place, level, (width, height))))
+            rgba = np.asarray(self._slide.read_region(place, level, (width, height)))
         except openslide.OpenSlideError as error:
-            raise BadInputError(f"level {level} cannot be read at x {x}, y {y}: {error}") from error
+            raise BadInputError(
+                f"{self._path} is damaged on level {level} at x {x}, y {y}: {error}"
+            ) from error
+        # Nothing that was scanned is half transparent; a part of a pixel at the level's border looks like that.
+        unscanned = rgba[..., 3] < 128
+        pixels = np.ascontiguousarray(rgba[..., :3])
+        pixels[unscanned] = 255
+        return pixels
 
     def close(self) -> None:
         self._slide.close()
