@@ -21,7 +21,7 @@ class Radiology(MONAILabelApp):
     """Hands MONAI Label what `overread.server.radiology` serves."""
 
     def __init__(self, app_dir, studies, conf):
-        self.serving = radiology.Serving(app_dir, studies, conf)
+        self.serving = radiology.VolumeServing(app_dir, studies, conf)
         super().__init__(
             app_dir,
             studies,
@@ -42,13 +42,13 @@ class Radiology(MONAILabelApp):
         return self.serving.loop.queueing.strategies()
 
     def init_trainers(self):
-        return self.serving.loop.training.trainers()
+        return self.serving.training.trainers()
 
     def info(self):
         """Champions come and go while the server runs; what it says of itself follows."""
         self._infers, self.labels = self.serving.tasks(), self.serving.labels()
         self._trainers = self.init_trainers()
-        return super().info() | {"queue": self.serving.loop.state()}
+        return super().info() | self.serving.info()
 
     def on_init_complete(self):
         super().on_init_complete()

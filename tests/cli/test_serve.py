@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from overread.cli import app
+from overread.cli.console import app_folder, project_root
 from overread.cli.serve import is_port_in_use, server_command
 
 runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200"})
@@ -82,3 +83,20 @@ def test_studies_that_are_not_there_are_refused(tmp_path: Path):
     result = runner.invoke(app, ["serve", "--studies", str(tmp_path / "none")])
     assert result.exit_code == 2
     assert "does not exist" in result.stderr
+
+
+def test_an_app_may_be_named_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert app_folder(Path("pathology")) == project_root() / "apps" / "pathology"
+    own = tmp_path / "pathology"
+    own.mkdir()
+    (own / "main.py").write_text("")
+    assert app_folder(Path("pathology")) == own
+
+
+def test_an_app_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        typer.BadParameter, match=r"cardiology holds no main\.py: it is not a MONAI Label app"
+    ):
+        app_folder(Path("cardiology"))

@@ -36,6 +36,10 @@ def test_every_key_is_read():
         "train_minutes": "1.5",
         "train_iterations": "200",
         "train_start": "scratch",
+        "assumed_um_per_px": "0.25",
+        "max_region_px": "1000000",
+        "slide_batch": "4",
+        "slide_workers": "3",
     }
     assert Settings.from_conf(said) == Settings(
         models=("a", "b"),
@@ -59,12 +63,18 @@ def test_every_key_is_read():
         train_minutes=1.5,
         train_iterations=200,
         train_start="scratch",
+        assumed_um_per_px=0.25,
+        max_region_px=1_000_000,
+        slide_batch=4,
+        slide_workers=3,
     )
 
 
 def test_what_can_be_switched_off():
     off = {"control_share": "0", "train_after": "off", "train_minutes": "auto", "train_iterations": "auto"}
     assert Settings.from_conf(off) == Settings(control_share=0)
+    assert Settings.from_conf({"cascade": "off"}) == Settings(cascade=None)
+    assert Settings.from_conf({"cascade": "auto"}) == Settings()
 
 
 def test_what_monai_label_adds_is_left_alone():
@@ -74,7 +84,11 @@ def test_what_monai_label_adds_is_left_alone():
 @pytest.mark.parametrize(
     ("key", "text", "words"),
     [
-        ("colour", "red", "--conf colour is not known; known keys are bands, cascade, consensus"),
+        (
+            "colour",
+            "red",
+            "--conf colour is not known; known keys are assumed_um_per_px, bands, cascade, consensus",
+        ),
         ("models", " , ", "expected `all` or names separated by commas"),
         ("measure", " ", "--conf measure is empty"),
         ("bands", "loud", "expected one of inside, only, off"),
@@ -83,6 +97,9 @@ def test_what_monai_label_adds_is_left_alone():
         ("device", "gpu", "expected auto, cpu, cuda or cuda:N"),
         ("precision", "half", "expected one of auto, full, reduced"),
         ("cascade", "2", "expected a number above 0 and up to 1"),
+        ("assumed_um_per_px", "0.0005", "expected µm per pixel, such as 0.25 for a 40x scan"),
+        ("assumed_um_per_px", "500", "expected a number above 0 and up to 100"),
+        ("max_region_px", "1e6", "expected a whole number from 1"),
         ("max_upload_gib", "much", "expected a number above 0 and up to 1024"),
         ("keep_maps", "maybe", "expected one of true, yes, false, no"),
         ("database", "/data/overread.db", "expected a URL such as postgresql"),

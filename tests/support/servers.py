@@ -83,10 +83,10 @@ def tail(log: Path, characters: int = 6000) -> str:
     return log.read_text(errors="replace")[-characters:]
 
 
-def app_copy(folder: Path) -> Path:
-    """`apps/radiology` without anything it wrote, at `folder`: a server writes into its app folder."""
+def app_copy(folder: Path, app: str = "radiology") -> Path:
+    """`apps/radiology`, or another one, without anything it wrote: a server writes into its app folder."""
     folder.mkdir(parents=True)
-    shutil.copy(ROOT / "apps" / "radiology" / "main.py", folder)
+    shutil.copy(ROOT / "apps" / app / "main.py", folder)
     return folder
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from overread.learning.champions import ChampionStore
     from overread.state.database import Database
 
-APP = Path("apps") / "radiology"
+APPS = Path("apps")
+APP = APPS / "radiology"
 
 # Progress and remarks go to stderr: what a script reads from stdout is the answer alone.
 remarks = Console(stderr=True)
@@ -29,7 +30,8 @@ AppOption = Annotated[
     typer.Option(
         "--app",
         envvar="OVERREAD_APP",
-        help="Folder of the MONAI Label app; its model/ holds the champions. [default: the project's apps/radiology]",
+        help="Folder of the MONAI Label app, whose model/ holds the champions; or the name of one of the project's: "
+        "radiology, pathology. [default: radiology]",
         show_default=False,
     ),
 ]
@@ -61,10 +63,15 @@ def project_root() -> Path:
 
 
 def app_folder(app: Path | None) -> Path:
-    """The MONAI Label app that is served. Raises typer.BadParameter where there is none."""
+    """The MONAI Label app that is served: a folder, or the name of one below the project's `apps/`.
+
+    Raises typer.BadParameter where there is none.
+    """
     folder = (app or project_root() / APP).expanduser().resolve()
     if (folder / "main.py").is_file():
         return folder
+    if app is not None and len(app.parts) == 1 and (project_root() / APPS / app / "main.py").is_file():
+        return (project_root() / APPS / app).resolve()
     if app is None:
         raise typer.BadParameter(
             f"the app is looked for at {folder}, beside the source code, and is not there; "

@@ -27,7 +27,7 @@ def serve(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Folder of images (.nii.gz, .nii, .nrrd, …); labels are saved below it, in labels/.",
+            help="Folder of images (.nii.gz, .nrrd, .svs, .ndpi, …); labels are saved below it, in labels/.",
         ),
     ],
     app: AppOption = None,
@@ -40,7 +40,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve the champions to 3D Slicer and other MONAI Label clients.
+    """Serve the champions to 3D Slicer, QuPath and other MONAI Label clients.
 
     The same as `monailabel start_server --app apps/radiology --studies DIR --host 127.0.0.1 --port 8000`, from
     any folder, and with spaces in paths. Stop it with Ctrl-C.
@@ -48,6 +48,8 @@ def serve(
     Examples:
 
         overread serve --studies ~/studies
+
+        overread serve --app pathology --studies ~/slides
 
         overread serve --studies /data/ct --port 8001 --conf models=liver,spleen
 

@@ -20,26 +20,22 @@ from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.prediction import predict
 from overread.imaging.volumes import read_volume, write_nifti, write_nrrd
 from overread.learning.champions import HASH_LENGTH
-from overread.recipes import recipe_named
-from overread.server.doubt import BANDS_OFF, DOUBT_MODES, DoubtMode, band_facts, draw, label_values
+from overread.server.card import Choices, ModelCard
+from overread.server.doubt import BANDS_OFF, DOUBT_MODES, DoubtMode, band_facts, draw
 from overread.server.maps import MapKey, MapStore
 from overread.server.models import ServedModels
+from overread.server.settings import AUTO
 from overread.uncertainty.calibration import band_map
-from overread.uncertainty.measures import MEASURES
 
 logger = logging.getLogger(__name__)
 
 RESULT_SUFFIXES = (".nrrd", ".nii.gz", ".nii")
-ALL_MEMBERS = "all"
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the reader chose for one inference."""
+class Options(Choices):
+    """What the reader chose for one inference, and the file that the client wants."""
 
-    measure: str
-    doubt: DoubtMode
-    members: int | None
     suffix: str
     compress: bool
 
@@ -47,74 +43,42 @@ class Options:
 class EnsembleTask(InferTask):
     """A recipe's champion as a `segmentation` model.
 
-    What it tells `/info/` is read from the champion in service at that moment, so that a champion published
-    meanwhile is described and asked without a restart.
+    Attributes:
+        card: what it tells about itself.
     """
 
     def __init__(self, recipe: str, models: ServedModels, maps: MapStore) -> None:
-        self.recipe, self.models, self.maps = recipe_named(recipe), models, maps
-        super().__init__("segmentation", None, 3, self.recipe.description)
+        self.card, self.models, self.maps = ModelCard(recipe, models), models, maps
+        super().__init__("segmentation", None, 3, self.card.recipe.description)
 
     def is_valid(self) -> bool:
         """Whether the model can be asked now."""
-        return self.recipe.name in self.models.names()
+        return self.card.is_served
 
     def info(self) -> dict[str, Any]:
-        """What clients show: label values, options, the champion and what its bands were worth."""
-        description = self.models.description(self.recipe.name)
-        measure = self.default_measure
-        return {
-            "type": "segmentation",
-            "labels": self.label_values(),
-            "dimension": 3,
-            "description": self.recipe.description,
-            "config": self.config(),
-            "champion": description["identity"][:HASH_LENGTH],
-            "doubt": band_facts(measure, self.models.calibration(self.recipe.name).bands.get(measure)),
-        }
+        """What clients show."""
+        return self.card.info(3)
 
     def config(self) -> dict[str, Any]:
-        """Options for the viewer's table; the first of each list is the default."""
-        first_members = self.models.settings.members
-        return {
-            "doubt": _first(self.models.settings.doubt, DOUBT_MODES),
-            "measure": _first(self.default_measure, tuple(MEASURES)),
-            "members": _first(
-                str(first_members or ALL_MEMBERS),
-                (ALL_MEMBERS, *(str(n) for n in range(1, self.models.member_count(self.recipe.name) + 1))),
-            ),
-        }
-
-    @property
-    def default_measure(self) -> str:
-        """The uncertainty map that is shown unless the reader picks another."""
-        return self.models.settings.measure or self.recipe.measure
-
-    def label_values(self) -> dict[str, int]:
-        """Label names to voxel values of an ordinary answer."""
-        return label_values(self.models.classes(self.recipe.name), self.lists_bands())
-
-    def lists_bands(self) -> bool:
-        """Whether any measure has calibrated bands, so that their names belong to the model."""
-        return bool(self.models.calibration(self.recipe.name).bands)
+        """Options for the viewer's table."""
+        return self.card.config()
 
     def options(self, request: dict[str, Any]) -> Options:
         """The reader's choices, with the defaults for what was not sent.
 
         Raises:
-            BadInputError: a choice that is not in the table.
+            BadInputError: a choice that is not in the table, or a kind of file that is not written.
         """
-        table = self.config()
         suffix = request.get("result_extension") or RESULT_SUFFIXES[0]
         if suffix not in RESULT_SUFFIXES:
             raise BadInputError(
                 f"result_extension {suffix!r} is not written; there are {', '.join(RESULT_SUFFIXES)}"
             )
-        members = _choice(request, "members", table["members"])
+        chosen = self.card.choices(request)
         return Options(
-            measure=_choice(request, "measure", table["measure"]),
-            doubt=next(m for m in DOUBT_MODES if m == _choice(request, "doubt", table["doubt"])),
-            members=None if members == ALL_MEMBERS else int(members),
+            chosen.measure,
+            chosen.doubt,
+            chosen.members,
             suffix=suffix,
             compress=request.get("result_compress") not in (False, "false"),
         )
@@ -130,7 +94,7 @@ class EnsembleTask(InferTask):
             The label map's file, which the caller deletes, and plain JSON.
         """
         started = time.perf_counter()
-        ensemble = self.models.ensemble(self.recipe.name)
+        ensemble = self.models.ensemble(self.card.recipe.name)
         options = self.options(request)
         path = Path(request["image"])
         with called(path, request.get("image_name") or path.name):
@@ -143,7 +107,7 @@ class EnsembleTask(InferTask):
                 volume,
                 measures=(options.measure,),
                 members=options.members,
-                cascade=self.models.settings.cascade,
+                cascade=self._cascade(),
                 precision=self.models.settings.precision,
                 device=self.models.device,
             )
@@ -151,18 +115,18 @@ class EnsembleTask(InferTask):
         thresholds = ensemble.calibration.bands.get(options.measure)
         values = prediction.maps[options.measure].values
         bands = None if thresholds is None else band_map(values, thresholds)
-        drawing = draw(prediction.labels, bands, ensemble.classes, options.doubt, self.lists_bands())
+        drawing = draw(prediction.labels, bands, ensemble.classes, options.doubt, self.card.lists_bands())
         file = self._written(drawing.values, volume.grid, options)
         facts = self._facts(ensemble, options, bands)
         if request.get("image_id"):
-            key = MapKey(self.recipe.name, ensemble.identity[:HASH_LENGTH], request["image_id"])
+            key = MapKey(self.card.recipe.name, ensemble.identity[:HASH_LENGTH], request["image_id"])
             self.maps.keep(key, prediction, ensemble.classes, floats=self.models.settings.keep_maps)
             shown: DoubtMode = (
                 BANDS_OFF if bands is None and options.doubt == DOUBT_MODES[0] else options.doubt
             )
             self.maps.record_shown(key, str(request.get("client_id") or ""), shown)
         finished = time.perf_counter()
-        logger.info("%s answered in %.1f s", self.recipe.name, finished - started)
+        logger.info("%s answered in %.1f s", self.card.recipe.name, finished - started)
         return str(file), {
             "label_names": drawing.names,
             "scores": prediction.scores,
@@ -176,13 +140,17 @@ class EnsembleTask(InferTask):
             **facts,
         }
 
+    def _cascade(self) -> float | None:
+        chosen = self.models.settings.cascade
+        return None if chosen == AUTO else chosen
+
     def _facts(self, ensemble: Ensemble, options: Options, bands: np.ndarray | None) -> dict[str, Any]:
         thresholds = ensemble.calibration.bands.get(options.measure)
         doubt = band_facts(options.measure, thresholds) | {"shown": options.doubt}
         if bands is not None:
             doubt["voxels"] = {"high": int((bands == 2).sum()), "moderate": int((bands == 1).sum())}
         return {
-            "model": self.recipe.name,
+            "model": self.card.recipe.name,
             "champion": ensemble.identity[:HASH_LENGTH],
             "members": options.members or len(ensemble.members),
             "doubt": doubt,
@@ -204,18 +172,3 @@ def called(path: Path, name: str) -> Iterator[None]:
         yield
     except OverreadError as error:
         raise type(error)(str(error).replace(str(path), name)) from error
-
-
-def _first(default: str, known: tuple[str, ...]) -> list[str]:
-    return [default, *(name for name in known if name != default)]
-
-
-def _choice(request: dict[str, Any], key: str, known: list[str]) -> str:
-    value = request.get(key)
-    # A client that did not show the table sends it back whole, or nothing.
-    value = value[0] if isinstance(value, list) and value else value
-    if value is None or value == "":
-        return known[0]
-    if str(value) not in known:
-        raise BadInputError(f"{key} {value!r} is not offered; there are {', '.join(known)}")
-    return str(value)

@@ -6,17 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from overread.learning.versions import settle
-from overread.server.children import Children
-from overread.server.datastore import StudyStore
 from overread.server.models import ServedModels
-from overread.server.queueing import Queueing
 from overread.server.scoring import Scoring
 from overread.server.training import Training
-from overread.state.database import DATABASE_VARIABLE, Database
+from overread.state.database import Database
 
 logger = logging.getLogger(__name__)
 
@@ -24,34 +20,42 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 2.0
 
 
+class HandsOut(Protocol):
+    """What hands cases or patches out, as far as the loop needs to know."""
+
+    def strategies(self) -> dict[str, Any]:
+        """What `/info/` lists, the default first."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What `/info/` says of the queue."""
+        ...
+
+
 class Loop:
     """Queue, scoring and training over one studies folder.
 
     Attributes:
         queueing, scoring, training: see their types.
-
-    Args:
-        app_dir: of the MONAI Label app; `scoring/`, `training/` and the children's logs lie there.
-        studies: folder of the images.
     """
 
     def __init__(
         self,
-        app_dir: Path,
-        studies: Path,
-        store: StudyStore,
         models: ServedModels,
         database: Database,
+        queueing: HandsOut,
+        scoring: Scoring,
+        training: Training,
     ) -> None:
-        settings = models.settings
         self._models, self._database = models, database
-        self._children = Children(
-            app_dir / "logs", app_dir / "state", settings.threads, {DATABASE_VARIABLE: database.url}
-        )
-        self._does_scoring = settings.scoring
-        self.queueing = Queueing(store, models, database, settings)
-        self.scoring = Scoring(store, models, self.queueing, self._children, app_dir / "scoring")
-        self.training = Training(models, database, self._children, settings, app_dir / "training", studies)
+        self.queueing, self.scoring, self.training = queueing, scoring, training
+        self._looks: list[Callable[[], None]] = [training.look]
+        if models.settings.scoring:
+            self._looks.append(scoring.look)
+
+    def also(self, look: Callable[[], None]) -> None:
+        """Call this as well whenever everything is looked after; to be said before `open`."""
+        self._looks.append(look)
 
     def open(self, warm_up: threading.Thread) -> None:
         """Put right what a crash left behind, carry on, and begin to look after everything.
@@ -70,11 +74,8 @@ class Loop:
     def _keep_looking(self, warm_up: threading.Thread) -> None:
         warm_up.join()
         self.training.carry_on()
-        looks: list[Callable[[], None]] = [self.training.look]
-        if self._does_scoring:
-            looks.append(self.scoring.look)
         while True:
-            for look in looks:
+            for look in self._looks:
                 try:
                     look()
                 except Exception:

@@ -11,7 +11,9 @@ from overread.ensemble.compute import choose_device
 from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.storage import calibration_from_json, load_ensemble, read_description
 from overread.learning.champions import ChampionStore
+from overread.queue.scoring import CHAMPION_LENGTH
 from overread.server.settings import Settings
+from overread.state.scores import COLD
 
 
 class ServedModels:
@@ -48,6 +50,17 @@ class ServedModels:
             served = f"there are {', '.join(names)}" if names else "no model is served yet"
             raise NotFoundError(f"no model is called {recipe!r}; {served}")
         return self.store.current(recipe)
+
+    def queued(self) -> str:
+        """The model whose doubt orders the queue; empty where none is served, or not the one that was wished."""
+        served, wanted = self.names(), self.settings.queue_recipe
+        if wanted is not None:
+            return wanted if wanted in served else ""
+        return served[0] if served else ""
+
+    def scored_as(self, recipe: str) -> str:
+        """What scores of the recipe's champion are kept under; `COLD` where the recipe is empty."""
+        return str(self.description(recipe)["identity"])[:CHAMPION_LENGTH] if recipe else COLD
 
     def description(self, recipe: str) -> dict[str, Any]:
         """The champion's `ensemble.json`, without loading any weights."""

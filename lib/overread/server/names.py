@@ -42,3 +42,8 @@ def rater_name(user: str, client_id: str) -> str:
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         raise BadInputError(f"client_id {name!r} holds a control character")
     return name
+
+
+def name_of_address(address: str) -> str:
+    """What a client is called that does not say who it is, such as QuPath: `at 192.0.2.7`; empty for no address."""
+    return f"at {address}" if address else ""

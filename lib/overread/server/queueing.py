@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from overread.domain import NotFoundError
-from overread.queue.scoring import CHAMPION_LENGTH
 from overread.queue.serving import CaseQueue, Nothing, Served
 from overread.queue.settings import QueueSettings
 from overread.queue.strategies import STRATEGIES
-from overread.server.datastore import StudyStore
 from overread.server.models import ServedModels
 from overread.server.names import rater_name
 from overread.server.settings import Settings
+from overread.server.store import GuardedStore
+from overread.server.strategies import NamedStrategy, listed
 from overread.state.database import Database
-from overread.state.scores import COLD, count_scores
+from overread.state.scores import count_scores
 from overread.state.servings import open_servings
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Queueing:
 
     def __init__(
         self,
-        store: StudyStore,
+        store: GuardedStore,
         models: ServedModels,
         database: Database,
         settings: Settings,
@@ -50,23 +50,7 @@ class Queueing:
 
     def strategies(self) -> dict[str, NamedStrategy]:
         """What `/info/` lists, the default first: viewers select the first."""
-        names = sorted(STRATEGIES, key=lambda name: name != self._settings.strategy)
-        return {
-            name: NamedStrategy(STRATEGIES[name].description, is_default=name == self._settings.strategy)
-            for name in names
-        }
-
-    def recipe(self) -> str:
-        """The model whose doubt orders the cases; empty where no model is served."""
-        served = self._models.names()
-        wanted = self._settings.queue_recipe
-        if wanted is not None:
-            return wanted if wanted in served else ""
-        return served[0] if served else ""
-
-    def champion(self, recipe: str) -> str:
-        """What the scores of the recipe's champion are kept under; empty where there is none."""
-        return str(self._models.description(recipe)["identity"])[:CHAMPION_LENGTH] if recipe else COLD
+        return listed(STRATEGIES, self._settings.strategy)
 
     def next_case(self, strategy: str, wishes: Mapping[str, Any]) -> dict[str, Any]:
         """The next case for a client, in the keys that viewers read; empty where nothing waits.
@@ -101,8 +85,8 @@ class Queueing:
 
     def state(self) -> dict[str, Any]:
         """What `/info/` says of the queue."""
-        recipe = self.recipe()
-        champion = self.champion(recipe)
+        recipe = self._models.queued()
+        champion = self._models.scored_as(recipe)
         now = time.time()
         with self._database.reading() as c:
             leases = [serving for serving in open_servings(c) if serving.expires_at > now]
@@ -121,8 +105,8 @@ class Queueing:
         }
 
     def _current_queue(self) -> CaseQueue:
-        recipe = self.recipe()
-        champion = self.champion(recipe)
+        recipe = self._models.queued()
+        champion = self._models.scored_as(recipe)
         queue = self._queue
         if queue is None or (queue.recipe, queue.champion) != (recipe, champion):
             queue = self._queue = CaseQueue(
@@ -162,17 +146,6 @@ class Queueing:
             "stop": stop_facts(served),
             "lease_expires": serving.expires_at,
         }
-
-
-class NamedStrategy:
-    """One strategy, as MONAI Label lists it."""
-
-    def __init__(self, description: str, is_default: bool) -> None:
-        self.description = f"{description} (the default)" if is_default else description
-
-    def info(self) -> dict[str, Any]:
-        """What clients show."""
-        return {"description": self.description}
 
 
 def stop_facts(served: Served | None) -> dict[str, Any] | None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from overread.domain import NotFoundError
 from overread.queue.scoring import revision_of
 from overread.server.children import Children, Ending
-from overread.server.datastore import StudyStore
 from overread.server.models import ServedModels
-from overread.server.queueing import Queueing
+from overread.server.store import GuardedStore
 
 logger = logging.getLogger(__name__)
 
@@ -27,24 +28,44 @@ REVISIONS_EVERY_S = 120
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 600.0
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """A program that scores.
+
+    Attributes:
+        program: its module.
+        needs_champion: whether it has nothing to do without one.
+        further: from the recipe to arguments that it wants beside those of every scorer.
+        wanted: when readers asked about cases, in seconds since 1970, for a program that begins with the last one.
+    """
+
+    program: str
+    needs_champion: bool = False
+    further: Callable[[str], Mapping[str, str]] = lambda recipe: {}
+    wanted: Callable[[], Mapping[str, float]] = dict
+
+
 class Scoring:
     """The scoring child and what it should be doing. `look` is called again and again, by one thread.
 
     Args:
         folder: where the list of cases is kept for the child.
+        scorer: the child; the one for volumes if None.
     """
 
     def __init__(
         self,
-        store: StudyStore,
+        store: GuardedStore,
         models: ServedModels,
-        queueing: Queueing,
         children: Children,
         folder: Path,
+        scorer: Scorer | None = None,
     ) -> None:
-        self._store, self._models, self._queueing, self._children = store, models, queueing, children
+        self._store, self._models, self._children = store, models, children
+        self._scorer = scorer or Scorer(PROGRAM)
         self._cases = Path(folder) / CASES
-        self._listed: dict[str, dict[str, str]] = {}
+        self._listed: dict[str, dict[str, Any]] = {}
+        self._wished: dict[str, float] = {}
         self._revisions: dict[str, str] = {}
         self._revisions_at = float("-inf")
         self._subject: tuple[str, str] | None = None
@@ -55,17 +76,18 @@ class Scoring:
 
     def look(self) -> None:
         """Notice new images and champions, and start the child where there is something to score."""
-        recipe = self._queueing.recipe()
-        subject = (recipe, self._queueing.champion(recipe))
+        recipe = self._models.queued()
+        subject = (recipe, self._models.scored_as(recipe))
         if subject != self._subject:
             self._children.stop(CHILD)
             self._subject, self._failures, self._not_before = subject, 0, 0.0
             self._wanted += 1
         self._list_cases()
         idle = not self._children.running(CHILD)
-        if idle and self._done < self._wanted and self._listed and time.monotonic() >= self._not_before:
+        is_due = self._done < self._wanted and time.monotonic() >= self._not_before
+        if idle and is_due and self._listed and (recipe or not self._scorer.needs_champion):
             self._started = self._wanted
-            self._children.start(CHILD, PROGRAM, self._arguments(recipe), self._ended)
+            self._children.start(CHILD, self._scorer.program, self._arguments(recipe), self._ended)
 
     def state(self) -> dict[str, Any]:
         """For `/info/`: whether scoring runs, and what went wrong."""
@@ -83,26 +105,32 @@ class Scoring:
             "--progress": str(self._cases.with_name(PROGRESS)),
             "--device": str(self._models.device),
             "--threads": str(self._models.settings.threads or ""),
+            **self._scorer.further(recipe),
         }
         # The recipe may be empty: images are looked at before there is a model.
         return [part for key, value in said.items() if value or key == "--recipe" for part in (key, value)]
 
     def _list_cases(self) -> None:
         is_due = time.monotonic() - self._revisions_at > REVISIONS_EVERY_S
-        if not is_due and set(self._store.list_images()) == self._listed.keys():
+        wanted = dict(self._scorer.wanted())
+        if not is_due and set(self._store.list_images()) == self._listed.keys() and wanted == self._wished:
             return
+        self._wished = wanted
         self._revisions_at = time.monotonic()
-        listed, revisions = {}, {}
+        listed: dict[str, dict[str, Any]] = {}
+        revisions: dict[str, str] = {}
         for case, path in self._store.image_files().items():
             with suppress(NotFoundError):
                 revisions[case] = revision_of(path)
                 listed[case] = {"image": str(path), "patient": self._store.patient_of(case)}
+                if case in wanted:
+                    listed[case]["wanted"] = wanted[case]
         if listed != self._listed or revisions != self._revisions:
             self._write(listed)
             self._listed, self._revisions = listed, revisions
             self._wanted += 1
 
-    def _write(self, listed: dict[str, dict[str, str]]) -> None:
+    def _write(self, listed: dict[str, dict[str, Any]]) -> None:
         self._cases.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._cases.with_name(f".{self._cases.name}.new")
         temporary.write_text(json.dumps(listed))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from overread.domain import BadInputError
+from overread.imaging.slides.slide import ASSUMED
 from overread.server.doubt import BANDS_INSIDE, DOUBT_MODES, DoubtMode
 
 # MONAI Label and its sample apps put these beside ours.
@@ -17,6 +18,9 @@ Consensus = Literal["latest", "majority", "staple"]
 CONSENSUSES: tuple[Consensus, ...] = get_args(Consensus)
 Start = Literal["champion", "scratch"]
 STARTS: tuple[Start, ...] = get_args(Start)
+AUTO: Literal["auto"] = "auto"
+# No scan is coarser, and no microscope sees finer.
+COARSEST_UM, FINEST_UM = 100.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Settings:
         members: how many members are asked; None asks all.
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `full` or `reduced`; see `overread.ensemble.prediction`.
-        cascade: where the first member is this sure, the others are not asked; None asks all everywhere.
+        cascade: where the first member is this sure, the others are not asked. `auto` asks all about volumes, and about
+            slides as the champion's own validation slides say; None asks all everywhere.
         keep_maps: whether float maps and probabilities are kept per case. The proposal always is: a label that
             is submitted with doubt left in it is completed from it.
         max_upload_bytes: the largest image that may be uploaded.
@@ -46,6 +51,10 @@ class Settings:
         train_minutes: training time of one challenger, all members together; None leaves it to the trainer.
         train_iterations: training steps of each member of a challenger; None leaves them to the time.
         train_start: whether a challenger begins from the champion's weights or from scratch.
+        assumed_um_per_px: pixel size of slides that do not tell theirs.
+        max_region_px: the model's pixels that one request about a slide may have computed.
+        slide_batch: windows of a slide that a member sees at a time.
+        slide_workers: threads that read a slide.
     """
 
     models: tuple[str, ...] | None = None
@@ -54,7 +63,7 @@ class Settings:
     members: int | None = None
     device: str = "auto"
     precision: Any = "auto"
-    cascade: float | None = None
+    cascade: float | Literal["auto"] | None = AUTO
     keep_maps: bool = True
     max_upload_bytes: int = 2 * GIB
     threads: int | None = None
@@ -69,6 +78,10 @@ class Settings:
     train_minutes: float | None = None
     train_iterations: int | None = None
     train_start: Start = "champion"
+    assumed_um_per_px: float = ASSUMED.um
+    max_region_px: int = 4096 * 4096
+    slide_batch: int = 8
+    slide_workers: int = 2
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:
@@ -111,6 +124,19 @@ def _count(key: str, text: str) -> int | None:
 
 def _share(key: str, text: str) -> float:
     return _number(key, text, 1.0)
+
+
+def _cascade(key: str, text: str) -> float | Literal["auto"] | None:
+    if text == AUTO:
+        return AUTO
+    return None if text == "off" else _share(key, text)
+
+
+def _um(key: str, text: str) -> float:
+    size = _number(key, text, COARSEST_UM)
+    if size < FINEST_UM:
+        raise BadInputError(f"--conf {key} {text!r}: expected µm per pixel, such as 0.25 for a 40x scan")
+    return size
 
 
 def _share_or_none(key: str, text: str) -> float:
@@ -188,7 +214,7 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "members": ("members", _count),
     "device": ("device", _device),
     "precision": ("precision", _precision),
-    "cascade": ("cascade", _share),
+    "cascade": ("cascade", _cascade),
     "keep_maps": ("keep_maps", _flag),
     "max_upload_gib": ("max_upload_bytes", _bytes),
     "threads": ("threads", _count),
@@ -203,5 +229,9 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "train_minutes": ("train_minutes", _minutes),
     "train_iterations": ("train_iterations", _count),
     "train_start": ("train_start", _start),
+    "assumed_um_per_px": ("assumed_um_per_px", _um),
+    "max_region_px": ("max_region_px", _count),
+    "slide_batch": ("slide_batch", _count),
+    "slide_workers": ("slide_workers", _count),
 }
 assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}

@@ -27,13 +27,13 @@ import numpy as np
 import torch
 from sqlalchemy import Connection, select
 
-from overread.domain import BadInputError, OverreadError
+from overread.domain import BadInputError, OverreadError, PixelSize
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.slides.glance import glance
 from overread.ensemble.slides.maps import SlideMaps
 from overread.ensemble.slides.prediction import SlideOptions
 from overread.ensemble.storage import load_ensemble
-from overread.imaging.slides.slide import open_slide
+from overread.imaging.slides.slide import ASSUMED, open_slide
 from overread.imaging.slides.tissue import find_tissue
 from overread.queue import child
 from overread.queue.backlog import Backlog, Done, ScoringProgress, revision_or_missing
@@ -97,6 +97,7 @@ class SlideScorer(Backlog[SlideCase, Look]):
         stopped: set when it shall end, within one batch of windows.
         device: where the ensemble's weights are.
         options: of the close look.
+        assumed: pixel size of slides that do not tell theirs.
         keep_every_s: what was done is kept this often.
     """
 
@@ -112,10 +113,11 @@ class SlideScorer(Backlog[SlideCase, Look]):
         device: torch.device | str = "cpu",
         options: SlideOptions = SlideOptions(),
         keep_every_s: float = KEEP_EVERY_S,
+        assumed: PixelSize = ASSUMED,
     ) -> None:
         super().__init__(database, recipe, ensemble.identity[:CHAMPION_LENGTH], cases, claims, stopped)
         self._ensemble, self._maps, self._device = ensemble, Path(maps), device
-        self._options, self._keep_every_s = options, keep_every_s
+        self._options, self._keep_every_s, self._assumed = options, keep_every_s, assumed
 
     def files(self, slide: str) -> SlideFiles:
         """Where the slide's maps lie."""
@@ -184,7 +186,7 @@ class SlideScorer(Backlog[SlideCase, Look]):
             return Done(job.slide, row.took_s, row.error)
 
     def _first_look(self, job: Look, files: SlideFiles, revision: str) -> SlideState:
-        with open_slide(job.case.path) as slide:
+        with open_slide(job.case.path, self._assumed) as slide:
             # The same slide begins at the same window.
             rng = np.random.default_rng(zlib.crc32(job.slide.encode()))
             maps = glance(self._ensemble, slide, find_tissue(slide), GLANCE_S, rng, self._device)
@@ -207,7 +209,7 @@ class SlideScorer(Backlog[SlideCase, Look]):
                 raise ElsewhereError
             keeper.keep_if_due()
 
-        with open_slide(job.case.path) as slide:
+        with open_slide(job.case.path, self._assumed) as slide:
             try:
                 look.look(self._ensemble, slide, self._options, self._device, progress)
             except BaseException:
@@ -283,6 +285,11 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument(
         "--batch", type=int, default=SlideOptions.batch, help="windows that a member sees at a time"
     )
+    made.add_argument("--workers", type=int, default=SlideOptions.workers, help="threads that read a slide")
+    made.add_argument("--cascade", type=float, help="the members' threshold; all are asked if not given")
+    made.add_argument(
+        "--um-per-px", type=float, default=ASSUMED.um, help="of slides that do not tell theirs, in µm"
+    )
     return child.run(made, arguments, _score_all)
 
 
@@ -293,9 +300,18 @@ def _score_all(
         raise BadInputError("without a champion there is nothing to say about slides; give --champion")
     ensemble = load_ensemble(chosen.champion, device)
     claims = Claims.for_database(database.url)
-    options = SlideOptions(batch=chosen.batch)
+    options = SlideOptions(batch=chosen.batch, workers=chosen.workers, cascade=chosen.cascade)
     return SlideScorer(
-        database, chosen.recipe, ensemble, chosen.cases, chosen.maps, claims, stopped, device, options
+        database,
+        chosen.recipe,
+        ensemble,
+        chosen.cases,
+        chosen.maps,
+        claims,
+        stopped,
+        device,
+        options,
+        assumed=PixelSize(chosen.um_per_px),
     ).run()
 
 

@@ -1,0 +1,190 @@
+"""What every app of ours hands to MONAI Label, whatever its images are."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from fastapi import APIRouter, FastAPI
+from monailabel.config import settings as monai_settings
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.utils.sessions import Sessions
+from starlette.middleware import Middleware
+
+from overread.domain import BadInputError, NotFoundError
+from overread.ensemble.compute import leave_a_core
+from overread.learning.accepted import AcceptedLabels
+from overread.learning.champions import ChampionStore
+from overread.learning.process import ACCEPTED
+from overread.server.children import Children
+from overread.server.doubt import DOUBT_NAMES
+from overread.server.errors import add_error_answers
+from overread.server.guard import UploadGuard
+from overread.server.loop import Loop
+from overread.server.models import ServedModels
+from overread.server.routes import take_over
+from overread.server.settings import Settings
+from overread.server.store import GuardedStore
+from overread.server.training import Training
+from overread.server.turns import INFERENCE, record_turn
+from overread.state.database import DATABASE_VARIABLE, Database, default_path
+from overread.uncertainty.measures import MEASURES
+
+Task = TypeVar("Task", bound=InferTask)
+Store = TypeVar("Store", bound=GuardedStore)
+
+logger = logging.getLogger(__name__)
+
+# Of a request, what the server added or the turn holds anyway.
+NOT_ASKED = ("image", "image_id", "image_name", "client_id")
+
+
+class Serving(ABC, Generic[Task, Store]):
+    """Everything an app hands to MONAI Label.
+
+    Args:
+        conf: what `--conf` said.
+
+    Attributes:
+        settings, models, database, accepted, children, training: see their types.
+        store: the studies folder.
+        loop: queue, scoring and training.
+    """
+
+    store: Store
+    loop: Loop
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.app_dir, self.studies = Path(app_dir), Path(studies)
+        self.settings = Settings.from_conf(conf)
+        if self.settings.measure is not None:
+            MEASURES[self.settings.measure]
+        if studies.startswith(("http://", "https://")):
+            raise BadInputError(f"--studies {studies}: this app serves a folder, not a DICOM server")
+        self._keep_files_in_app_folder()
+        self.models = ServedModels(ChampionStore(self.app_dir / "model"), self.settings)
+        self.database = Database.open(self.settings.database or default_path(self.app_dir))
+        self.accepted = AcceptedLabels(self.studies / ACCEPTED, self.database)
+        self.accepted.settle(time.time())
+        self.children = Children(
+            self.app_dir / "logs",
+            self.app_dir / "state",
+            self.settings.threads,
+            {DATABASE_VARIABLE: self.database.url},
+        )
+        self.training = Training(
+            self.models, self.database, self.children, self.settings, self.app_dir / "training", self.studies
+        )
+        self._tasks: dict[str, Task] = {}
+        self._sessions: Sessions | None = None
+        if not self.models.names():
+            logger.warning("No champion in %s: train one with `overread train`", self.models.store.root)
+
+    @abstractmethod
+    def new_task(self, recipe: str) -> Task:
+        """The task that answers for a recipe."""
+
+    @abstractmethod
+    def router(self) -> APIRouter:
+        """The endpoints of this app."""
+
+    @abstractmethod
+    def body_limit(self, method: str, path: str, query: dict[str, str]) -> int:
+        """Bytes that a request may send. Raises NotFoundError for a label of an unknown image."""
+
+    def client_name(self, said: Mapping[str, Any], address: str) -> str:
+        """What a client calls itself; empty where it does not.
+
+        Args:
+            said: the request's parameters.
+            address: where the request comes from.
+        """
+        return str(said.get("client_id") or "")
+
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Do what the first request would otherwise wait for."""
+
+    def tasks(self) -> dict[str, Task]:
+        """One task per model that is served now."""
+        names = self.models.names()
+        for name in names:
+            if name not in self._tasks:
+                self._tasks[name] = self.new_task(name)
+        return {name: self._tasks[name] for name in names}
+
+    def labels(self) -> list[str]:
+        """Names for the viewer: doubt first, so that classes win where segments overlap on submit."""
+        names: dict[str, None] = {}
+        for task in self.tasks().values():
+            names |= dict.fromkeys(task.info()["labels"])
+        doubt = [name for name in DOUBT_NAMES if name in names]
+        return doubt + [name for name in names if name not in DOUBT_NAMES]
+
+    def info(self) -> dict[str, Any]:
+        """What `/info/` says beside MONAI Label's own."""
+        return {"queue": self.loop.state()}
+
+    def state(self) -> dict[str, Any]:
+        """Queue, scoring and training at a glance."""
+        stats = {name: self.training.stats(name) for name in self.training.trainers()}
+        return {"queue": self.loop.state(), "training": stats}
+
+    def record(self, model: str, request: dict[str, Any], champion: str) -> None:
+        """Keep that a client asked about an image of the studies."""
+        if request.get("image_id"):
+            record_turn(
+                self.database,
+                case_id=request["image_id"],
+                client_id=str(request.get("client_id") or ""),
+                recipe=model,
+                champion=champion,
+                kind=INFERENCE,
+                params={key: value for key, value in request.items() if key not in NOT_ASKED},
+                now=time.time(),
+            )
+
+    def sessions(self) -> Sessions:
+        """Images that clients sent for a while. Raises NotFoundError where sessions are switched off."""
+        if self._sessions is None:
+            raise NotFoundError("sessions are switched off on this server (MONAI_LABEL_SESSIONS)")
+        return self._sessions
+
+    def open(self, sessions: Sessions | None) -> None:
+        """Set the running server up: endpoints, errors, limits, and what the first request would wait for."""
+        from monailabel.app import app
+
+        self._sessions = sessions
+        self.prepare_http(app)
+        threads = leave_a_core(self.settings.threads)
+        logger.info("Models %s on %s, %d threads", self.models.names(), self.models.device, threads)
+        warming = threading.Thread(target=self.warm_up, name="warm-up", daemon=True)
+        warming.start()
+        self.loop.open(warming)
+
+    def prepare_http(self, app: FastAPI) -> None:
+        """Put our endpoints, error answers and upload limits into MONAI Label's FastAPI app."""
+        take_over(app, self.router())
+        add_error_answers(app)
+        app.user_middleware.append(Middleware(UploadGuard, limit=self.body_limit))
+        # The stack was built when the server began to start; requests go through the new one.
+        app.middleware_stack = app.build_middleware_stack()
+
+    def _keep_files_in_app_folder(self) -> None:
+        """Temporary files and sessions go below the app folder: nothing is written elsewhere."""
+        temporary = self.app_dir / "tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        tempfile.tempdir = str(temporary)
+        if not monai_settings.MONAI_LABEL_SESSION_PATH:
+            monai_settings.MONAI_LABEL_SESSION_PATH = str(self.app_dir / "sessions")
+        # No scores are computed by children of the server, and MLflow's default does not work with files.
+        monai_settings.MONAI_LABEL_AUTO_UPDATE_SCORING = False
+        monai_settings.MONAI_LABEL_TRACKING_ENABLED = False

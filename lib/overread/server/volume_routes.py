@@ -1,0 +1,200 @@
+"""The HTTP endpoints for volumes: inference, images and labels, sessions, the next case, maps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, File, Form, Response, UploadFile
+from fastapi.responses import FileResponse
+from monailabel.endpoints.infer import ResultType
+from monailabel.endpoints.user.auth import User
+from requests_toolbelt import MultipartEncoder
+
+from overread.domain import BadInputError, NotFoundError
+from overread.learning.champions import HASH_LENGTH
+from overread.server.datastore import check_volume, volume_suffix
+from overread.server.maps import MapKey
+from overread.server.names import checked_name
+from overread.server.routes import (
+    ANNOTATOR,
+    INFERENCES_AT_ONCE,
+    USER,
+    parsed,
+    received,
+    shared_router,
+    signed_in,
+)
+from overread.server.store import finite
+
+if TYPE_CHECKING:
+    from overread.server.radiology import VolumeServing
+
+# Parameters of a request that only the server may set.
+RESERVED = ("model", "image", "image_id", "image_name", "session", "label", "description", "strategy")
+
+
+def volume_router(serving: VolumeServing) -> APIRouter:
+    """Our endpoints."""
+    router = shared_router(serving)
+    at_once = CapacityLimiter(INFERENCES_AT_ONCE)
+
+    @router.post("/infer/{model}", tags=["Infer"], summary="Segment an image and show the doubt")
+    async def infer(
+        model: str,
+        image: str = "",
+        session_id: str = "",
+        params: str = Form("{}"),
+        file: UploadFile = File(None),
+        label: UploadFile = File(None),
+        output: ResultType | None = None,
+        user: User = USER,
+    ) -> Any:
+        def answer() -> Any:
+            request = inference_request(serving, model, image, session_id, params, file)
+            try:
+                if output == ResultType.dicom_seg:
+                    raise BadInputError("output dicom_seg needs a DICOM server; this app serves a folder")
+                result, facts = serving.answer(model, request)
+            finally:
+                if file is not None and not session_id:
+                    Path(request["image"]).unlink(missing_ok=True)
+            return inference_answer(result, finite(facts), output)
+
+        return await to_thread.run_sync(answer, limiter=at_once)
+
+    @router.put("/datastore/", include_in_schema=False)
+    @router.put("/datastore/image", tags=["Datastore"], summary="Upload an image")
+    def put_image(
+        image: str | None = None,
+        params: str = Form("{}"),
+        file: UploadFile = File(...),
+        user: User = ANNOTATOR,
+    ) -> dict[str, Any]:
+        info = parsed(params, "params") | {"user": user.username}
+        name = Path(file.filename or "").name
+        image = checked_name(image or name.removesuffix(volume_suffix(name)), "image id")
+        path = received_volume(file)
+        try:
+            return {"image": serving.store.add_image(image, str(path), info)}
+        finally:
+            path.unlink(missing_ok=True)
+
+    @router.put("/datastore/label", tags=["Datastore"], summary="Submit a label")
+    def put_label(
+        image: str,
+        params: str = Form("{}"),
+        tag: str = "final",
+        label: UploadFile = File(...),
+        user: User = ANNOTATOR,
+    ) -> dict[str, Any]:
+        info = parsed(params, "params")
+        path = received_volume(label)
+        try:
+            facts = serving.store.submit(image, path, tag or "final", info, signed_in(user))
+            return {"image": image, "label": image, "accepted": facts}
+        finally:
+            path.unlink(missing_ok=True)
+
+    @router.put("/session/", tags=["Session"], summary="Send an image that is not kept")
+    def put_session(
+        uncompress: bool = False, expiry: int = 0, files: list[UploadFile] = File(...), user: User = USER
+    ) -> dict[str, Any]:
+        if uncompress or len(files) != 1:
+            raise BadInputError(
+                f"a session takes one volume file as it is, got {len(files)} files"
+                + (" to uncompress" if uncompress else "")
+            )
+        name = Path(files[0].filename or "").name
+        path = received_volume(files[0])
+        try:
+            check_volume(path, name, serving.settings.max_upload_bytes)
+            session_id, session = serving.sessions().add_session(str(path), max(0, expiry), False)
+        finally:
+            path.unlink(missing_ok=True)
+        return {"session_id": session_id, "session_info": session.to_json()}
+
+    @router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="Get the next case")
+    def next_case(strategy: str, params: dict[str, Any] | None = None, user: User = USER) -> dict[str, Any]:
+        return finite(serving.queueing.next_case(strategy, params or {}))
+
+    @router.get(
+        "/overread/maps", tags=["Overread"], summary="Doubt and probabilities of an earlier inference"
+    )
+    def maps(
+        model: str, image: str, map: str | None = None, champion: str | None = None, user: User = USER
+    ) -> Any:
+        """Without `map`: which maps are kept. With it: that map as NIfTI on the image's grid."""
+        identity = serving.models.description(model)["identity"][:HASH_LENGTH]
+        case = checked_name(image, "image id")
+        key = MapKey(model, checked_name(champion, "champion") if champion else identity, case)
+        if map is None:
+            names = serving.maps.names(key)
+            if not names:
+                serving.store.known_image(image)
+            return {"model": model, "image": image, "champion": key.champion, "maps": names}
+        path = serving.maps.path(key, map)
+        return FileResponse(path, media_type="application/gzip", filename=f"{case}_{path.name}")
+
+    return router
+
+
+def inference_request(
+    serving: VolumeServing, model: str, image: str, session_id: str, params: str, file: UploadFile | None
+) -> dict[str, Any]:
+    """What the task is asked. An image that came as `file` lies in the temporary folder.
+
+    Raises:
+        NotFoundError: unknown model, image or session.
+        BadInputError: params that are no JSON object, no image at all, or a file that is no volume.
+    """
+    serving.models.current(model)
+    request = {key: value for key, value in parsed(params, "params").items() if key not in RESERVED}
+    if session_id:
+        checked_name(session_id, "session id")
+        session = serving.sessions().get_session(session_id)
+        if session is None:
+            raise NotFoundError(f"no session {session_id!r}; it may have expired, send the image again")
+        return request | {"image": session.image, "image_id": storable(image), "image_name": "of the session"}
+    if file is not None:
+        path = received_volume(file)
+        return request | {"image": str(path), "image_name": file.filename}
+    if not image:
+        raise BadInputError("name an image of the studies folder, a session, or send a file")
+    known = serving.store.known_image(image)
+    return request | {"image": str(known), "image_id": image, "image_name": f"image {image}"}
+
+
+def inference_answer(result: Path, facts: dict[str, Any], output: ResultType | None) -> Any:
+    """The label map and the facts in the form the client asked for: both, unless it said otherwise."""
+    try:
+        content = result.read_bytes()
+    finally:
+        result.unlink(missing_ok=True)
+    if output == ResultType.json:
+        return facts
+    if output == ResultType.image:
+        disposition = {"Content-Disposition": f'attachment; filename="{result.name}"'}
+        return Response(content, media_type="application/octet-stream", headers=disposition)
+    encoder = MultipartEncoder(
+        {
+            "params": (None, json.dumps(facts, allow_nan=False), "application/json"),
+            "image": (result.name, content, "application/octet-stream"),
+        }
+    )
+    return Response(encoder.to_string(), media_type=encoder.content_type)
+
+
+def received_volume(upload: UploadFile) -> Path:
+    """The uploaded volume in the app's own temporary folder; the caller removes it."""
+    return received(upload, volume_suffix(upload.filename or ""))
+
+
+def storable(name: str) -> str | None:
+    """The name, if maps can be kept under it. 3D Slicer names a session's image after its node, freely."""
+    try:
+        return checked_name(name, "image id")
+    except BadInputError:
+        return None
