@@ -4,19 +4,21 @@ export PYTHON WHEELHOUSE
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+APP ?= radiology
 
 .PHONY: help demo test check format wheelhouse clean
 
 help:
-	@echo "make demo        install, make sample data, train a starter model, serve it on http://127.0.0.1:8000"
-	@echo "make test        install and run all tests (make test ARGS='tests/cli -x' runs some of them)"
-	@echo "make check       ruff, pyright, import-linter"
-	@echo "make format      let ruff put the code in order"
-	@echo "make wheelhouse  download everything once, for machines without a network"
-	@echo "make clean       remove .venv and the demo's working copy"
+	@echo "make demo                 install, make sample data, train a starter model, serve it on http://127.0.0.1:8000"
+	@echo "make demo APP=pathology   the same with slides, for QuPath"
+	@echo "make test                 install and run all tests (make test ARGS='tests/cli -x' runs some of them)"
+	@echo "make check                ruff, pyright, import-linter"
+	@echo "make format               let ruff put the code in order"
+	@echo "make wheelhouse           download everything once, for machines without a network"
+	@echo "make clean                remove .venv and the demo's working copy"
 
 demo: $(VENV)/.installed-runtime
-	@$(BIN)/overread demo $(ARGS)
+	@$(BIN)/overread demo $(APP) $(ARGS)
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest $(ARGS)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from overread.cli.demo import copy_studies
+from overread.cli.demos import copy_studies
 from overread.cli.serve import is_port_in_use
 from overread.studies.phantom import make_phantoms
 

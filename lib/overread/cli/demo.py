@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
 import subprocess
@@ -24,38 +23,42 @@ from overread.cli.console import (
     remarks,
     waiting,
 )
+from overread.cli.demos import DEMOS, RADIOLOGY, Demo
 from overread.cli.serve import HOST, PORT, HostOption, PortOption, refuse_port_in_use, server_command
 from overread.cli.train import learn
 
 if TYPE_CHECKING:
     from overread.learning.champions import ChampionStore
 
-RECIPE = "liver_phantom"
-# Training steps of all members together; preparing the cases and calibration come on top.
-TRAINING_MINUTES = 3.5
 LAST_LOG_LINES = 20
 
 
 def demo(
+    which: Annotated[
+        str, typer.Argument(help=f"Which app to show: {' or '.join(DEMOS)}.", metavar="[APP]")
+    ] = RADIOLOGY.app,
     host: HostOption = HOST,
     port: PortOption = PORT,
     app: AppOption = None,
     folder: Annotated[
         Path | None,
         typer.Option(
-            help="Working folder for sample data's copy and the log. [default: .demo]", show_default=False
+            help="Working folder for sample data's copy and the log. [default: .demo, .demo-pathology]",
+            show_default=False,
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Sample studies; made where they are missing. [default: sample-data/phantom]",
-            show_default=False,
+            help="Sample data; made where they are missing. [default: below sample-data]", show_default=False
         ),
     ] = None,
     minutes: Annotated[
-        float, typer.Option(min=0.05, help="Training time of the starter model, all members together.")
-    ] = TRAINING_MINUTES,
+        float | None,
+        typer.Option(
+            min=0.05, help="Training time of the starter model, all members together. [default: 3.5]"
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     fresh: Annotated[
         bool,
@@ -65,7 +68,7 @@ def demo(
     ] = False,
     serve: Annotated[bool, typer.Option(help="Start the server, or only prepare everything for it.")] = True,
 ) -> None:
-    """Make sample data, train a starter model, serve it, and say what to click in 3D Slicer.
+    """Make sample data, train a starter model, serve it, and say what to click in 3D Slicer or QuPath.
 
     The first run trains for a few minutes; later ones reuse data and model. The server works on a copy of the
     sample studies in .demo/studies, so the sample data stay as they are. Stop it with Ctrl-C.
@@ -74,77 +77,73 @@ def demo(
 
         overread demo
 
+        overread demo pathology
+
         overread demo --port 8001 --fresh
     """
-    app_dir = app_folder(app)
+    if which not in DEMOS:
+        raise typer.BadParameter(f"there is no demo of {which!r}; there are {', '.join(DEMOS)}")
+    shown = DEMOS[which]
+    app_dir = app_folder(app or project_root() / "apps" / shown.app)
     if serve:
         refuse_port_in_use(host, port)
-    sample = (data or project_root() / "sample-data" / "phantom").expanduser().resolve()
-    working = (folder or project_root() / ".demo").expanduser().resolve()
-    _make_sample_data(sample)
-    _make_starter_champion(app_dir, sample, minutes, device)
+    sample = (data or project_root() / "sample-data" / shown.sample).expanduser().resolve()
+    working = (folder or project_root() / _working_folder(shown)).expanduser().resolve()
+    _make_sample_data(shown, sample)
+    _make_starter_champion(shown, app_dir, sample / shown.cases, minutes or shown.minutes, device)
     studies = working / "studies"
     if fresh:
         shutil.rmtree(studies, ignore_errors=True)
-    copy_studies(sample / "imagesTs", studies)
-    remarks.print(
-        "To see first what asking by doubt may bring, about a minute: "
-        f"overread simulate {RECIPE} --data '{sample}' --quick --jobs 2",
-        highlight=False,
-        soft_wrap=True,
-    )
+    shown.copy(sample, studies)
+    if shown.hint:
+        hint = shown.hint.format(recipe=shown.recipe, sample=sample)
+        remarks.print(hint, highlight=False, soft_wrap=True)
     if serve:
-        raise typer.Exit(_serve(server_command(app_dir, studies, host, port, []), working, host, port))
-    remarks.print(f"Ready: overread serve --studies '{studies}'", highlight=False, soft_wrap=True)
+        raise typer.Exit(_serve(shown, server_command(app_dir, studies, host, port, []), working, host, port))
+    named = "" if shown is RADIOLOGY else f" --app '{app_dir}'"
+    remarks.print(f"Ready: overread serve{named} --studies '{studies}'", highlight=False, soft_wrap=True)
 
 
-def copy_studies(images: Path, studies: Path) -> None:
-    """Copy images that are not there yet, named by case: the server writes labels and a database beside them."""
-    studies.mkdir(parents=True, exist_ok=True)
-    for image in sorted(images.glob("*.nii.gz")):
-        target = studies / re.sub(r"_0000(?=\.nii\.gz$)", "", image.name)
-        if not target.exists():
-            shutil.copyfile(image, target)
+def _working_folder(shown: Demo) -> str:
+    return ".demo" if shown is RADIOLOGY else f".demo-{shown.app}"
 
 
-def _make_sample_data(sample: Path) -> None:
-    if (sample / "dataset.json").exists():
+def _make_sample_data(shown: Demo, sample: Path) -> None:
+    if (sample / shown.cases / "dataset.json").exists():
         return
-    from overread.studies.phantom import make_phantoms
-
-    with waiting("Making sample data: computed phantoms, no patient stands behind them"):
-        make_phantoms(sample)
+    with waiting(f"Making {shown.wanted}"):
+        shown.make(sample)
 
 
-def _make_starter_champion(app: Path, sample: Path, minutes: float, device: str) -> None:
+def _make_starter_champion(shown: Demo, app: Path, cases: Path, minutes: float, device: str) -> None:
     store = champion_store(app, None)
-    if RECIPE in store.recipes():
-        _locate_sample_data(store, sample)
+    if shown.recipe in store.recipes():
+        _locate_sample_data(store, shown.recipe, cases)
         return
     remarks.print(
-        f"Training the starter model {RECIPE} for about {minutes:g} minutes; this happens once.",
+        f"Training the starter model {shown.recipe} for about {minutes:g} minutes; this happens once.",
         highlight=False,
         soft_wrap=True,
     )
-    learn(RECIPE, sample, store, minutes=minutes, device=device)
+    learn(shown.recipe, cases, store, minutes=minutes, device=device)
 
 
-def _locate_sample_data(store: ChampionStore, sample: Path) -> None:
+def _locate_sample_data(store: ChampionStore, recipe: str, cases: Path) -> None:
     """A starter model of an earlier version does not know its data yet; without them it could not learn on."""
     from overread.domain import BadInputError
     from overread.learning.central import FILE
     from overread.learning.training_set import locate_central
 
-    champion = store.current(RECIPE)
+    champion = store.current(recipe)
     if (champion.parent / FILE).exists():
         return
     try:
-        locate_central(champion, sample)
+        locate_central(champion, cases)
     except BadInputError as error:
-        remarks.print(f"{RECIPE} is served, but cannot learn on: {error}", markup=False, highlight=False)
+        remarks.print(f"{recipe} is served, but cannot learn on: {error}", markup=False, highlight=False)
 
 
-def _serve(command: list[str], working: Path, host: str, port: int) -> int:
+def _serve(shown: Demo, command: list[str], working: Path, host: str, port: int) -> int:
     """Run the server until it ends or Ctrl-C; returns the exit code for the command."""
     log_file = working / "server.log"
     with log_file.open("wb") as log:
@@ -154,7 +153,7 @@ def _serve(command: list[str], working: Path, host: str, port: int) -> int:
         with waiting("Starting the server; the first start takes up to a minute"):
             is_up = _wait_until_up(server, f"http://{host}:{port}/info/")
         if is_up:
-            remarks.print(_what_to_click(host, port, log_file))
+            remarks.print(_what_to_click(shown, host, port, log_file))
         server.wait()
     except KeyboardInterrupt:
         remarks.print("Stopping the server.")
@@ -186,22 +185,11 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _what_to_click(host: str, port: int, log_file: Path) -> Panel:
+def _what_to_click(shown: Demo, host: str, port: int, log_file: Path) -> Panel:
+    address = f"http://{host}:{port}"
     return Panel(
-        f"[bold]The server is up: http://{host}:{port}[/bold]\n\n"
-        "In 3D Slicer:\n"
-        "  1. Once: View > Extensions Manager, install [bold]MONAILabel[/bold], restart.\n"
-        "  2. Modules > Active Learning > [bold]MONAILabel[/bold].\n"
-        f"  3. MONAI Label server: [bold]http://{host}:{port}[/bold], then the round arrow.\n"
-        "  4. [bold]Next Sample[/bold] loads a study.\n"
-        f"  5. Auto Segmentation > model [bold]{RECIPE}[/bold] > [bold]Run[/bold].\n"
-        "     `doubt: high` and `doubt: moderate` mark the regions to look at.\n"
-        "  6. Correct with the Segment Editor below, then [bold]Submit Label[/bold].\n"
-        "     Doubt is not saved with the label.\n"
-        "  7. [bold]Next Sample[/bold] again: the volume's name says why this study was chosen.\n"
-        "  8. After a few labels [bold]Train[/bold]: the networks learn from them for some minutes, and what they\n"
-        "     become is served only if it is better on studies that it never learnt from.\n"
-        "     [bold]overread watch[/bold] and [bold]overread models list[/bold] show how that goes.\n\n"
+        f"[bold]The server is up: {address}[/bold]\n\n"
+        f"{shown.clicks.format(address=address, recipe=shown.recipe)}\n"
         f"Server log: {log_file}\n"
         "Ctrl-C stops the server. Research software, not a medical device.",
         title="Overread",
