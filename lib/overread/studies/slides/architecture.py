@@ -108,13 +108,14 @@ def _tissue_level(shape: tuple[int, int], size_um: tuple[float, float], rng: np.
         v = y / height - 0.5 - side * np.sin(turn) + rng.uniform(-0.03, 0.03)
         tilt = turn + rng.normal(0, 0.25)
         along, across = u * np.cos(tilt) + v * np.sin(tilt), v * np.cos(tilt) - u * np.sin(tilt)
-        long, wide = (0.43, 0.4) if pieces == 1 else (0.235, 0.4)
+        long, wide = (0.39, 0.35) if pieces == 1 else (0.21, 0.37)
         radius = np.hypot(along / long, across / wide)
         level = np.maximum(level, (1 - radius) * (0.4 if pieces == 1 else 0.3))
-    for wavelength, height_of in ((short / 4, 0.05), (short / 11, 0.022), (260, 0.01), (90, 0.004)):
+    for wavelength, height_of in ((short / 3, 0.045), (short / 9, 0.022), (260, 0.01), (90, 0.004)):
         level += height_of * min(1, wavelength / short * 40) * smooth_noise(shape, wavelength / CELL_UM, rng)
     rim = np.minimum(np.minimum(x, width - x) / width, np.minimum(y, height - y) / height)
-    level = np.minimum(level, (rim - 0.025) * 2)
+    level = np.minimum(level, (rim - 0.03) * 2 + 0.02 * smooth_noise(shape, short / 7 / CELL_UM, rng))
+    level = np.minimum(level, (rim - 0.012) * 2)
     tear = np.abs(smooth_noise(shape, short / 9 / CELL_UM, rng)) - 0.025
     torn = smooth_noise(shape, short / 5 / CELL_UM, rng) - 1.25
     return np.minimum(level, np.maximum(tear, -0.2 * torn) * 0.4)
@@ -158,7 +159,7 @@ def _nests(tumour: np.ndarray, necrosis: np.ndarray, rng: np.random.Generator) -
     shape = tumour.shape
     size = 1 + 0.35 * smooth_noise(shape, 900 / CELL_UM, rng)
     pattern = smooth_noise(shape, 120 / CELL_UM, rng) + 0.45 * smooth_noise(shape, 55 / CELL_UM, rng)
-    septa = np.abs(pattern) - 0.11 * np.clip(size, 0.3, 2)
+    septa = np.abs(pattern) - 0.2 * np.clip(size, 0.3, 2)
     gaps = 1.35 - smooth_noise(shape, 240 / CELL_UM, rng)
     inside = distance_to_border(np.minimum(septa, gaps))
     return np.minimum(np.minimum(inside, tumour - 2), -necrosis)
@@ -186,6 +187,6 @@ def _thickness(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 def _warp(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return np.stack([
-        150 * smooth_noise(shape, 1700 / CELL_UM, rng) + 22 * smooth_noise(shape, 260 / CELL_UM, rng)
+        90 * smooth_noise(shape, 2200 / CELL_UM, rng) + 6 * smooth_noise(shape, 260 / CELL_UM, rng)
         for _ in range(2)
     ])

@@ -35,7 +35,7 @@ def draw_fold(tissue: np.ndarray, size_um: tuple[float, float], rng: np.random.G
     u, v = x - middle[0], y - middle[1]
     along, across = u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
     across = across + 0.03 * short * smooth_noise(shape, short / 3 / CELL_UM, rng)
-    across += 9 * smooth_noise(shape, 130 / CELL_UM, rng)
+    across += 9 * smooth_noise(shape, 200 / CELL_UM, rng)
     half = min(45, 0.012 * short) * (1 - (along / (0.3 * short)) ** 2)
     return np.clip(half - np.abs(across), -FAR_UM, FAR_UM) if has_fold else np.full(shape, -FAR_UM)
 
@@ -49,7 +49,7 @@ def draw_pen(tissue: np.ndarray, tumour: np.ndarray, size_um: tuple[float, float
         return Pen(cover.astype(np.float16), ink)
     x, y = places(shape)
     half = min(0.017 * short, 260)
-    streaks = smooth_noise(shape, 30 / CELL_UM, rng)
+    streaks = smooth_noise(shape, 160 / CELL_UM, rng)
     for _ in range(2):
         # Circles about the middle of the slide cut its border where the tissue's corners are.
         turn, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.36, 0.46) * short

@@ -12,7 +12,7 @@ from overread.studies.slides.fields import at_points
 from overread.studies.slides.noise import hashed_uniform
 from overread.studies.slides.nuclei import VARIANTS
 from overread.studies.slides.structures import EPITHELIUM_UM
-from overread.studies.slides.textures import PERIOD_UM, textures
+from overread.studies.slides.textures import PERIOD_UM, fibres
 
 # The largest nucleus reaches less far.
 REACH_UM = 20.0
@@ -89,12 +89,11 @@ def _fibroblasts(architecture: Architecture, bounds_um: tuple[float, float, floa
     found = _kept(found, free & (found.chance < share))
     right, down = (at_points(part, found.x, found.y) for part in architecture.warp)
     place = tuple(np.rint(part).astype(int) % PERIOD_UM for part in (found.y + down, found.x + right))
-    bank = textures(1.0)
-    in_wall = bank.packed.view(np.uint8).reshape(PERIOD_UM, PERIOD_UM, 4)[(*place, 2)] < 18
+    in_wall = fibres().fat_wall_um[place] < 2.2
     fat = at_points(architecture.fat, found.x, found.y) > 0
     # Within fat, only its walls have cells.
     place, found = tuple(part[in_wall | ~fat] for part in place), _kept(found, in_wall | ~fat)
-    angle = bank.angle[place] + (found.chance - 0.2) * 0.6
+    angle = fibres().angle[place] + (found.chance - 0.2) * 0.6
     return _cells(found._replace(variant=_variant(angle)), "fibroblast")
 
 

@@ -77,12 +77,12 @@ CENTRES: dict[str, Centre] = {
     for centre in (
         Centre(
             "A",
-            Stain(RUIFROK_HAEMATOXYLIN, RUIFROK_EOSIN),
+            Stain(MACENKO_HAEMATOXYLIN, MACENKO_EOSIN),
             Scanner((244, 243, 245), (1.0, 1.0, 1.0), 1.0, 0.30, 0.0, 1.2, 88),
         ),
         Centre(
             "B",
-            Stain(MACENKO_HAEMATOXYLIN, MACENKO_EOSIN, 0.85, 1.25),
+            Stain(RUIFROK_HAEMATOXYLIN, RUIFROK_EOSIN, 0.95, 0.9),
             Scanner((247, 242, 233), (0.95, 1.0, 1.1), 0.95, 0.55, 0.0, 1.5, 80),
         ),
         Centre(

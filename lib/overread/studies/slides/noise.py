@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 # Constants of splitmix64 (Steele, Lea & Flood 2014), a mixer whose output passes the usual tests of randomness.
 _STEP, _MIX_1, _MIX_2 = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -32,11 +33,16 @@ def _mixed(number: np.ndarray) -> np.ndarray:
 
 def smooth_noise(shape: tuple[int, int], wavelength: float, rng: np.random.Generator) -> np.ndarray:
     """Hills and valleys of about one wavelength (in cells): mean 0, standard deviation near 1; float32 of `shape`."""
-    coarse = tuple(int(np.ceil(edge / wavelength * 2)) + 4 for edge in shape)
-    hills = Image.fromarray(rng.standard_normal(coarse).astype(np.float32))
-    box = (1.5, 1.5, 1.5 + shape[1] / wavelength * 2, 1.5 + shape[0] / wavelength * 2)
-    # Interpolation between independent values takes a third off their standard deviation.
-    return np.asarray(hills.resize(shape[::-1], Image.Resampling.BICUBIC, box=box)) * 1.35
+    step = max(1.0, wavelength / 8)
+    width = 0.19 * wavelength / step
+    margin = int(np.ceil(3 * width)) + 2
+    coarse = tuple(int(np.ceil(edge / step)) + 2 * margin for edge in shape)
+    # A Gaussian has no direction: noise from a lattice alone would show its rows and columns.
+    hills = gaussian_filter(rng.standard_normal(coarse).astype(np.float32), width, truncate=3)
+    box = (margin, margin, margin + shape[1] / step, margin + shape[0] / step)
+    # White noise blurred like this has a standard deviation of 1 / (2 sqrt(pi) width).
+    magnified = Image.fromarray(hills).resize(shape[::-1], Image.Resampling.BICUBIC, box=box)
+    return np.asarray(magnified) * np.float32(2 * np.sqrt(np.pi) * width)
 
 
 def periodic_noise(edge: int, scale: float, rng: np.random.Generator) -> np.ndarray:

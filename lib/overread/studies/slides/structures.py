@@ -56,7 +56,7 @@ def grow_glands(room: np.ndarray, size_um: tuple[float, float], rng: np.random.G
     depth = np.full(room.shape, -FAR_UM, np.float32)
     nuclei: list[np.ndarray] = []
     for _ in range(max(2, round(0.34 * _tissue_mm2(room)))):
-        place = _somewhere(room > 60, rng)
+        place = _somewhere(room > 15, rng)
         if place is None:
             break
         reach = rng.uniform(130, min(420, 0.1 * min(size_um) + 60))
@@ -70,8 +70,8 @@ def grow_glands(room: np.ndarray, size_um: tuple[float, float], rng: np.random.G
                 x = place[1] + column + shift + rng.uniform(-12, 12)
                 cell = int(y / CELL_UM) + PAD, int(x / CELL_UM) + PAD
                 inside = all(0 <= index < edge for index, edge in zip(cell, room.shape, strict=True))
-                if inside and room[cell] > 45:
-                    _grow_gland(depth, nuclei, (y, x), rng.uniform(0.24, 0.47) * pitch, rng)
+                if inside and room[cell] > 5:
+                    _grow_gland(depth, nuclei, (y, x), rng.uniform(0.22, 0.5) * pitch, rng)
     placed = np.concatenate(nuclei, axis=1) if nuclei else np.zeros((4, 0))
     return Glands(depth.astype(np.float16), placed[0], placed[1], placed[2], placed[3] > 0)
 
@@ -80,7 +80,7 @@ def grow_vessels(room: np.ndarray, size_um: tuple[float, float], rng: np.random.
     """Small vessels: µm to the inner border of their walls, positive in the lumen."""
     field = np.full(room.shape, -FAR_UM, np.float32)
     for _ in range(max(3, round(2.2 * _tissue_mm2(room)))):
-        place = _somewhere(room > 70, rng)
+        place = _somewhere(room > 20, rng)
         if place is None:
             break
         radius = 9 + rng.exponential(9) if rng.random() < 0.85 else rng.uniform(30, 55)
@@ -108,7 +108,7 @@ class _Border:
 
     def __init__(self, radius: float, rng: np.random.Generator) -> None:
         self.mean = radius
-        self.waves = [(k, rng.normal(0, 0.11 / k**0.3), rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)]
+        self.waves = [(k, rng.normal(0, 0.1 / k**0.5), rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)]
 
     def radius(self, turn: np.ndarray) -> np.ndarray:
         """µm from the middle to the line."""

@@ -24,11 +24,9 @@ class Textures:
     Attributes:
         packed: (edge, edge) uint32; its four bytes are collagen fibres, fibre bundles, distance to the wall of a
             fat cell (in 1/8 µm), and grain; 0..255 each.
-        angle: direction of the fibres in radians, at 1 µm per pixel.
     """
 
     packed: np.ndarray
-    angle: np.ndarray
 
     @property
     def edge(self) -> int:
@@ -41,26 +39,40 @@ class Textures:
         return self.packed.ravel().take(place).view(np.uint8).reshape(*place.shape, 4)
 
 
+@dataclass(frozen=True, eq=False)
+class Fibres:
+    """The textures before they are at a slide's pixel size: (`PERIOD_UM`, `PERIOD_UM`), 1 µm per pixel.
+
+    Attributes:
+        angle: direction of the collagen fibres, radians from the columns' axis towards the rows'.
+        fat_wall_um: distance to the wall of the fat cell.
+        layers: fibres, bundles, distance to the wall and grain as bytes will hold them.
+    """
+
+    angle: np.ndarray
+    fat_wall_um: np.ndarray
+    layers: tuple[np.ndarray, ...]
+
+
+@lru_cache(maxsize=1)
+def fibres() -> Fibres:
+    """The same for all slides, which look at them through warps of their own."""
+    rng = np.random.default_rng(20010801)
+    angle = 0.75 * periodic_noise(PERIOD_UM, 75, rng) + 0.22 * periodic_noise(PERIOD_UM, 20, rng)
+    fine = _along(angle, periodic_noise(PERIOD_UM, 0.8, rng), 26)
+    bundles = _along(angle, periodic_noise(PERIOD_UM, 2.6, rng), 70)
+    grain = 0.75 * periodic_noise(PERIOD_UM, 0.7, rng) + 0.65 * periodic_noise(PERIOD_UM, 2.5, rng)
+    wall = _distance_to_fat_wall(rng)
+    layers = (128 + 52 * fine / fine.std(), 128 + 52 * bundles / bundles.std(), 8 * wall, 128 + 45 * grain)
+    return Fibres(angle, wall, layers)
+
+
 @lru_cache(maxsize=2)
 def textures(um_per_px: float) -> Textures:
-    """Textures at this pixel size: the same for all slides, which look at them through warps of their own."""
-    rng = np.random.default_rng(20010801)
-    angle = 0.9 * periodic_noise(PERIOD_UM, 55, rng) + 0.35 * periodic_noise(PERIOD_UM, 18, rng)
-    fine = _along(angle, periodic_noise(PERIOD_UM, 0.9, rng), 36)
-    bundles = _along(angle, periodic_noise(PERIOD_UM, 3.2, rng), 60)
-    grain = 0.75 * periodic_noise(PERIOD_UM, 0.7, rng) + 0.65 * periodic_noise(PERIOD_UM, 2.5, rng)
+    """The textures at this pixel size."""
     edge = round(PERIOD_UM / um_per_px)
-    layers = [
-        _resized(layer, edge)
-        for layer in (
-            128 + 52 * fine / fine.std(),
-            128 + 52 * bundles / bundles.std(),
-            8 * _distance_to_fat_wall(rng),
-            128 + 45 * grain,
-        )
-    ]
-    packed = np.ascontiguousarray(np.stack(layers, axis=-1)).view(np.uint32)[..., 0]
-    return Textures(packed, angle)
+    layers = [_resized(layer, edge) for layer in fibres().layers]
+    return Textures(np.ascontiguousarray(np.stack(layers, axis=-1)).view(np.uint32)[..., 0])
 
 
 def _along(angle: np.ndarray, noise: np.ndarray, steps: int) -> np.ndarray:
