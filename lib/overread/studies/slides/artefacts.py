@@ -37,7 +37,7 @@ def draw_fold(tissue: np.ndarray, size_um: tuple[float, float], rng: np.random.G
     across = across + 0.03 * short * smooth_noise(shape, short / 3 / CELL_UM, rng)
     across += 9 * smooth_noise(shape, 200 / CELL_UM, rng)
     half = min(45, 0.012 * short) * (1 - (along / (0.3 * short)) ** 2)
-    return np.clip(half - np.abs(across), -FAR_UM, FAR_UM) if has_fold else np.full(shape, -FAR_UM)
+    return np.clip(np.minimum(half - np.abs(across), tissue), -FAR_UM, FAR_UM) if has_fold else np.full(shape, -FAR_UM)
 
 
 def draw_pen(tissue: np.ndarray, tumour: np.ndarray, size_um: tuple[float, float], rng: np.random.Generator) -> Pen:

@@ -42,8 +42,9 @@ class Painter:
         if fold is not None:
             # Another piece of the same tissue lies on top, and it is not the same place of it.
             share = _step(fold, 3)
-            dyes += share * (0.6 * dyes + np.array(FOLDED_OVER, np.float32)[:, None, None])
+            dyes += share * (0.5 * dyes + np.array(FOLDED_OVER, np.float32)[:, None, None])
         dyes *= view.map("thickness", always=True)
+        dyes += EMPTY
         return dyes
 
     def ink(self, x: int, y: int, width: int, height: int) -> np.ndarray | None:
@@ -131,8 +132,8 @@ def _ground(view: _View) -> np.ndarray:
         if depth is not None:
             paint(depth, haematoxylin, eosin, fat_wall, grain, fibres)
     cover = _step(tissue, 2.5)
-    eosin = eosin * cover + EMPTY
-    haematoxylin = haematoxylin * cover + EMPTY
+    eosin *= cover
+    haematoxylin *= cover
     # The cut edge takes more eosin.
     eosin *= 1 + 0.35 * np.exp(-(((tissue - 7) / 7) ** 2))
     return np.stack([haematoxylin, eosin])

@@ -14,7 +14,7 @@ from overread.studies.slides.centres import CENTRES
 from overread.studies.slides.writer import SlideTruth, make_slide
 
 # Edge of a panel and the gap between panels, in pixels of the picture.
-PANEL_PX, GAP_PX = 300, 6
+PANEL_PX, GAP_PX = 320, 6
 OUTLINE = "#101010"
 
 

@@ -18,7 +18,7 @@ from shapely.geometry import Polygon
 from overread.domain import BadInputError
 from overread.studies.slides.architecture import build
 from overread.studies.slides.centres import Centre, centre_named
-from overread.studies.slides.painter import Painter
+from overread.studies.slides.painter import EMPTY, Painter
 from overread.studies.slides.scanner import MARGIN_PX, scan
 
 TILE_PX = 512
@@ -187,7 +187,7 @@ def painted(painter: Painter, centre: Centre, x: int, y: int, edge: int = PAINTE
     around = (x - MARGIN_PX, y - MARGIN_PX, edge + 2 * MARGIN_PX, edge + 2 * MARGIN_PX)
     dyes = painter.dyes(*around)
     if dyes is None:
-        dyes = np.full((2, around[3], around[2]), 0.004, np.float32)
+        dyes = np.full((2, around[3], around[2]), EMPTY, np.float32)
     seed = painter.architecture.seed
     offset = (x // edge * 7919 + y // edge * 104729 + seed * 611953) * 37
     return scan(dyes, painter.ink(*around), centre, painter.um_per_px, offset)
