@@ -11,8 +11,8 @@ from PIL import Image
 from overread.domain import BadInputError, NotFoundError
 from overread.domain.labels import IGNORE
 from overread.server.slides import regions, submissions
-from overread.state.servings import CONTROL, EXPIRED, SKIPPED, SUBMITTED, servings
 from overread.server.turns import record_turn
+from overread.state.servings import CONTROL, EXPIRED, SKIPPED, SUBMITTED, servings
 from support.slide_store import CLASSES, HEIGHT, RECIPE, WIDTH, asap, rectangle
 
 PATCH = (100, 60, 80, 40)
@@ -110,7 +110,7 @@ def test_an_object_outside_all_rectangles_counts_for_itself_and_around_it_nothin
     ]
     label = folder.label("one-patch-200_200_40_20")
     assert label.shape == (20, 10)
-    assert (label[0, 0], label[19, 9], label[19, 0], label[0, 9]) == (2, IGNORE, 2, 2)
+    assert (label[0, 0], label[19, 9], label[18, 0], label[0, 9]) == (2, IGNORE, 2, 2)
     assert set(np.unique(label)) == {2, IGNORE}
 
 
@@ -236,7 +236,11 @@ def test_the_answer_is_plain_json(store, folder):
     ("image", "xml", "sentence"),
     [
         ("one", b"<ASAP_Annotations><Anno", "are no XML"),
-        ("one", asap(("Lymphocyte", rectangle(0, 0, 9, 9))), "unknown class 'Lymphocyte'; expected .*'Tumor'"),
+        (
+            "one",
+            asap(("Lymphocyte", rectangle(0, 0, 9, 9))),
+            "unknown class 'Lymphocyte'; expected .*'Tumor'",
+        ),
         ("one", asap(("Tumor", rectangle(WIDTH + 5, 0, 9, 9))), "lies outside the slide"),
         (
             "one",
@@ -245,8 +249,16 @@ def test_the_answer_is_plain_json(store, folder):
         ),
         ("one", asap(("doubt: high", rectangle(0, 0, 9, 9))), "nothing is labelled on slide 'one'"),
         ("one", asap(("Tumor", rectangle(7, 7, 0.5, 0.5))), "none covers a pixel of 1 µm"),
-        (NAME, asap(("doubt high", rectangle(*PATCH)), box=PATCH), "give the rectangle itself the class background"),
-        (NAME, asap(("Tumor", rectangle(0, 0, 9, 9)), box=(0, 0, 90, 90)), "leave the name as QuPath proposes it"),
+        (
+            NAME,
+            asap(("doubt high", rectangle(*PATCH)), box=PATCH),
+            "give the rectangle itself the class background",
+        ),
+        (
+            NAME,
+            asap(("Tumor", rectangle(0, 0, 9, 9)), box=(0, 0, 90, 90)),
+            "leave the name as QuPath proposes it",
+        ),
         (
             f"one-patch-{WIDTH}_0_9_9",
             asap(("Tumor", rectangle(WIDTH, 0, 9, 9)), box=(WIDTH, 0, 9, 9)),
