@@ -42,15 +42,19 @@ ANNOTATOR = Depends(RBAC(monai_settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 ADMIN = Depends(RBAC(monai_settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
 
 
-def take_over(app: FastAPI, ours: APIRouter) -> None:
-    """Put our endpoints in the place of MONAI Label's, and move the rest of them off the event loop."""
+def take_over(app: FastAPI, ours: APIRouter, not_offered: tuple[str, ...] = ()) -> None:
+    """Put our endpoints in the place of MONAI Label's, and move the rest of them off the event loop.
+
+    Args:
+        not_offered: beginnings of further addresses of MONAI Label's that this app does without.
+    """
     replaced = {
         (route.path, m) for route in ours.routes if isinstance(route, APIRoute) for m in route.methods
     }
     kept = []
     for route in app.router.routes:
         if isinstance(route, APIRoute):
-            if route.path.startswith(NOT_OFFERED):
+            if route.path.startswith((*NOT_OFFERED, *not_offered)):
                 continue
             route.methods = {m for m in route.methods if (route.path, m) not in replaced}
             if not route.methods:

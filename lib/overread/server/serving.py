@@ -56,10 +56,12 @@ class Serving(ABC, Generic[Task, Store]):
         settings, models, database, accepted, children, training: see their types.
         store: the studies folder.
         loop: queue, scoring and training.
+        not_offered: beginnings of addresses of MONAI Label's that this app does without.
     """
 
     store: Store
     loop: Loop
+    not_offered: tuple[str, ...] = ()
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.app_dir, self.studies = Path(app_dir), Path(studies)
@@ -171,7 +173,7 @@ class Serving(ABC, Generic[Task, Store]):
 
     def prepare_http(self, app: FastAPI) -> None:
         """Put our endpoints, error answers and upload limits into MONAI Label's FastAPI app."""
-        take_over(app, self.router())
+        take_over(app, self.router(), self.not_offered)
         add_error_answers(app)
         app.user_middleware.append(Middleware(UploadGuard, limit=self.body_limit))
         # The stack was built when the server began to start; requests go through the new one.

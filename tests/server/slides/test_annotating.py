@@ -151,6 +151,11 @@ def test_an_unknown_model_is_refused_with_the_known_ones(refused):
     assert sentence == "no model is called 'other'; there are blobs"
 
 
+def test_sessions_are_for_volumes(server: Server):
+    files = {"files": ("slide.png", b"a picture")}
+    assert requests.put(f"{server.url}/session/", files=files, timeout=60).status_code == 404
+
+
 def test_a_file_that_is_no_slide_is_refused(refused):
     files = {"file": ("notes.txt", b"hello")}
     sentence = refused(400, "POST", "/infer/wsi_v2/blobs", files=files, data={"wsi": body()})

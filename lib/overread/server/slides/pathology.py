@@ -40,6 +40,9 @@ class SlideServing(Serving[SlideTask, SlideStore]):
         queueing: hands patches out.
     """
 
+    # What is sent there is taken for a volume; QuPath sends pictures with its requests.
+    not_offered = ("/session",)
+
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(app_dir, studies, conf)
         self.slides = OpenedSlides(PixelSize(self.settings.assumed_um_per_px))
