@@ -146,7 +146,7 @@ def test_a_picture_that_cannot_be_of_its_patch_is_refused(store, tmp_path, image
 
 def test_a_patch_that_is_no_readable_png_is_refused(store, tmp_path):
     (tmp_path / "sent.png").write_bytes(b"no picture")
-    with pytest.raises(BadInputError, match="the picture of patch one-patch-.* cannot be read"):
+    with pytest.raises(BadInputError, match=r"the picture of patch one-patch-.* cannot be read"):
         store.add_image(NAME, str(tmp_path / "sent.png"), {})
     with pytest.raises(BadInputError, match=r"came as \.jpg, expected PNG"):
         store.add_image(NAME, str(picture(tmp_path / "sent.jpg")), {})

@@ -54,7 +54,8 @@ def test_what_is_accepted_fits_the_picture_that_training_cuts(store, folder, tmp
 def test_viewers_see_a_patchs_objects_at_their_place_on_the_slide(store, folder):
     folder.send(store, NAME, asap(("Tumor", rectangle(110, 64, 30, 10)), box=PATCH))
     shown = store.known_label("one", "final").read_text()
-    assert 'X="110" Y="64"' in shown and 'Name="Tumor"' in shown
+    assert 'X="110" Y="64"' in shown
+    assert 'Name="Tumor"' in shown
 
 
 def test_a_patch_that_was_served_answers_its_serving_even_when_it_is_sent_again(store, folder):

@@ -57,7 +57,9 @@ def test_patches_are_a_data_set_whose_slides_are_its_patients(demo: Path) -> Non
     assert dataset.channels == ("R", "G", "B")
     assert len(dataset.cases) == dataset.announced
     assert json.loads((demo / "patches" / "dataset.json").read_text())["um_per_px"] == 1.0
-    assert {dataset.patient_of(case.id) for case in dataset.cases} == {f"central_A_{n:02d}" for n in (1, 2, 3, 4)}
+    assert {dataset.patient_of(case.id) for case in dataset.cases} == {
+        f"central_A_{n:02d}" for n in (1, 2, 3, 4)
+    }
     with_tumour = 0
     for case in dataset.cases:
         location = PatchLocation.parse(case.id)
@@ -77,7 +79,12 @@ def test_a_patch_and_its_label_are_cut_from_the_same_place(tmp_path: Path) -> No
     # Not the tumour, but a part of the slide that is neither square nor in its middle.
     truth = SlideTruth((box(500, 300, 900, 450),))
     cut_patches(
-        [(path, truth)], tmp_path / "set", um_per_px=1.0, patch_px=200, per_slide=6, rng=np.random.default_rng(0)
+        [(path, truth)],
+        tmp_path / "set",
+        um_per_px=1.0,
+        patch_px=200,
+        per_slide=6,
+        rng=np.random.default_rng(0),
     )
     seen = 0
     with openslide.OpenSlide(path) as slide:
@@ -85,7 +92,11 @@ def test_a_patch_and_its_label_are_cut_from_the_same_place(tmp_path: Path) -> No
             location = PatchLocation.parse(file.stem)
             assert location is not None
             x, y, width, height = location.region.bbox
-            region = slide.read_region((x, y), 0, (width, height)).convert("RGB").resize((200, 200), Image.Resampling.BOX)
+            region = (
+                slide.read_region((x, y), 0, (width, height))
+                .convert("RGB")
+                .resize((200, 200), Image.Resampling.BOX)
+            )
             picture = Image.open(tmp_path / "set" / "imagesTr" / f"{file.stem}_0000.png")
             assert np.abs(np.asarray(region, float) - np.asarray(picture, float)).mean() < 3
             label = np.asarray(Image.open(file)) > 0
@@ -107,7 +118,12 @@ def test_slides_without_tumour_are_served_and_can_be_cut(tmp_path: Path) -> None
     assert counts[4] == 0
     path = tmp_path / "studies" / "local_B_05.tif"
     cut_patches(
-        [(path, SlideTruth(()))], tmp_path / "set", um_per_px=1, patch_px=64, per_slide=4, rng=np.random.default_rng(0)
+        [(path, SlideTruth(()))],
+        tmp_path / "set",
+        um_per_px=1,
+        patch_px=64,
+        per_slide=4,
+        rng=np.random.default_rng(0),
     )
     labels = [np.asarray(Image.open(file)) for file in (tmp_path / "set" / "labelsTr").iterdir()]
     assert len(labels) == 4

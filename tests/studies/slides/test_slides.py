@@ -31,7 +31,9 @@ def test_openslide_reads_the_slide_with_its_pixel_size_and_levels(made: tuple[Pa
     with openslide.OpenSlide(made[0]) as slide:
         assert slide.properties["openslide.vendor"] == "generic-tiff"
         assert slide.dimensions == SIZE
-        assert [float(slide.properties[f"openslide.mpp-{axis}"]) for axis in "xy"] == pytest.approx([0.5, 0.5])
+        assert [float(slide.properties[f"openslide.mpp-{axis}"]) for axis in "xy"] == pytest.approx(
+            [0.5, 0.5]
+        )
         assert slide.level_dimensions == ((3000, 2600), (750, 650), (188, 163))
 
 
@@ -48,7 +50,9 @@ def test_levels_show_the_same(made: tuple[Path, SlideTruth]) -> None:
         assert np.abs(means - small[:rows, :columns]).mean() < 2
 
 
-def test_the_file_does_not_depend_on_the_number_of_workers(made: tuple[Path, SlideTruth], tmp_path: Path) -> None:
+def test_the_file_does_not_depend_on_the_number_of_workers(
+    made: tuple[Path, SlideTruth], tmp_path: Path
+) -> None:
     shares = []
     again = make_slide(
         tmp_path / "again.tif", centre="A", size_px=SIZE, seed=8, workers=1, progress=shares.append

@@ -26,7 +26,9 @@ def disc(radius_um: float, edge: int = 150) -> np.ndarray:
 def test_hashed_numbers_depend_on_the_place_alone_and_are_even() -> None:
     columns, rows = np.meshgrid(np.arange(-100, 100), np.arange(-100, 100))
     numbers = hashed_uniform(columns, rows, 3, 7)
-    np.testing.assert_array_equal(numbers[50:60, 20:30], hashed_uniform(columns[50:60, 20:30], rows[50:60, 20:30], 3, 7))
+    np.testing.assert_array_equal(
+        numbers[50:60, 20:30], hashed_uniform(columns[50:60, 20:30], rows[50:60, 20:30], 3, 7)
+    )
     assert np.histogram(numbers, 10, (0, 1))[0] == pytest.approx([4000] * 10, rel=0.1)
     assert abs(np.corrcoef(numbers.ravel(), hashed_uniform(columns, rows, 4, 7).ravel())[0, 1]) < 0.02
     assert abs(np.corrcoef(numbers[:, 1:].ravel(), numbers[:, :-1].ravel())[0, 1]) < 0.02
@@ -114,7 +116,9 @@ def test_large_nuclei_lie_within_the_outline_only() -> None:
     of_tumour = [cell for cell in cells if cell.kind in ("tumour", "giant", "mitosis")]
     assert len(of_tumour) > 200
     inside = at_points(
-        architecture.tumour, np.array([cell.x_um for cell in of_tumour]), np.array([cell.y_um for cell in of_tumour])
+        architecture.tumour,
+        np.array([cell.x_um for cell in of_tumour]),
+        np.array([cell.y_um for cell in of_tumour]),
     )
     assert inside.min() > 0
     assert {"lymphocyte", "fibroblast", "epithelium", "erythrocyte"} <= {cell.kind for cell in cells}

@@ -6,6 +6,7 @@ It depends on seed and size only. The five centres see the same tissue.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -66,14 +67,18 @@ def build(seed: int, size_um: tuple[float, float], tumour: bool = True) -> Archi
 
     tissue_level = _tissue_level(shape, size_um, chance(1))
     tissue = distance_to_border(tissue_level)
-    tumour_level = _tumour_level(tissue_level, size_um, chance(2)) if tumour else np.full(shape, -1.0, np.float32)
+    tumour_level = (
+        _tumour_level(tissue_level, size_um, chance(2)) if tumour else np.full(shape, -1.0, np.float32)
+    )
     tumour_at = _tidied(np.minimum(tumour_level, 0.05 * (tissue - 15))) if tumour else np.full(shape, -90.0)
     fat = _fat(shape, tissue, tumour_at, size_um, chance(3))
     room = np.minimum(tissue - 20, -fat - 15)
     lymphoid = grow_foci(room, tumour_at, size_um, chance(4))
     room = np.minimum(room, np.minimum(-tumour_at - 50, -lymphoid - 15))
     glands = grow_glands(room, size_um, chance(5))
-    room = np.minimum(np.minimum(tissue - 20, -tumour_at - 10), np.minimum(-glands.depth - 10, -lymphoid - 10))
+    room = np.minimum(
+        np.minimum(tissue - 20, -tumour_at - 10), np.minimum(-glands.depth - 10, -lymphoid - 10)
+    )
     vessels = grow_vessels(room, size_um, chance(6))
     necrosis = _necrosis(shape, tumour_at, chance(7))
     return Architecture(
@@ -95,7 +100,9 @@ def build(seed: int, size_um: tuple[float, float], tumour: bool = True) -> Archi
     )
 
 
-def _tissue_level(shape: tuple[int, int], size_um: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+def _tissue_level(
+    shape: tuple[int, int], size_um: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
     x, y = places(shape)
     width, height = size_um
     short = min(size_um)
@@ -121,7 +128,9 @@ def _tissue_level(shape: tuple[int, int], size_um: tuple[float, float], rng: np.
     return np.minimum(level, np.maximum(tear, -0.2 * torn) * 0.4)
 
 
-def _tumour_level(tissue_level: np.ndarray, size_um: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+def _tumour_level(
+    tissue_level: np.ndarray, size_um: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
     """Foci with lobed, invading borders; in units of the radius."""
     shape, short = tissue_level.shape, min(size_um)
     x, y = places(shape)
@@ -143,14 +152,15 @@ def _tumour_level(tissue_level: np.ndarray, size_um: tuple[float, float], rng: n
 
 def _tidied(level: np.ndarray) -> np.ndarray:
     """Distance to the tumour's border, without the specks and pinholes that nobody would outline."""
-    distance = distance_to_border(ndimage.gaussian_filter(level, 1.2))
+    distance: np.ndarray = distance_to_border(ndimage.gaussian_filter(level, 1.2))
     smallest = SMALLEST_TUMOUR_UM2 / CELL_UM**2
     for sign, few in ((1, smallest), (-1, smallest / 2)):
-        parts, count = ndimage.label(distance * sign > 0)
+        found: Any = ndimage.label(distance * sign > 0)
+        parts, count = found
         if not count:
             continue
         small = np.flatnonzero(np.bincount(parts.ravel())[1:] < few) + 1
-        specks = ndimage.binary_dilation(np.isin(parts, small), iterations=2)
+        specks = np.asarray(ndimage.binary_dilation(np.isin(parts, small), iterations=2), dtype=bool)
         distance[specks] = np.minimum(distance[specks], -8) if sign > 0 else np.maximum(distance[specks], 8)
     return distance
 
@@ -171,7 +181,11 @@ def _necrosis(shape: tuple[int, int], tumour: np.ndarray, rng: np.random.Generat
 
 
 def _fat(
-    shape: tuple[int, int], tissue: np.ndarray, tumour: np.ndarray, size_um: tuple[float, float], rng: np.random.Generator
+    shape: tuple[int, int],
+    tissue: np.ndarray,
+    tumour: np.ndarray,
+    size_um: tuple[float, float],
+    rng: np.random.Generator,
 ) -> np.ndarray:
     short = min(size_um)
     level = smooth_noise(shape, short / 3.5 / CELL_UM, rng) + 0.35 * smooth_noise(shape, 300 / CELL_UM, rng)
@@ -182,11 +196,15 @@ def _fat(
 
 
 def _thickness(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    return np.exp(0.09 * smooth_noise(shape, 1500 / CELL_UM, rng) + 0.04 * smooth_noise(shape, 250 / CELL_UM, rng))
+    return np.exp(
+        0.09 * smooth_noise(shape, 1500 / CELL_UM, rng) + 0.04 * smooth_noise(shape, 250 / CELL_UM, rng)
+    )
 
 
 def _warp(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    return np.stack([
-        90 * smooth_noise(shape, 2200 / CELL_UM, rng) + 6 * smooth_noise(shape, 260 / CELL_UM, rng)
-        for _ in range(2)
-    ])
+    return np.stack(
+        [
+            90 * smooth_noise(shape, 2200 / CELL_UM, rng) + 6 * smooth_noise(shape, 260 / CELL_UM, rng)
+            for _ in range(2)
+        ]
+    )

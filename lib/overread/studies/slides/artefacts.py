@@ -37,11 +37,17 @@ def draw_fold(tissue: np.ndarray, size_um: tuple[float, float], rng: np.random.G
     across = across + 0.03 * short * smooth_noise(shape, short / 3 / CELL_UM, rng)
     across += 9 * smooth_noise(shape, 200 / CELL_UM, rng)
     half = min(45, 0.012 * short) * (1 - (along / (0.3 * short)) ** 2)
-    return np.clip(np.minimum(half - np.abs(across), tissue), -FAR_UM, FAR_UM) if has_fold else np.full(shape, -FAR_UM)
+    return (
+        np.clip(np.minimum(half - np.abs(across), tissue), -FAR_UM, FAR_UM)
+        if has_fold
+        else np.full(shape, -FAR_UM)
+    )
 
 
-def draw_pen(tissue: np.ndarray, tumour: np.ndarray, size_um: tuple[float, float], rng: np.random.Generator) -> Pen:
-    """A line drawn beside the tissue and one that runs into it, as people mark slides; two slides in three have them."""
+def draw_pen(
+    tissue: np.ndarray, tumour: np.ndarray, size_um: tuple[float, float], rng: np.random.Generator
+) -> Pen:
+    """A line beside the tissue and one that runs into it, as people mark slides; two slides in three have them."""
     shape, short = tissue.shape, min(size_um)
     ink, has_pen = INKS[rng.integers(len(INKS))], rng.random() < 0.67
     cover = np.zeros(shape, np.float32)

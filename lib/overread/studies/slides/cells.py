@@ -49,7 +49,11 @@ def cells_of(architecture: Architecture, bounds_um: tuple[float, float, float, f
 
 
 def _candidates(
-    architecture: Architecture, bounds_um: tuple[float, float, float, float], pitch: float, jitter: float, stream: int
+    architecture: Architecture,
+    bounds_um: tuple[float, float, float, float],
+    pitch: float,
+    jitter: float,
+    stream: int,
 ) -> _Lattice:
     left, top, right, bottom = bounds_um
     columns, rows = np.meshgrid(
@@ -80,12 +84,20 @@ def _in_tissue(architecture: Architecture, lattice: _Lattice) -> _Lattice:
 
 def _fibroblasts(architecture: Architecture, bounds_um: tuple[float, float, float, float]) -> Iterator[Cell]:
     found = _in_tissue(architecture, _candidates(architecture, bounds_um, 15.0, 0.45, 1))
-    near = {name: at_points(getattr(architecture, name), found.x, found.y) for name in
-            ("tumour", "nests", "fat", "lymphoid", "necrosis", "vessels")}
+    near = {
+        name: at_points(getattr(architecture, name), found.x, found.y)
+        for name in ("tumour", "nests", "fat", "lymphoid", "necrosis", "vessels")
+    }
     glands = at_points(architecture.glands.depth, found.x, found.y)
     share = np.where(near["tumour"] > -40, 0.62, 0.36)
     share = np.where(near["fat"] > 0, 0.5, share)
-    free = (near["nests"] < -2) & (glands < -3) & (near["necrosis"] < -5) & (near["vessels"] < -3) & (near["lymphoid"] < 10)
+    free = (
+        (near["nests"] < -2)
+        & (glands < -3)
+        & (near["necrosis"] < -5)
+        & (near["vessels"] < -3)
+        & (near["lymphoid"] < 10)
+    )
     found = _kept(found, free & (found.chance < share))
     right, down = (at_points(part, found.x, found.y) for part in architecture.warp)
     place = tuple(np.rint(part).astype(int) % PERIOD_UM for part in (found.y + down, found.x + right))
@@ -110,7 +122,8 @@ def _lymphocytes(architecture: Architecture, bounds_um: tuple[float, float, floa
     tumour = at_points(architecture.tumour, sparse.x, sparse.y)
     nests = at_points(architecture.nests, sparse.x, sparse.y)
     elsewhere = np.maximum(
-        at_points(architecture.fat, sparse.x, sparse.y), at_points(architecture.glands.depth, sparse.x, sparse.y)
+        at_points(architecture.fat, sparse.x, sparse.y),
+        at_points(architecture.glands.depth, sparse.x, sparse.y),
     )
     share = np.where((tumour > -70) & (nests < -3), 0.16, 0.018)
     share = np.where(nests > 0, 0.03, share)

@@ -20,7 +20,7 @@ def grid_shape(size_um: tuple[float, float]) -> tuple[int, int]:
     return int(np.ceil(height / CELL_UM)) + 2 * PAD, int(np.ceil(width / CELL_UM)) + 2 * PAD
 
 
-def places(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def places(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """µm from the slide's left and top edge of the middle of each column and row: (1, columns) and (rows, 1)."""
     rows, columns = (((np.arange(n) - PAD + 0.5) * CELL_UM).astype(np.float32) for n in shape)
     return columns[None], rows[:, None]
@@ -37,7 +37,9 @@ def distance_to_border(level: np.ndarray) -> np.ndarray:
     return np.clip(distance, -FAR_UM, FAR_UM)
 
 
-def magnified(field: np.ndarray, left_um: float, top_um: float, size_px: tuple[int, int], um_per_px: float) -> np.ndarray:
+def magnified(
+    field: np.ndarray, left_um: float, top_um: float, size_px: tuple[int, int], um_per_px: float
+) -> np.ndarray:
     """A part of a map at a slide's pixels, bicubic: (rows, columns) float32."""
     width, height = size_px
     left, top = left_um / CELL_UM + PAD, top_um / CELL_UM + PAD
@@ -46,7 +48,9 @@ def magnified(field: np.ndarray, left_um: float, top_um: float, size_px: tuple[i
     part = np.ascontiguousarray(field[rows, columns], dtype=np.float32)
     box = (left - columns.start, top - rows.start, right - columns.start, bottom - rows.start)
     # The last tiles hang over the slide's edge.
-    missing = [(0, max(0, int(np.ceil(end)) - have)) for end, have in zip(box[:1:-1], part.shape, strict=True)]
+    missing = [
+        (0, max(0, int(np.ceil(end)) - have)) for end, have in zip(box[:1:-1], part.shape, strict=True)
+    ]
     if any(after for _, after in missing):
         part = np.pad(part, missing, mode="edge")
     return np.array(Image.fromarray(part).resize((width, height), Image.Resampling.BICUBIC, box=box))

@@ -1,4 +1,4 @@
-"""Randomness that depends on place and seed alone, so that a slide does not depend on the order its tiles are made in."""
+"""Randomness that depends on place and seed alone, so that the order in which tiles are made does not matter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _mixed(number: np.ndarray) -> np.ndarray:
     return number ^ (number >> np.uint64(31))
 
 
-def smooth_noise(shape: tuple[int, int], wavelength: float, rng: np.random.Generator) -> np.ndarray:
+def smooth_noise(shape: tuple[int, ...], wavelength: float, rng: np.random.Generator) -> np.ndarray:
     """Hills and valleys of about one wavelength (in cells): mean 0, standard deviation near 1; float32 of `shape`."""
     step = max(1.0, wavelength / 8)
     width = 0.19 * wavelength / step
@@ -41,7 +41,7 @@ def smooth_noise(shape: tuple[int, int], wavelength: float, rng: np.random.Gener
     hills = gaussian_filter(rng.standard_normal(coarse).astype(np.float32), width, truncate=3)
     box = (margin, margin, margin + shape[1] / step, margin + shape[0] / step)
     # White noise blurred like this has a standard deviation of 1 / (2 sqrt(pi) width).
-    magnified = Image.fromarray(hills).resize(shape[::-1], Image.Resampling.BICUBIC, box=box)
+    magnified = Image.fromarray(hills).resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=box)
     return np.asarray(magnified) * np.float32(2 * np.sqrt(np.pi) * width)
 
 

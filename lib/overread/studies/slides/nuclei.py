@@ -94,7 +94,9 @@ def draw_nucleus(kind: NucleusKind, angle: float, um_per_px: float, rng: np.rand
 
 
 def _erythrocyte(um_per_px: float, rng: np.random.Generator) -> Stamp:
-    depth, _, _ = _depth(rng.uniform(6, 7.4), rng.uniform(5, 7), rng.uniform(0, np.pi), lambda t: 1 + 0 * t, um_per_px)
+    depth, _, _ = _depth(
+        rng.uniform(6, 7.4), rng.uniform(5, 7), rng.uniform(0, np.pi), lambda t: 1 + 0 * t, um_per_px
+    )
     inside = _soft(depth, 0.5)
     return _stamp(inside, inside, np.full_like(depth, 0.03), 0.42 - 0.1 * _soft(depth - 1.8, 0.8))
 
@@ -125,13 +127,18 @@ def _depth(
 
 
 def _dented(turn: np.ndarray, dents: list[tuple[int, float, float]]) -> np.ndarray:
-    return 1 + sum(height * np.cos(k * turn + phase) for k, height, phase in dents)
+    waves = [height * np.cos(k * turn + phase) for k, height, phase in dents]
+    return np.sum([np.ones_like(turn), *waves], axis=0)
 
 
 def _soft(depth: np.ndarray, width: float) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(depth * 2.5 / width, -30, 30)))
 
 
-def _stamp(inside: np.ndarray, covered: np.ndarray, haematoxylin: np.ndarray, eosin: np.ndarray | float) -> Stamp:
+def _stamp(
+    inside: np.ndarray, covered: np.ndarray, haematoxylin: np.ndarray, eosin: np.ndarray | float
+) -> Stamp:
     keep = np.stack([1 - covered, 1 - 0.8 * inside])
-    return Stamp(keep.astype(np.float32), np.stack([inside * haematoxylin, inside * eosin]).astype(np.float32))
+    return Stamp(
+        keep.astype(np.float32), np.stack([inside * haematoxylin, inside * eosin]).astype(np.float32)
+    )

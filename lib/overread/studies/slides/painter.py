@@ -37,7 +37,9 @@ class Painter:
             return None
         dyes = _ground(view)
         for cell in cells_of(self.architecture, view.bounds_um):
-            self._press(dyes, cell.kind, cell.variant, cell.x_um / self.um_per_px - x, cell.y_um / self.um_per_px - y)
+            self._press(
+                dyes, cell.kind, cell.variant, cell.x_um / self.um_per_px - x, cell.y_um / self.um_per_px - y
+            )
         fold = view.map("fold")
         if fold is not None:
             # Another piece of the same tissue lies on top, and it is not the same place of it.

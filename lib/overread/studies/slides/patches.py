@@ -77,11 +77,15 @@ def _places(
     covered = Region(0, 0, round(columns * cell_px), round(rows * cell_px))
     tumour = rasterise([(polygon, 1) for polygon in truth.outlines], covered, (columns, rows)) > 0
     reach = round(BORDER_UM / CELL.um)
-    border = ndimage.binary_dilation(tumour, iterations=reach) & ~ndimage.binary_erosion(tumour, iterations=reach)
-    elsewhere = tissue.mask & ~ndimage.binary_dilation(tumour, iterations=reach)
+    near = np.asarray(ndimage.binary_dilation(tumour, iterations=reach), dtype=bool)
+    within = np.asarray(ndimage.binary_erosion(tumour, iterations=reach), dtype=bool)
+    border, elsewhere = near & ~within, tissue.mask & ~near
     shares = ((border, 0.25), (tumour, 0.25), (_dark(slide, tissue, elsewhere), 0.5 * DARK_SHARE))
     numbers = [round(share * count) if where.any() else 0 for where, share in shares]
-    wanted = [*((where, n) for (where, _), n in zip(shares, numbers, strict=True)), (elsewhere, count - sum(numbers))]
+    wanted = [
+        *((where, n) for (where, _), n in zip(shares, numbers, strict=True)),
+        (elsewhere, count - sum(numbers)),
+    ]
     edge_px = round(edge_um / slide.pixel_size.um)
     found: dict[tuple[int, int], Region] = {}
     for where, number in wanted:
@@ -89,7 +93,10 @@ def _places(
         for row, column in cells[rng.permutation(len(cells))[:number]]:
             # Anywhere in the cell, not always its middle.
             y, x = ((np.array([row, column]) + rng.random(2)) * cell_px - edge_px / 2).astype(int)
-            x, y = (int(np.clip(place, 0, max(0, size - edge_px))) for place, size in zip((x, y), slide.size_px, strict=True))
+            x, y = (
+                int(np.clip(place, 0, max(0, size - edge_px)))
+                for place, size in zip((x, y), slide.size_px, strict=True)
+            )
             found[x, y] = Region(x, y, edge_px, edge_px)
     return list(found.values())
 

@@ -36,7 +36,9 @@ def draw_centres(picture: Path, size_px: int = 8000, seed: int = 0) -> None:
         for row, panel in enumerate(pair):
             sheet.paste(panel, (column * (PANEL_PX + GAP_PX), row * (PANEL_PX + GAP_PX)))
     Path(picture).parent.mkdir(parents=True, exist_ok=True)
-    sheet.quantize(240, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG).save(picture, optimize=True)
+    sheet.quantize(240, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG).save(
+        picture, optimize=True
+    )
 
 
 def _overview(slide: Slide, truth: SlideTruth, is_outlined: bool) -> Image.Image:
@@ -70,4 +72,8 @@ def _outline(shown: Image.Image, truth: SlideTruth, region: Region) -> None:
     zoom = PANEL_PX / region.width
     for polygon in truth.outlines:
         for ring in (polygon.exterior, *polygon.interiors):
-            pen.line([((x - region.x) * zoom, (y - region.y) * zoom) for x, y in ring.coords], fill=OUTLINE, width=2)
+            pen.line(
+                [((x - region.x) * zoom, (y - region.y) * zoom) for x, y in ring.coords],
+                fill=OUTLINE,
+                width=2,
+            )

@@ -19,7 +19,7 @@ def scan(
     """The picture of stained tissue: Beer and Lambert's law, then the scanner's optics, colours and noise.
 
     Args:
-        dyes: (2, rows, columns) float32 concentration of haematoxylin and eosin, with `MARGIN_PX` around what is wanted.
+        dyes: (2, rows, columns) float32 concentration of haematoxylin and eosin, with `MARGIN_PX` around it.
         ink: density (3, rows, columns) of a pen on the glass; None without.
         noise_offset: where in the noise to begin.
 

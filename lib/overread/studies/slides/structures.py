@@ -89,7 +89,11 @@ def grow_vessels(room: np.ndarray, size_um: tuple[float, float], rng: np.random.
 
 
 def _grow_gland(
-    depth: np.ndarray, nuclei: list[np.ndarray], place: tuple[float, float], radius: float, rng: np.random.Generator
+    depth: np.ndarray,
+    nuclei: list[np.ndarray],
+    place: tuple[float, float],
+    radius: float,
+    rng: np.random.Generator,
 ) -> None:
     edge = _Border(radius, rng)
     _stamp(depth, place, edge)
@@ -112,10 +116,13 @@ class _Border:
 
     def radius(self, turn: np.ndarray) -> np.ndarray:
         """µm from the middle to the line."""
-        return self.mean * (1 + sum(height * np.cos(k * turn + phase) for k, height, phase in self.waves))
+        waves = [height * np.cos(k * turn + phase) for k, height, phase in self.waves]
+        return self.mean * np.sum([np.ones_like(turn), *waves], axis=0)
 
 
-def _stamp_blob(field: np.ndarray, place: tuple[float, float], radius: float, rng: np.random.Generator) -> None:
+def _stamp_blob(
+    field: np.ndarray, place: tuple[float, float], radius: float, rng: np.random.Generator
+) -> None:
     _stamp(field, place, _Border(radius, rng))
 
 

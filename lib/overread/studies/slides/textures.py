@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from overread.studies.slides.noise import periodic_noise
 
@@ -97,8 +97,8 @@ def _distance_to_fat_wall(rng: np.random.Generator) -> np.ndarray:
     rows, columns = np.mgrid[:count, :count].reshape(2, -1)
     columns = columns + 0.5 * (rows % 2)
     seeds = np.stack([columns, rows], axis=-1) + rng.uniform(-0.36, 0.36, (count * count, 2))
-    tree = cKDTree((seeds % count) * PERIOD_UM / count, boxsize=PERIOD_UM)
-    places = np.stack(np.mgrid[:PERIOD_UM, :PERIOD_UM][::-1], axis=-1).reshape(-1, 2)
+    tree = KDTree((seeds % count) * PERIOD_UM / count, boxsize=PERIOD_UM)
+    places = np.stack(list(np.mgrid[:PERIOD_UM, :PERIOD_UM][::-1]), axis=-1).reshape(-1, 2)
     near = tree.query(places, k=3)[0]
     # The third neighbour rounds the corners off, where three vacuoles meet.
     walls = -np.log(np.exp(-(near[:, 1] - near[:, 0]) / 5) + np.exp(-(near[:, 2] - near[:, 0]) / 5)) * 5

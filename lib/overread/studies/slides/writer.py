@@ -86,7 +86,10 @@ def make_slide(
     painter = Painter(architecture, um_per_px)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, tifffile.TiffWriter(path, bigtiff=True) as file:
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        tifffile.TiffWriter(path, bigtiff=True) as file,
+    ):
         _write(file, pool, painter, laboratory, size_px, progress)
     outlines = (affinity.scale(p, 1 / um_per_px, 1 / um_per_px, origin=(0, 0)) for p in architecture.outlines)
     return SlideTruth(tuple(outline for outline in outlines if isinstance(outline, Polygon)))
@@ -159,7 +162,9 @@ def _in_rows(
     waiting: deque[list[Future[_Block]]] = deque()
     for row in range(rows + 1):
         if row < rows:
-            waiting.append([pool.submit(_block, painter, centre, size_px, column, row) for column in range(columns)])
+            waiting.append(
+                [pool.submit(_block, painter, centre, size_px, column, row) for column in range(columns)]
+            )
         if row:
             yield [future.result() for future in waiting.popleft()]
 
@@ -201,8 +206,14 @@ def _jpegs(picture: np.ndarray, quality: int) -> Iterator[bytes]:
             tile = picture[y : y + TILE_PX, x : x + TILE_PX]
             if tile.shape[:2] != (TILE_PX, TILE_PX):
                 tile = np.pad(tile, [(0, TILE_PX - edge) for edge in tile.shape[:2]] + [(0, 0)], mode="edge")
-            yield imagecodecs.jpeg8_encode(
-                np.ascontiguousarray(tile), level=quality, colorspace="rgb", outcolorspace="ycbcr", subsampling="420"
+            yield bytes(
+                imagecodecs.jpeg8_encode(
+                    np.ascontiguousarray(tile),
+                    level=quality,
+                    colorspace="rgb",
+                    outcolorspace="ycbcr",
+                    subsampling="420",
+                )
             )
 
 
