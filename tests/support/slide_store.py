@@ -94,7 +94,11 @@ class SlideFolder:
         return store.submit(image, file, tag, {"client_id": "anna", **params})
 
     def serve(
-        self, region: tuple[int, int, int, int], client: str = "anna", lease_s: float = 1e10, arm: str = STRATEGY
+        self,
+        region: tuple[int, int, int, int],
+        client: str = "anna",
+        lease_s: float = 1e10,
+        arm: str = STRATEGY,
     ) -> Serving:
         """Hand a patch of slide `one` to a client."""
         self.now += 1

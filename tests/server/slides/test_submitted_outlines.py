@@ -110,7 +110,7 @@ def test_an_object_outside_all_rectangles_counts_for_itself_and_around_it_nothin
     ]
     label = folder.label("one-patch-200_200_40_20")
     assert label.shape == (20, 10)
-    assert (label[0, 0], label[19, 9], label[19, 0], label[0, 9]) == (2, IGNORE, 2, 2)
+    assert (label[0, 0], label[19, 9], label[18, 0], label[0, 9]) == (2, IGNORE, 2, 2)
     assert set(np.unique(label)) == {2, IGNORE}
 
 
