@@ -87,6 +87,36 @@ class Leases:
         self._audit(c, f"{self.noun} served", serving, now)
         return serving
 
+    def name_only(
+        self,
+        c: Connection,
+        case_id: str,
+        patient: str,
+        client_id: str,
+        strategy: str,
+        arm: str,
+        reason: str,
+        score: float | None,
+        now: float,
+    ) -> Serving:
+        """What `hand_out` would serve, in nobody's hands: nothing is written down."""
+        return Serving(
+            id=0,
+            case_id=case_id,
+            patient=patient,
+            client_id=client_id,
+            recipe=self.recipe,
+            champion=self.champion,
+            strategy=strategy,
+            arm=arm,
+            reason=reason,
+            score=score,
+            served_at=now,
+            expires_at=now,
+            ended_at=now,
+            outcome=None,
+        )
+
     def _audit(self, c: Connection, action: str, serving: Serving, now: float) -> None:
         append(
             c,

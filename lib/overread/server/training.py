@@ -323,6 +323,7 @@ class Training:
             "precision": "float32" if self._settings.precision == "full" else "auto",
             "threads": self._settings.threads,
             "iterations": self._settings.train_iterations,
+            "assumed_um_per_px": self._settings.assumed_um_per_px,
         }
         temporary = folder / f".{REQUEST}.new"
         temporary.write_text(json.dumps(whole, indent=2) + "\n")

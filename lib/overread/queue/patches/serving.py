@@ -86,6 +86,8 @@ class PatchQueue:
         now: float,
         rng: np.random.Generator,
         annotated: Mapping[str, Sequence[Region]] | None = None,
+        *,
+        holds: bool = True,
     ) -> ServedPatch | Nothing:
         """Hand the next patch to a client.
 
@@ -106,6 +108,7 @@ class PatchQueue:
             patch_px: width and height in level-0 pixels; 1024 µm, less on a small slide, where None.
             now: seconds since 1970.
             annotated: further places of each slide that need no question.
+            holds: whether the client gets the patch; without, it only learns which slide holds it, and asks there.
 
         Raises:
             NotFoundError: no such strategy or slide.
@@ -133,7 +136,7 @@ class PatchQueue:
                 return Nothing(
                     f"every patch with tissue in {where} was served, labelled or skipped, or touches one that was"
                 )
-            return self._serve(c, name, client_id, view, again, slides, len(meant), now, rng)
+            return self._serve(c, name, client_id, view, again, slides, len(meant), now, rng, holds)
 
     def _serve(
         self,
@@ -146,6 +149,7 @@ class PatchQueue:
         meant: int,
         now: float,
         rng: np.random.Generator,
+        holds: bool,
     ) -> ServedPatch:
         arm, before = STRATEGY, ""
         if self._leases.is_controls_turn(c):
@@ -153,7 +157,8 @@ class PatchQueue:
         pick = PATCH_STRATEGIES[name].pick(view, rng)
         chosen = next(table for table in view.tables if table.slide == pick.location.slide)
         first_look = ", first look only" if chosen.is_coarse and pick.score is not None else ""
-        serving = self._leases.hand_out(
+        hand = self._leases.hand_out if holds else self._leases.name_only
+        serving = hand(
             c,
             pick.location.name,
             slides[chosen.slide].patient,

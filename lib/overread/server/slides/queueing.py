@@ -97,7 +97,17 @@ class PatchQueueing:
         if all(entry.version is None for entry in meant):
             self._look_first(recipe, champion, image)
             entries = self._entries(recipe, champion, image)
-        answer = queue.ask(strategy, client, entries, image or None, patch_px, time.time(), self._rng)
+        # QuPath opens the slide that it gets without a question about a slide, and draws no rectangle.
+        answer = queue.ask(
+            strategy,
+            client,
+            entries,
+            image or None,
+            patch_px,
+            time.time(),
+            self._rng,
+            holds=bool(image),
+        )
         if isinstance(answer, Nothing):
             logger.info("No patch for %s: %s", client or "a viewer", answer.text)
             raise NotFoundError(answer.text)
