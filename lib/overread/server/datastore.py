@@ -66,7 +66,10 @@ class StudyStore(GuardedStore):
         with self._change:
             self._place(source, target)
             self._init_from_datastore_file()
-            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
+            before = self._datastore.objects.get(image_id)
+            self._datastore.objects[image_id] = ImageLabelModel(
+                image=DataModel(info=info, ext=suffix), labels=before.labels if before is not None else {}
+            )
             self._update_datastore_file()
         return image_id
 

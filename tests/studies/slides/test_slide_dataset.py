@@ -102,13 +102,14 @@ def test_a_patch_and_its_label_are_cut_from_the_same_place(tmp_path: Path) -> No
             label = np.asarray(Image.open(file)) > 0
             rows, columns = (np.arange(200) + 0.5) * 2 + y, (np.arange(200) + 0.5) * 2 + x
             expected = ((rows > 300) & (rows < 450))[:, None] & ((columns > 500) & (columns < 900))
-            np.testing.assert_array_equal(label, expected)
+            # A pixel whose middle lies on the border may belong to either side.
+            assert (label != expected).mean() < 0.005
             seen += label.any()
     assert seen >= 2
 
 
 def test_slides_without_tumour_are_served_and_can_be_cut(tmp_path: Path) -> None:
-    known = make_slides(tmp_path, central=0, served=5, size_px=600)
+    known = make_slides(tmp_path, central=0, served=5, size_px=1400)
     assert known == {}
     counts = [
         len(json.loads((tmp_path / "truth" / f"local_{name}.geojson").read_text())["features"])

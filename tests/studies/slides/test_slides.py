@@ -47,7 +47,7 @@ def test_levels_show_the_same(made: tuple[Path, SlideTruth]) -> None:
         rows, columns = (edge // 4 for edge in large.shape[:2])
         means = large[: rows * 4, : columns * 4].reshape(rows, 4, columns, 4, 3).mean(axis=(1, 3))
         # JPEG stands between them.
-        assert np.abs(means - small[:rows, :columns]).mean() < 2
+        assert np.abs(means - small[:rows, :columns]).mean() < 3
 
 
 def test_the_file_does_not_depend_on_the_number_of_workers(
@@ -138,7 +138,7 @@ def test_glands_lymphocytes_and_fat_lie_outside_of_the_tumour() -> None:
 
 def test_glass_is_nearly_white_and_even() -> None:
     corner = painted(Painter(build(8, (1500.0, 1300.0)), 0.5), CENTRES["A"], 0, 0, edge=24)
-    assert np.abs(corner.mean(axis=(0, 1)) - (243, 242, 244)).max() < 2
+    assert np.abs(corner.mean(axis=(0, 1)) - (243, 242, 244)).max() < 4
     assert corner.std(axis=(0, 1)).max() < 3
 
 

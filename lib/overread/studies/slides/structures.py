@@ -46,7 +46,7 @@ def grow_foci(
         place = _somewhere(near if near.any() else free > 0, rng)
         if place is None:
             continue
-        _stamp_blob(field, place, rng.uniform(60, min(230, 0.07 * min(size_um) + 40)), rng)
+        _stamp_blob(field, place, rng.uniform(60, max(60.0, min(230, 0.07 * min(size_um) + 40))), rng)
     ragged = field + 14 * smooth_noise(room.shape, 60 / CELL_UM, rng)
     return np.minimum(ragged, free)
 
@@ -59,7 +59,7 @@ def grow_glands(room: np.ndarray, size_um: tuple[float, float], rng: np.random.G
         place = _somewhere(room > 15, rng)
         if place is None:
             break
-        reach = rng.uniform(130, min(420, 0.1 * min(size_um) + 60))
+        reach = rng.uniform(130, max(130.0, min(420, 0.1 * min(size_um) + 60)))
         pitch = rng.uniform(80, 105)
         for row in np.arange(-reach, reach, pitch * 0.87):
             shift = rng.uniform(0, pitch)

@@ -119,7 +119,7 @@ def _write(
             for line in range(min(STEP, tiles_down - row * STEP)):
                 tiles = [tile for block in blocks for tile in block.tiles[line]]
                 yield from tiles[:tiles_across]
-            if progress is not None:
+            if progress is not None and row + 1 < rows:
                 progress((row + 1) / rows)
 
     def write(tiles: Iterator[bytes], level: int) -> None:
@@ -142,6 +142,9 @@ def _write(
         )
 
     write(level_0(), 0)
+    # The last row is handed over before anybody could say so.
+    if progress is not None:
+        progress(1.0)
     write(iter(quarters), 1)
     level, picture = 2, small
     while True:
