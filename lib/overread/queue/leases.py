@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Any
 
 from sqlalchemy import Connection, func, select
 
@@ -64,58 +65,30 @@ class Leases:
         reason: str,
         score: float | None,
         now: float,
+        *,
+        holds: bool = True,
     ) -> Serving:
-        """Serve, and say so in the audit log.
+        """Serve, and say so in the audit log; without `holds` only say what would be served, and write nothing down.
 
         Raises:
             CaseTakenError: it is with a client.
         """
-        serving = serve(
-            c,
-            case_id=case_id,
-            patient=patient,
-            client_id=client_id,
-            recipe=self.recipe,
-            champion=self.champion,
-            strategy=strategy,
-            arm=arm,
-            reason=reason,
-            score=score,
-            now=now,
-            lease_s=self.settings.lease_s,
-        )
+        facts: dict[str, Any] = {
+            "case_id": case_id,
+            "patient": patient,
+            "client_id": client_id,
+            "recipe": self.recipe,
+            "champion": self.champion,
+            "strategy": strategy,
+            "arm": arm,
+            "reason": reason,
+            "score": score,
+        }
+        if not holds:
+            return Serving(id=0, **facts, served_at=now, expires_at=now, ended_at=now, outcome=None)
+        serving = serve(c, **facts, now=now, lease_s=self.settings.lease_s)
         self._audit(c, f"{self.noun} served", serving, now)
         return serving
-
-    def name_only(
-        self,
-        c: Connection,
-        case_id: str,
-        patient: str,
-        client_id: str,
-        strategy: str,
-        arm: str,
-        reason: str,
-        score: float | None,
-        now: float,
-    ) -> Serving:
-        """What `hand_out` would serve, in nobody's hands: nothing is written down."""
-        return Serving(
-            id=0,
-            case_id=case_id,
-            patient=patient,
-            client_id=client_id,
-            recipe=self.recipe,
-            champion=self.champion,
-            strategy=strategy,
-            arm=arm,
-            reason=reason,
-            score=score,
-            served_at=now,
-            expires_at=now,
-            ended_at=now,
-            outcome=None,
-        )
 
     def _audit(self, c: Connection, action: str, serving: Serving, now: float) -> None:
         append(

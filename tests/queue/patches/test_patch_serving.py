@@ -311,3 +311,15 @@ def test_slides_of_another_recipe_that_are_with_a_reader_are_left_alone(database
     taken = PatchQueue(database, "another", CHAMPION, QueueSettings(control_share=0.0))
     assert ask(taken, slides, client="a").location.region.x == 128
     assert ask(queue(database), slides, client="b").location.region.x == 64
+
+
+def test_who_only_asks_for_a_slide_takes_no_patch_away(database):
+    slides = {"one": entry(ladder(4))}
+    rng = np.random.default_rng(0)
+    opened = queue(database, control_share=0).ask(None, "anna", slides, None, PATCH, 1.0, rng, holds=False)
+    first = queue(database, control_share=0).ask(None, "anna", slides, "one", PATCH, 2.0, rng)
+    assert isinstance(opened, ServedPatch)
+    assert isinstance(first, ServedPatch)
+    assert first.location == opened.location
+    with database.reading() as c:
+        assert [serving.id for serving in servings(c)] == [first.serving.id]

@@ -157,8 +157,7 @@ class PatchQueue:
         pick = PATCH_STRATEGIES[name].pick(view, rng)
         chosen = next(table for table in view.tables if table.slide == pick.location.slide)
         first_look = ", first look only" if chosen.is_coarse and pick.score is not None else ""
-        hand = self._leases.hand_out if holds else self._leases.name_only
-        serving = hand(
+        serving = self._leases.hand_out(
             c,
             pick.location.name,
             slides[chosen.slide].patient,
@@ -168,6 +167,7 @@ class PatchQueue:
             f"{before}{pick.reason}{first_look}{again}",
             pick.score,
             now,
+            holds=holds,
         )
         return ServedPatch(
             serving=serving,
