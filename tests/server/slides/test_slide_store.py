@@ -19,6 +19,7 @@ from overread.learning.champions import ChampionStore
 from overread.server.models import ServedModels
 from overread.server.settings import Settings
 from overread.server.slides.store import SlideStore
+from overread.server.slides.uploads import folder_beside
 from overread.state.labels import APPROVED, WITHDRAWN
 from support.slide_store import HEIGHT, WIDTH, asap, rectangle
 
@@ -201,6 +202,11 @@ def test_a_slide_goes_with_its_folder_its_labels_and_its_patches(store, folder, 
     assert store.list_images() == []
     assert [row.status for row in folder.rows()] == [WITHDRAWN]
     assert list((folder.studies / "patches").iterdir()) == []
+
+
+def test_only_a_mirax_slide_has_a_folder_that_goes_with_it():
+    assert folder_beside(Path("a/scan.1.mrxs")) == Path("a/scan.1")
+    assert folder_beside(Path("a/scan.svs")) is None
 
 
 # -- labels of a slide are those of its patches

@@ -41,7 +41,13 @@ from overread.server.slides.submissions import (
     read_sent,
     shown_xml,
 )
-from overread.server.slides.uploads import PATCH_SUFFIX, check_patch, check_slide, slide_suffix
+from overread.server.slides.uploads import (
+    PATCH_SUFFIX,
+    check_patch,
+    check_slide,
+    folder_beside,
+    slide_suffix,
+)
 from overread.server.store import ACCEPTED, ACCEPTED_TAGS, GuardedStore, as_dict
 from overread.state.labels import WITHDRAWN, LabelRow, labels
 
@@ -197,8 +203,9 @@ class SlideStore(GuardedStore):
             path.unlink(missing_ok=True)
             return
         super().remove_image(image_id)
-        if path.suffix.lower() == ".mrxs":
-            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+        folder = folder_beside(path)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         for picture in self._picture(PatchLocation(image_id, Region(0, 0, 1, 1))).parent.glob("*"):
             of = PatchLocation.parse(picture.stem)
             if of is not None and of.slide == image_id:
