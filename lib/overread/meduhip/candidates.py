@@ -1,0 +1,111 @@
+"""What is offered to the clinician: up to K regions that the samples fall into (MedUHIP section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from overread.meduhip.clustering import CLUSTERERS, medoid_of, merge_alike
+from overread.meduhip.vote import pairwise_dice
+
+DEFAULT_CLUSTERING = "kmedoids"
+# Masks are grouped at this many voxels a side at most, inside the box where any of them could be.
+CLUSTERING_EDGE: dict[int, int] = {2: 64, 3: 48}
+POSSIBLE = 0.05
+# A group of fewer samples than this share is not shown.
+SMALLEST_SUPPORT = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One plausible segmentation with those that resemble it.
+
+    Attributes:
+        members: `(sample,)` boolean: the samples of this group.
+        medoid: index of the sample in its middle, which is what is shown.
+        support: share of all samples that are in the group, in (0, 1].
+    """
+
+    members: torch.Tensor
+    medoid: int
+    support: float
+
+
+def possible_box(probabilities: torch.Tensor, threshold: float = POSSIBLE) -> tuple[slice, ...]:
+    """The smallest box `(*space)` outside which no sample `(sample, *space)` exceeds `threshold`; all where none does."""
+    possible = probabilities.amax(dim=0) > threshold
+    box = []
+    for axis in range(possible.ndim):
+        others = [other for other in range(possible.ndim) if other != axis]
+        along = possible.amax(dim=others) if others else possible
+        where = along.nonzero().flatten()
+        box.append(slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(None))
+    return tuple(box)
+
+
+def propose(
+    probabilities: torch.Tensor,
+    groups: int,
+    clustering: str = DEFAULT_CLUSTERING,
+    weights: Sequence[float] | None = None,
+) -> list[Candidate]:
+    """Group the samples of one image.
+
+    Args:
+        probabilities: `(sample, *space)` in [0, 1].
+        groups: K, the most that are offered; fewer where groups look the same.
+        clustering: name in `CLUSTERERS`.
+        weights: of the samples, for the support; even where None.
+
+    Returns:
+        Candidates, the best supported first; at least one.
+    """
+    axes = probabilities.ndim - 1
+    cut = probabilities[(slice(None), *possible_box(probabilities))]
+    small = [min(n, CLUSTERING_EDGE[axes]) for n in cut.shape[1:]]
+    pool = F.adaptive_avg_pool2d if axes == 2 else F.adaptive_avg_pool3d
+    shrunk = pool(cut[:, None].float(), small)[:, 0]
+    assigned = merge_alike(shrunk, CLUSTERERS[clustering](shrunk, groups))
+    distances = 1 - pairwise_dice(shrunk[None])[0]
+    share = torch.full((len(shrunk),), 1 / len(shrunk)) if weights is None else torch.tensor(weights)
+    found = []
+    for group in range(int(assigned.max()) + 1):
+        members = assigned == group
+        support = float(share[members.cpu()].sum())
+        found.append(Candidate(members, int(medoid_of(distances, members)), support))
+    found.sort(key=lambda candidate: (-candidate.support, candidate.medoid))
+    shown = [
+        candidate
+        for candidate in found
+        if candidate.support >= SMALLEST_SUPPORT and int(candidate.members.sum()) >= 1
+    ]
+    return shown or found[:1]
+
+
+def telling_voxels(probabilities: torch.Tensor, members: torch.Tensor, count: int) -> torch.Tensor:
+    """The voxels that tell a candidate best from the other samples, `(count, axes)`, the most telling first.
+
+    Args:
+        probabilities: `(sample, *space)`.
+        members: `(sample,)` boolean; where it holds all samples, the voxels are those it is least sure of.
+    """
+    chosen = probabilities[members].mean(dim=0)
+    others = probabilities[~members].mean(dim=0) if bool((~members).any()) else torch.full_like(chosen, 0.5)
+    difference = (chosen - others).abs()
+    if not bool((~members).any()):
+        difference = 0.5 - difference
+    top = difference.flatten().topk(min(count, difference.numel())).indices
+    return torch.stack(torch.unravel_index(top, difference.shape), dim=1)
+
+
+def in_words(added_ml: float, removed_ml: float, unit: str = "mL") -> str:
+    """How a candidate differs from what is shown now: `+2.1 mL, −0.3 mL` or `the same`."""
+    parts = [
+        f"{sign}{volume:.2g} {unit}"
+        for sign, volume in (("+", added_ml), ("−", removed_ml))
+        if volume >= 0.005
+    ]
+    return ", ".join(parts) or "the same"

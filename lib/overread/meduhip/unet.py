@@ -1,0 +1,141 @@
+"""The backends `unet2d` and `unet3d`: U-Net features once, samples and clicks put in late."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from monai.networks.nets import BasicUNet
+from torch import nn
+from torch.nn import functional as F
+
+from overread.meduhip.backend import Cache
+from overread.meduhip.prompts import LARGEST_LOGIT, Prompts, click_maps
+
+# Reach of a click, in voxels: the spot itself, and the part of the structure round it.
+CLICK_SIGMAS_VOXEL = (2.0, 8.0)
+PROMPT_CHANNELS = 2 * len(CLICK_SIGMAS_VOXEL) + 2
+# How much of what a sample says is added to what all samples say, at first.
+FIRST_GAIN = 1.0
+# Samples that are decoded at a time without gradients.
+SAMPLES_AT_ONCE = 4
+
+
+class UNetBackend(nn.Module):
+    """A U-Net whose last features are fused with samples and prompts voxel by voxel.
+
+    The U-Net runs once an image. A turn runs a small network over its features and the prompts, once for all samples,
+    and then three 1x1 convolutions a sample (eq. 1). Both work at half the image's resolution and change what the
+    features say at full resolution: the edges come from the image, what is disputed about them is smooth. So N samples
+    cost little more than one. The same sample is used in every voxel, so that an opinion is one opinion through all
+    slices of a volume.
+
+    Args:
+        axes: 2 or 3.
+        channels: of the image.
+        structures: foreground classes; each has a decoder of its own, all share the U-Net.
+        dimension: of the sampling space.
+        width: channels of the finest level and of the features.
+    """
+
+    def __init__(self, axes: int, channels: int, structures: int, dimension: int, width: int) -> None:
+        super().__init__()
+        self.axes, self.context_width = axes, width
+        widths = (width, width, 2 * width, 4 * width, 8 * width, width)
+        self.encoder = BasicUNet(axes, channels, width, features=widths, norm=("instance", {"affine": True}))
+        self.decoders = nn.ModuleList(_Decoder(axes, width, dimension) for _ in range(structures))
+
+    def encode(self, image: torch.Tensor) -> Cache:
+        """See `Backend`."""
+        features = self.encoder(image)
+        context = features.flatten(2).mean(dim=2)
+        return Cache(features, context, tuple(image.shape[2:]))
+
+    def decode(
+        self, cache: Cache, samples: torch.Tensor, prompts: Prompts, structure: int = 0
+    ) -> torch.Tensor:
+        """See `Backend`."""
+        return cast(_Decoder, self.decoders[structure])(cache.features, samples, prompts)
+
+
+class _Decoder(nn.Module):
+    """Features, prompts and samples to masks of one structure."""
+
+    def __init__(self, axes: int, width: int, dimension: int) -> None:
+        super().__init__()
+        convolution = nn.Conv2d if axes == 2 else nn.Conv3d
+        self.axes = axes
+        self.refine = _Refinement(axes, width)
+        self.plain = convolution(width, 1, 1)
+        # The first convolution of eq. 1 over features and sample together, as the sum of two: the part that sees the
+        # features is computed once for all samples.
+        self.from_features = convolution(width, width, 1)
+        self.from_sample = nn.Linear(dimension, width, bias=False)
+        self.middle = convolution(width, width, 1)
+        self.last = convolution(width, 1, 1)
+        self.gain = nn.Parameter(torch.tensor(FIRST_GAIN))
+
+    def forward(self, features: torch.Tensor, samples: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        half = _halved(features)
+        said = self.refine(half, prompts, tuple(features.shape[2:]))
+        plain = self.plain(features + _as_large(said, features))
+        fused = self.from_features(half + said)
+        styles = self.from_sample(samples)
+        if torch.is_grad_enabled():
+            return self._masks(plain, fused, styles)
+        parts = [self._masks(plain, fused, part) for part in styles.split(SAMPLES_AT_ONCE, dim=1)]
+        return torch.cat(parts, dim=1)
+
+    def _masks(self, plain: torch.Tensor, fused: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
+        batch, count, width = styles.shape
+        spread = styles.reshape(batch, count, width, *[1] * self.axes)
+        hidden = F.relu(fused[:, None] + spread).flatten(0, 1)
+        masks = self.last(F.relu(self.middle(hidden)))
+        changes = _as_large(self.gain * masks.reshape(batch, count, *fused.shape[2:]), plain)
+        return plain + changes
+
+
+def _halved(values: torch.Tensor) -> torch.Tensor:
+    """`(batch, channel, *space)` at half the resolution; axes of one voxel stay."""
+    pool = F.avg_pool2d if values.ndim == 4 else F.avg_pool3d
+    return pool(values, [min(2, n) for n in values.shape[2:]], ceil_mode=True)
+
+
+def _as_large(values: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """`values` interpolated to the voxels of `other`."""
+    mode = "bilinear" if values.ndim == 4 else "trilinear"
+    return F.interpolate(values, size=other.shape[2:], mode=mode, align_corners=False)
+
+
+class _Refinement(nn.Module):
+    """What clicks and the chosen mask change in the features; a small U-Net of its own, so that a click reaches far."""
+
+    def __init__(self, axes: int, width: int) -> None:
+        super().__init__()
+        self.first = _Block(axes, width + PROMPT_CHANNELS, width)
+        self.second = _Block(axes, width, 2 * width)
+        self.third = _Block(axes, 2 * width, 2 * width)
+        self.up = _Block(axes, 4 * width, width)
+        self.out = (nn.Conv2d if axes == 2 else nn.Conv3d)(2 * width, width, 3, padding=1)
+
+    def forward(self, half: torch.Tensor, prompts: Prompts, shape: tuple[int, ...]) -> torch.Tensor:
+        """Changes `(batch, feature, *half)`; `shape` is that of the image, in whose voxels the clicks are."""
+        bumps = _halved(click_maps(prompts, shape, CLICK_SIGMAS_VOXEL))
+        dense = _as_large(prompts.dense / LARGEST_LOGIT, half)
+        flag = prompts.has_dense.reshape(-1, *[1] * (half.ndim - 1)).expand_as(dense)
+        first = self.first(torch.cat([half, bumps.to(half), dense.to(half), flag.to(half)], dim=1))
+        second = self.second(_halved(first))
+        third = self.third(_halved(second))
+        second = self.up(torch.cat([second, _as_large(third, second)], dim=1))
+        return self.out(torch.cat([first, _as_large(second, first)], dim=1))
+
+
+class _Block(nn.Sequential):
+    def __init__(self, axes: int, channels: int, width: int) -> None:
+        convolution = nn.Conv2d if axes == 2 else nn.Conv3d
+        norm = nn.InstanceNorm2d if axes == 2 else nn.InstanceNorm3d
+        super().__init__(
+            convolution(channels, width, 3, padding=1),
+            norm(width, affine=True),
+            nn.LeakyReLU(0.01, inplace=True),
+        )
