@@ -118,13 +118,20 @@ class PatchStore:
         volume = read_volume(case.channels)
         prepared = prepare(plan, volume)
         labels = prepare_labels(read_label_of(case.label, volume.grid), prepared, plan.classes).numpy()
-        places = [_places(index, labels == index, rng) for index in range(1, plan.classes)]
+        places = [self._places_of(index, labels == index, rng) for index in range(1, plan.classes)]
         labelled = labels != IGNORE
         if not labelled.all():
-            places.append(_places(IGNORE, labelled, rng))
+            places.append(self._places_of(IGNORE, labelled, rng))
         self._write(case.id, "image", prepared.voxels.numpy())
         self._write(case.id, "label", labels)
         self._write(case.id, "places", np.concatenate(places))
+
+    def _places_of(self, value: int, where: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Rows of `value` and voxel for at most `PLACES_PER_CLASS` voxels of `where`, drawn evenly."""
+        found = np.argwhere(where)
+        if len(found) > PLACES_PER_CLASS:
+            found = found[rng.choice(len(found), size=PLACES_PER_CLASS, replace=False)]
+        return np.insert(found, 0, value, axis=1).astype(np.int32)
 
     def _file(self, case: str, what: str) -> Path:
         return self.folder / f"{case}.{what}.npy"
@@ -134,14 +141,6 @@ class PatchStore:
         with temporary.open("wb") as file:
             np.save(file, array)
         os.replace(temporary, self._file(case, what))  # noqa: PTH105
-
-
-def _places(value: int, where: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows of `value` and voxel for at most `PLACES_PER_CLASS` voxels of `where`, drawn evenly."""
-    found = np.argwhere(where)
-    if len(found) > PLACES_PER_CLASS:
-        found = found[rng.choice(len(found), size=PLACES_PER_CLASS, replace=False)]
-    return np.insert(found, 0, value, axis=1).astype(np.int32)
 
 
 def _integer(below: int, generator: torch.Generator) -> int:

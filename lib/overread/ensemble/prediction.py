@@ -97,7 +97,7 @@ def predict(
     windows = _MemberWindows(asked, ensemble.patch, ensemble.step, cascade, precision, torch.device(device))
     for where, logits in windows.blocks(prepared, progress):
         if visit is not None:
-            visit(logits, lambda array, where=where: _to_box(array, prepared)[where])
+            visit(logits, lambda array, where=where: to_box(array, prepared)[where])
         sums = OpinionSums()
         votes = []
         for member_logits in logits:
@@ -110,11 +110,11 @@ def predict(
             values[field.name][where] = field(sums).values.cpu()
     finished = time.perf_counter()
 
-    full_probabilities = _to_input(probabilities, prepared, background=True)
+    full_probabilities = to_input_grid(probabilities, prepared, background=True)
     labels = full_probabilities.argmax(dim=0).to(torch.uint8).numpy()
     maps = {
         field.name: UncertaintyMap(
-            _to_input(values[field.name][None], prepared, background=False)[0],
+            to_input_grid(values[field.name][None], prepared, background=False)[0],
             field.unit,
             field.upper(len(asked), len(ensemble.classes)),
         )
@@ -266,14 +266,14 @@ def _move_down(field: torch.Tensor, axis: int, by: int) -> None:
     field.narrow(axis, size - by, by).zero_()
 
 
-def _to_box(array: np.ndarray, prepared: Prepared) -> np.ndarray:
+def to_box(array: np.ndarray, prepared: Prepared) -> np.ndarray:
     """An array `(*space)` of the input grid, in model axis order, cut to the box."""
     turned = np.transpose(array, prepared.axes)
     turned = np.flip(turned, [axis for axis, flipped in enumerate(prepared.flips) if flipped])
     return turned[tuple(slice(*bounds) for bounds in prepared.crop)]
 
 
-def _to_input(fields: torch.Tensor, prepared: Prepared, *, background: bool) -> torch.Tensor:
+def to_input_grid(fields: torch.Tensor, prepared: Prepared, *, background: bool) -> torch.Tensor:
     """Fields `(field, *box)` back on the input grid; outside the box 0, or 1 in field 0 if `background`."""
     turned_shape = tuple(prepared.input_grid.shape[axis] for axis in prepared.axes)
     if tuple(fields.shape[1:]) != turned_shape:

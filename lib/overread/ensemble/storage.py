@@ -3,7 +3,7 @@
     <folder>/ensemble.json    kind, name, classes, channels, plan (the kind's own), calibration, members' sha256
     <folder>/member_0.pt …    plain state dicts (or whatever the kind keeps)
 
-A kind (`dynunet`, `nnunet`, `bundle`) registers a loader: `(folder, description, device) -> Ensemble`.
+A kind (`dynunet`, `nnunet`, `bundle`, `meduhip`) registers a loader: `(folder, description, device) -> Ensemble`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ MODULES = {
     "nnunet": "overread.ensemble.nnunet",
     "bundle": "overread.ensemble.bundle",
     "threshold": "overread.ensemble.threshold",
+    "meduhip": "overread.meduhip.storage",
 }
 
 
@@ -78,15 +79,20 @@ def load_ensemble(folder: Path, device: torch.device | str = "cpu", *, verify: b
         NotFoundError: no ensemble there. BadInputError: a member's file is missing or was changed.
     """
     description = read_description(folder)
+    check_files(folder, description, verify=verify)
+    kind = description["kind"]
+    if kind in MODULES:
+        importlib.import_module(MODULES[kind])
+    return KINDS[kind](folder, description, torch.device(device))
+
+
+def check_files(folder: Path, description: dict[str, Any], *, verify: bool = True) -> None:
+    """Raise BadInputError where a member's file is missing or, with `verify`, was changed."""
     for name, expected in description["sha256"].items():
         if not (folder / name).exists():
             raise BadInputError(f"{folder / name} is missing")
         if verify and _sha256(folder / name) != expected:
             raise BadInputError(f"{folder / name} is not the file that was trained: its sha256 differs")
-    kind = description["kind"]
-    if kind in MODULES:
-        importlib.import_module(MODULES[kind])
-    return KINDS[kind](folder, description, torch.device(device))
 
 
 def calibration_to_json(calibration: Calibration) -> dict[str, Any]:

@@ -97,6 +97,10 @@ class Prompts:
         """Another chosen mask: logits `(batch, *space)` of any size."""
         return Prompts(self.places, self.sides, to_dense(logits), torch.ones_like(self.has_dense))
 
+    def to(self, device: torch.device | str) -> Prompts:
+        """The same on another device."""
+        return Prompts(*(part.to(device) for part in (self.places, self.sides, self.dense, self.has_dense)))
+
     def expanded(self, batch: int) -> Prompts:
         """The prompts of one image for `batch` copies of it."""
         return Prompts(

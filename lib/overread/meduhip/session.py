@@ -1,0 +1,304 @@
+"""A clinician's turns at one image: a frozen value that each interaction replaces."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from overread.domain import BadInputError
+from overread.meduhip.backend import Cache
+from overread.meduhip.candidates import Candidate, propose, telling_voxels
+from overread.meduhip.honour import honour
+from overread.meduhip.interaction import Evidence, Round, Standing, click_evidence, taught
+from overread.meduhip.network import MedUHIP
+from overread.meduhip.prompts import LARGEST_LOGIT, Click, Prompts
+from overread.meduhip.sampling_space import SamplingSpace, draw
+from overread.meduhip.vote import log_soft_vote
+
+# The dense prompt is kept in steps of a 16th of a logit.
+DENSE_STEPS = 127 / LARGEST_LOGIT
+
+
+class Image(Protocol):
+    """An image that was encoded: what a turn decodes from.
+
+    Attributes:
+        cache: its features, or of a large image at least context and shape.
+    """
+
+    cache: Cache
+
+    def decode(self, samples: torch.Tensor, prompts: Prompts, structure: int) -> torch.Tensor:
+        """Logits `(1, sample, *space)` of samples `(1, sample, dimension)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class StructureState:
+    """What has been said about one structure.
+
+    Attributes:
+        weights: pi, one a component; empty where they are even.
+        shift: how far the means were moved, flat, `component * dimension` values; empty where they were not.
+        clicks: every click that was accepted, in order. They are honoured.
+        told: the places with a side that the networks were prompted with: the clicks, and where picked candidates
+            differ from the others.
+        dense: the chosen mask's logits at the size of a dense prompt, compressed; empty where none was chosen.
+        explored: how often none of the candidates was right since something was chosen.
+    """
+
+    weights: tuple[float, ...] = ()
+    shift: tuple[float, ...] = ()
+    clicks: tuple[Click, ...] = ()
+    told: tuple[Click, ...] = ()
+    dense: str = ""
+    explored: int = 0
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that is needed to answer the next turn; plain values, so that it outlives the server.
+
+    Attributes:
+        image: the key of the image.
+        champion: identity of the model.
+        structures: one state a foreground class.
+        turn: answers given so far.
+        seed: of the draws.
+    """
+
+    image: str
+    champion: str
+    structures: tuple[StructureState, ...]
+    turn: int = 0
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Session:
+        """The inverse of `to_json`. Raises BadInputError where the JSON is not a session's."""
+        try:
+            states = tuple(
+                StructureState(
+                    weights=tuple(state["weights"]),
+                    shift=tuple(state["shift"]),
+                    clicks=_clicks(state["clicks"]),
+                    told=_clicks(state["told"]),
+                    dense=state["dense"],
+                    explored=state["explored"],
+                )
+                for state in values["structures"]
+            )
+            return cls(values["image"], values["champion"], states, values["turn"], values["seed"])
+        except (KeyError, TypeError) as error:
+            raise BadInputError(f"this is not a session of a clinician: {error}") from error
+
+    def with_state(self, structure: int, state: StructureState) -> Session:
+        """The session after something was said about one structure."""
+        states = list(self.structures)
+        states[structure] = state
+        return replace(self, structures=tuple(states), turn=self.turn + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class StructureAnswer:
+    """What the model says about one structure.
+
+    Attributes:
+        turn: samples with their lineage and masks.
+        logits: log odds of the soft vote, every click honoured, `(*space)`.
+        candidates: what is offered, the best supported first.
+    """
+
+    turn: Round
+    logits: torch.Tensor
+    candidates: list[Candidate]
+
+    @property
+    def probabilities(self) -> torch.Tensor:
+        """The samples' masks `(sample, *space)` in [0, 1]."""
+        return self.turn.logits[0].sigmoid()
+
+    def mask_of(self, candidate: int) -> torch.Tensor:
+        """What is shown as a candidate: the mask of its medoid, boolean `(*space)`."""
+        return self.turn.logits[0, self.candidates[candidate].medoid] > 0
+
+
+def begin(
+    model: MedUHIP,
+    image: str,
+    champion: str,
+    seed: int = 0,
+    priors: tuple[StructureState, ...] | None = None,
+) -> Session:
+    """A new session.
+
+    Args:
+        priors: what is known of the clinician from other cases, one state a structure.
+    """
+    count = len(model.structures)
+    return Session(image, champion, priors or (StructureState(),) * count, seed=seed)
+
+
+@torch.no_grad()
+def answer(
+    model: MedUHIP, image: Image, session: Session, structure: int = 0, samples: int | None = None
+) -> StructureAnswer:
+    """What the model says now. The same session gives the same answer, also after a restart."""
+    state = session.structures[structure]
+    standing = _standing(model, state, image.cache)
+    space = model.space(image.cache, standing.prompts, standing.weights, standing.shift, structure)
+    for _ in range(state.explored):
+        space = space.explored()
+    generator = torch.Generator().manual_seed(_seed(session, structure))
+    draws = draw(space, samples or model.configuration.samples, generator)
+    logits = image.decode(draws.samples, standing.prompts, structure)
+    inside, outside = log_soft_vote(logits)
+    shown = honour((inside - outside)[0], state.clicks)
+    candidates = propose(logits[0].sigmoid(), model.configuration.candidates)
+    return StructureAnswer(Round(space, draws, logits), shown, candidates)
+
+
+@torch.no_grad()
+def pick(
+    model: MedUHIP,
+    image: Image,
+    session: Session,
+    given: StructureAnswer,
+    candidate: int,
+    structure: int = 0,
+    at: Click | None = None,
+) -> Session:
+    """The clinician wants one of the candidates.
+
+    Args:
+        given: what was shown.
+        candidate: which of its candidates.
+        at: the click by which it was picked, where it was by one; it is honoured like any other.
+
+    Raises:
+        BadInputError: there is no such candidate.
+    """
+    if not 0 <= candidate < len(given.candidates):
+        raise BadInputError(f"candidate {candidate + 1} was not offered; there were {len(given.candidates)}")
+    state = session.structures[structure]
+    members = given.candidates[candidate].members
+    if at is None:
+        place = tuple(int(n) for n in telling_voxels(given.probabilities, members, 1)[0])
+        at_side = bool(given.probabilities[members].mean(dim=0)[place] > 0.5)
+        told, clicks = Click(place, at_side), state.clicks
+    else:
+        told, clicks = at, (*state.clicks, at)
+    evidence = Evidence(members.float()[None], _places([told]), _sides([told]))
+    return _after(model, image, session, given, evidence, structure, clicks, told)
+
+
+@torch.no_grad()
+def click(
+    model: MedUHIP,
+    image: Image,
+    session: Session,
+    given: StructureAnswer,
+    at: Click,
+    structure: int = 0,
+) -> Session:
+    """The clinician says on which side a voxel is. Raises BadInputError where it lies outside the image."""
+    check_inside(at, image.cache.shape)
+    places, sides = _places([at]), _sides([at])
+    belief = click_evidence(given.turn.logits, places, sides)
+    evidence = Evidence(belief, places, sides)
+    clicks = (*session.structures[structure].clicks, at)
+    return _after(model, image, session, given, evidence, structure, clicks, at)
+
+
+def none_of_these(session: Session, structure: int = 0) -> Session:
+    """The clinician wants none of the candidates: the next ones come from a wider space."""
+    state = session.structures[structure]
+    return session.with_state(structure, replace(state, explored=state.explored + 1))
+
+
+def check_inside(at: Click, shape: tuple[int, ...]) -> None:
+    """Raise BadInputError unless a click lies in an image of that many voxels."""
+    if len(at.place) != len(shape) or any(not 0 <= n < size for n, size in zip(at.place, shape, strict=False)):
+        raise BadInputError(f"a click at {list(at.place)} lies outside the image of {list(shape)} voxels")
+
+
+def _after(
+    model: MedUHIP,
+    image: Image,
+    session: Session,
+    given: StructureAnswer,
+    evidence: Evidence,
+    structure: int,
+    clicks: tuple[Click, ...],
+    told: Click,
+) -> Session:
+    state = session.structures[structure]
+    standing = _standing(model, state, image.cache)
+    following, _ = taught(model, standing, given.turn, evidence, structure)
+    assert following.weights is not None
+    assert following.shift is not None
+    return session.with_state(
+        structure,
+        StructureState(
+            weights=tuple(following.weights[0].tolist()),
+            shift=tuple(following.shift[0].flatten().tolist()),
+            clicks=clicks,
+            told=(*state.told, told),
+            dense=_packed(following.prompts.dense[0, 0]),
+        ),
+    )
+
+
+def _standing(model: MedUHIP, state: StructureState, cache: Cache) -> Standing:
+    axes, device = model.configuration.axes, cache.context.device
+    edge = Prompts.none(1, axes).dense.shape[2:]
+    dense = _unpacked(state.dense, tuple(edge)) if state.dense else None
+    prompts = Prompts.of_clicks(state.told, axes, dense).to(device)
+    weights = torch.tensor([state.weights], device=device) if state.weights else None
+    shift = None
+    if state.shift:
+        shape = (1, model.configuration.components, model.configuration.dimension)
+        shift = torch.tensor(state.shift, device=device).reshape(shape)
+    return Standing(prompts, weights, shift)
+
+
+def _clicks(values: list[dict[str, Any]]) -> tuple[Click, ...]:
+    return tuple(Click(tuple(value["place"]), bool(value["foreground"])) for value in values)
+
+
+def _places(clicks: list[Click]) -> torch.Tensor:
+    return torch.tensor([click.place for click in clicks], dtype=torch.float32)
+
+
+def _sides(clicks: list[Click]) -> torch.Tensor:
+    return torch.tensor([float(click.foreground) for click in clicks])
+
+
+def _packed(logits: torch.Tensor) -> str:
+    steps = (logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT) * DENSE_STEPS).round().to(torch.int8).cpu().numpy()
+    return base64.b85encode(zlib.compress(steps.tobytes(), 6)).decode()
+
+
+def _unpacked(text: str, shape: tuple[int, ...]) -> torch.Tensor:
+    steps = np.frombuffer(zlib.decompress(base64.b85decode(text)), dtype=np.int8).reshape(shape)
+    return torch.from_numpy(steps.astype(np.float32)) / DENSE_STEPS
+
+
+def _seed(session: Session, structure: int) -> int:
+    text = f"{session.image} {session.champion} {session.seed} {session.turn} {structure}"
+    return zlib.crc32(text.encode())
+
+
+def space_now(model: MedUHIP, image: Image, session: Session, structure: int = 0) -> SamplingSpace:
+    """The sampling space that the next answer draws from."""
+    standing = _standing(model, session.structures[structure], image.cache)
+    return model.space(image.cache, standing.prompts, standing.weights, standing.shift, structure)

@@ -1,0 +1,313 @@
+"""Training a MedUHIP model, through any number of interruptions.
+
+The work folder:
+
+    session.json            what is being trained on what; a start with something else is refused
+    plan.json               the plan
+    cases/                  prepared cases (see `rated_store`)
+    model.checkpoint.pt     in progress
+    ensemble/               the finished model; appears complete or not at all
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from threading import Event
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from overread.domain import BadInputError
+from overread.ensemble.augmentation import augment
+from overread.ensemble.compute import choose_device
+from overread.ensemble.member_training import LARGEST_GRADIENT, DivergedError, write_json
+from overread.ensemble.plan import Plan
+from overread.ensemble.training import StoppedError
+from overread.meduhip.episode import EpisodeOptions, play
+from overread.meduhip.network import Configuration, MedUHIP
+from overread.meduhip.rated_store import RatedStore
+
+LEARNING_RATE = 3e-3
+BETAS = (0.9, 0.99)
+WEIGHT_DECAY = 1e-2
+POLY_EXPONENT = 0.9
+# The weights kept are a running mean of the last few hundred steps.
+AVERAGING = 0.99
+# Share of the patches that are centred on foreground.
+FOREGROUND_SHARE = 1 / 2
+RUNNING = 0.05
+DEFAULT_ITERATIONS = {"cpu": 1_500, "cuda": 20_000}
+
+
+@dataclass(frozen=True)
+class MedUHIPOptions:
+    """How to train.
+
+    Attributes:
+        iterations: episodes; None leaves it to `minutes`, or to `DEFAULT_ITERATIONS` without those.
+        minutes: time by `clock`, counted over interruptions.
+        warm_share: share of the budget in which masks are learnt before any interaction is played: whoever reacts
+            to nonsense learns nonsense.
+        seed: of everything random.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        threads: cores to use on the CPU; None leaves it to torch.
+        checkpoint_every_s: most seconds of training that an interruption can cost.
+        clock: `wall` or `processor`, for comparisons on a busy machine.
+        learning_rate: of all three optimisers at the start; it falls to 0 over the budget.
+        episode: how episodes are played.
+    """
+
+    iterations: int | None = None
+    minutes: float | None = None
+    warm_share: float = 0.3
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    checkpoint_every_s: float = 30.0
+    clock: str = "wall"
+    learning_rate: float = LEARNING_RATE
+    episode: EpisodeOptions = field(default_factory=EpisodeOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "minutes", "threads"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise BadInputError(f"{name} is {value}, expected more than 0")
+        if not 0 <= self.warm_share < 1:
+            raise BadInputError(f"warm_share is {self.warm_share}, expected 0 to below 1")
+        if self.clock not in ("wall", "processor"):
+            raise BadInputError(f"clock {self.clock!r} is not known; use wall or processor")
+
+
+@dataclass(frozen=True)
+class MedUHIPProgress:
+    """Where a training stands.
+
+    Attributes:
+        share: that is done, 0 to 1.
+        iteration: episodes so far.
+        loss: running mean; None before the first.
+        seconds_left: estimate; None while unknown.
+    """
+
+    share: float
+    iteration: int
+    loss: float | None
+    seconds_left: float | None
+
+
+class Trainable(Protocol):
+    """Anything that an episode can be played with and that has parameters."""
+
+    def parameters(self) -> Any: ...
+
+
+class Clock(Protocol):
+    """Seconds."""
+
+    def __call__(self) -> float: ...
+
+
+def train_meduhip(
+    work: Path,
+    cases: Sequence[str],
+    plan: Plan,
+    configuration: Configuration,
+    options: MedUHIPOptions,
+    report: Callable[[MedUHIPProgress], None] = lambda _: None,
+    stop: Event | None = None,
+    start: MedUHIP | None = None,
+) -> MedUHIP:
+    """Train until the budget is spent; given the same work folder again, go on from the last checkpoint.
+
+    Args:
+        work: holds `cases/`, filled with `RatedStore`.
+        cases: ids to learn from.
+        plan: of patches and augmentation.
+        configuration: of the networks.
+        report: hears where the training stands, about once a second.
+        stop: ends the training at the next step once it is set.
+        start: weights to begin from.
+
+    Returns:
+        The model with the running mean of its weights, in evaluation mode.
+
+    Raises:
+        StoppedError: `stop` was set before the end. DivergedError: a loss was not finite.
+    """
+    if not cases:
+        raise BadInputError("there is no case to train on")
+    training = _Training(work, tuple(cases), plan, configuration, options, start)
+    told = 0.0
+    while training.share < 1:
+        if stop is not None and stop.is_set():
+            training.save()
+            raise StoppedError(
+                f"the training was stopped after {training.share:.0%} of it; started again, it goes on from there"
+            )
+        training.step()
+        now = time.monotonic()
+        if now - told > 1 or training.share >= 1:
+            told = now
+            report(training.progress())
+    return training.finished()
+
+
+class _Training:
+    def __init__(
+        self,
+        work: Path,
+        cases: tuple[str, ...],
+        plan: Plan,
+        configuration: Configuration,
+        options: MedUHIPOptions,
+        start: MedUHIP | None,
+    ) -> None:
+        self.work, self.cases, self.plan, self.options = Path(work), cases, plan, options
+        self.device = choose_device(options.device)
+        self.store = RatedStore(self.work / "cases")
+        self.clock: Clock = time.monotonic if options.clock == "wall" else time.thread_time
+        if options.threads and self.device.type == "cpu":
+            torch.set_num_threads(options.threads)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_seed(options.seed, "weights"))
+            self.model = MedUHIP(configuration).to(self.device)
+        if start is not None:
+            self.model.load_state_dict(start.state_dict())
+        self.model.train()
+        self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self.optimiser = three_optimisers(self.model, options.learning_rate)
+        self.most = options.iterations
+        if self.most is None and options.minutes is None:
+            self.most = DEFAULT_ITERATIONS[self.device.type]
+        self.iteration, self.spent_s, self.saved_s = 0, 0.0, 0.0
+        self.loss: float | None = None
+        self.curve: list[float] = []
+        self._resume()
+
+    @property
+    def share(self) -> float:
+        by_time = self.spent_s / (60 * self.options.minutes) if self.options.minutes else 0.0
+        by_steps = self.iteration / self.most if self.most else 0.0
+        return min(1.0, max(by_time, by_steps))
+
+    def progress(self) -> MedUHIPProgress:
+        left = self.spent_s * (1 - self.share) / self.share if self.share > 0 else None
+        return MedUHIPProgress(self.share, self.iteration, self.loss, left)
+
+    def step(self) -> None:
+        started = self.clock()
+        rng = np.random.default_rng([self.options.seed, self.iteration])
+        episode = self.options.episode
+        if self.share < self.options.warm_share:
+            episode = warm(episode)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["full"] * (1 - self.share) ** POLY_EXPONENT
+        structure = int(rng.integers(len(self.model.structures)))
+        images, raters = self.batch(self.iteration, structure)
+        images, raters = images.to(self.device), raters.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            losses = play(self.model, images, raters, episode, rng, structure)
+        value = float(losses.total.detach())
+        if not math.isfinite(value):
+            raise DivergedError(f"the loss became {value} at episode {self.iteration}; try a lower learning rate")
+        self.optimiser.zero_grad(set_to_none=True)
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
+        self.optimiser.step()
+        weight = 1 - min(AVERAGING, (1 + self.iteration) / (10 + self.iteration))
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                self.average[name].lerp_(parameter, weight)
+        self.loss = value if self.loss is None else (1 - RUNNING) * self.loss + RUNNING * value
+        self.iteration += 1
+        self.spent_s += self.clock() - started
+        if self.spent_s - self.saved_s > self.options.checkpoint_every_s and self.share < 1:
+            self.save()
+
+    def batch(self, iteration: int, structure: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images `(batch, channel, *patch)` and what each rater said of a structure `(batch, rater, *patch)`.
+
+        The same whenever it is asked. Raters are drawn with repetition where cases have different numbers of them.
+        """
+        generator = torch.Generator().manual_seed(_seed(self.options.seed, str(iteration)))
+        images, masks = [], []
+        for _ in range(self.plan.batch):
+            case = self.cases[int(torch.randint(len(self.cases), (1,), generator=generator))]
+            on_foreground = float(torch.rand(1, generator=generator)) < FOREGROUND_SHARE
+            image, codes = self.store.sample(case, self.plan.patch, generator, on_foreground=on_foreground)
+            image, codes = augment(image, codes, self.plan, generator)
+            images.append(image)
+            masks.append((self.store.raters(case, codes) == structure + 1).float())
+        most = max(len(mask) for mask in masks)
+        filled = [
+            mask if len(mask) == most else mask[torch.randint(len(mask), (most,), generator=generator)]
+            for mask in masks
+        ]
+        return torch.stack(images), torch.stack(filled)
+
+    def finished(self) -> MedUHIP:
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(self.average[name])
+        return self.model.eval()
+
+    def save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average,
+            "iteration": self.iteration,
+            "spent_s": self.spent_s,
+            "loss": self.loss,
+        }
+        temporary = self.work / ".model.checkpoint.pt"
+        torch.save(state, temporary)
+        temporary.replace(self.work / "model.checkpoint.pt")
+        self.saved_s = self.spent_s
+
+    def _resume(self) -> None:
+        path = self.work / "model.checkpoint.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.average, self.loss = state["average"], state["loss"]
+        self.iteration, self.spent_s = state["iteration"], state["spent_s"]
+        self.saved_s = self.spent_s
+
+
+def three_optimisers(model: MedUHIP, rate: float) -> torch.optim.Optimizer:
+    """theta_Seg (eq. 3), theta_MVP (eq. 6) and theta_W (eq. 7), each with a state of its own, in one object."""
+    structures = range(len(model.structures))
+    groups = [
+        model.segmentation_parameters(),
+        [p for index in structures for p in model.sampling(index).moving_parameters()],
+        [p for index in structures for p in model.sampling(index).weights.parameters()],
+    ]
+    named = [{"params": parameters, "full": rate} for parameters in groups]
+    return torch.optim.AdamW(named, rate, betas=BETAS, weight_decay=WEIGHT_DECAY)
+
+
+def warm(episode: EpisodeOptions) -> EpisodeOptions:
+    """An episode without interactions, for the beginning."""
+    return EpisodeOptions(**{**_fields(episode), "turns": 1})
+
+
+def _fields(episode: EpisodeOptions) -> dict[str, Any]:
+    return {name: getattr(episode, name) for name in episode.__dataclass_fields__}
+
+
+def _seed(seed: int, what: str) -> int:
+    return int.from_bytes(sha256(f"{seed} {what}".encode()).digest()[:8], "big") >> 1
+
+
+__all__ = ["MedUHIPOptions", "MedUHIPProgress", "train_meduhip", "write_json", "json", "asdict"]
