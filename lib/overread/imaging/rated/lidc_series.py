@@ -14,6 +14,8 @@ from pydicom.dataset import FileDataset
 from overread.domain import BadInputError
 
 SUFFIX = ".dcm"
+# A scan has hundreds of slices: of each no more is parsed than says where it lies.
+PLACE_TAGS = ("SeriesInstanceUID", "SOPInstanceUID", "ImagePositionPatient")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def read_slices(folder: Path, series_uid: str) -> tuple[Slice, ...]:
     """
     slices = []
     for path in dicom_files(folder):
-        header = _read(path, pixels=False)
+        header = _read(path, pixels=False, only=PLACE_TAGS)
         if header.get("SeriesInstanceUID") != series_uid:
             continue
         try:
@@ -110,8 +112,9 @@ def read_hounsfield(paths: Sequence[Path]) -> np.ndarray:
     return np.stack(stack)
 
 
-def _read(path: Path, *, pixels: bool) -> FileDataset:
+def _read(path: Path, *, pixels: bool, only: Sequence[str] | None = None) -> FileDataset:
     try:
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        tags = None if only is None else list(only)
+        return pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags)
     except Exception as error:  # pydicom raises many kinds on a broken file
         raise BadInputError(f"{path} is no DICOM file: {error}") from error

@@ -104,13 +104,13 @@ def read_lidc_xml(path: Path) -> Reading | None:
     if root is None or _tag(root) != MESSAGE:
         return None
     sessions = [element for element in root.iter() if _tag(element) == "readingSession"]
+    series_uid = next((_text(e) for e in root.iter() if _tag(e) == "SeriesInstanceUid"), "")
     try:
-        series_uid = next(_text(e) for e in root.iter() if _tag(e) == "SeriesInstanceUid")
+        if not series_uid:
+            raise ValueError("SeriesInstanceUid is missing")
         marks = tuple(mark for reader, session in enumerate(sessions) for mark in _marks(reader, session))
-    except (StopIteration, RuntimeError, ValueError) as error:
-        raise BadInputError(
-            f"{path} is no complete {MESSAGE}: {error or 'SeriesInstanceUid is missing'}"
-        ) from error
+    except ValueError as error:
+        raise BadInputError(f"{path} is no complete {MESSAGE}: {error}") from error
     return Reading(series_uid, len(sessions), marks)
 
 
