@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -82,6 +82,15 @@ class Problem:
     what: str
 
 
+class Named(Protocol):
+    """A data set, of whatever kind."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+
 class BrokenDatasetError(BadInputError):
     """Cases that cannot be trained on.
 
@@ -89,7 +98,7 @@ class BrokenDatasetError(BadInputError):
         problems: all of them.
     """
 
-    def __init__(self, dataset: Dataset, problems: list[Problem]) -> None:
+    def __init__(self, dataset: Named, problems: list[Problem]) -> None:
         rows = "\n".join(f"  {p.case or '-'} | {p.file} | {p.what}" for p in problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         super().__init__(f"dataset {dataset.name} has {count}:\n{rows}")

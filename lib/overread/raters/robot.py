@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from scipy import ndimage
 
 from overread.domain import BadInputError
 from overread.domain.labels import IGNORE
+from overread.raters.chance import generator_of
 
 # How far apart two places of a boundary are before a hand errs there independently; about a centimetre when
 # contours are drawn slice by slice.
@@ -64,8 +64,7 @@ class RobotRater:
         return said
 
     def _generator(self, case_id: str) -> np.random.Generator:
-        digest = hashlib.sha256(case_id.encode()).digest()
-        return np.random.default_rng([self.seed, int.from_bytes(digest[:8], "big")])
+        return generator_of(case_id, self.seed)
 
 
 def _without_small(labels: np.ndarray, fewest_voxels: float) -> np.ndarray:
