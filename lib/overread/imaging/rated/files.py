@@ -102,7 +102,8 @@ class FileSource:
         if spacing_mm is None and len(volume.grid.shape) == 3:
             spacing_mm = volume.grid.spacing_mm[: len(space)]
         image = volume.voxels.reshape(len(volume.voxels), *space)
-        return Examined(RatedImage(image, np.stack(masks), raters, spacing_mm))
+        grid = volume.grid if len(space) == 3 else None
+        return Examined(RatedImage(image, np.stack(masks), raters, spacing_mm, grid))
 
     def _difference(self, mask: Grid, image: Grid) -> str | None:
         if _space(mask) != _space(image):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from overread.domain import BadInputError, NotFoundError
+from overread.domain import BadInputError, Grid, NotFoundError
 from overread.imaging.dataset import Problem
 from overread.imaging.rated.dataset import Examined, Fault, RatedCase, RatedDataset
 from overread.imaging.rated.image import RatedImage
@@ -95,8 +95,11 @@ class LidcSource:
         between_mm = np.diff([each.z_mm for each in slices])
         spacing_mm = (*self.series.spacing_mm, float(np.median(between_mm))) if len(between_mm) else None
         volume = np.ascontiguousarray(np.moveaxis(image, 0, -1))[None]
+        # DICOM's columns run to the left, its rows to the back.
+        affine = None if spacing_mm is None else np.diag([-spacing_mm[0], -spacing_mm[1], spacing_mm[2], 1.0])
+        grid = None if affine is None else Grid(volume.shape[1:], affine)
         return Examined(
-            RatedImage(volume, np.ascontiguousarray(np.moveaxis(masks, 1, -1)), raters, spacing_mm)
+            RatedImage(volume, np.ascontiguousarray(np.moveaxis(masks, 1, -1)), raters, spacing_mm, grid)
         )
 
     def _with_neighbours(self, outlined: list[Slice], there: Iterable[Slice]) -> list[Slice]:

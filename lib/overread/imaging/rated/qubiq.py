@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ import numpy as np
 from overread.domain import BadInputError, Grid, NotFoundError
 from overread.imaging.rated.dataset import Examined, RatedCase, RatedDataset
 from overread.imaging.rated.files import FileSource
-from overread.imaging.rated.image import RatedImage
 from overread.imaging.rated.layouts import layout
 from overread.imaging.rated.naming import unique_names
 from overread.imaging.volumes import Volume, read_volume
@@ -51,7 +51,7 @@ class QubiqSource(FileSource):
             return examined
         if any(spacing != 1 for spacing in examined.image.spacing_mm):
             return examined
-        return Examined(RatedImage(examined.image.image, examined.image.masks, raters, None))
+        return Examined(replace(examined.image, spacing_mm=None))
 
 
 def read_qubiq_image(paths: Sequence[Path]) -> Volume:
