@@ -16,7 +16,7 @@ from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.prediction import predict
 from overread.ensemble.storage import calibration_to_json, load_ensemble, read_description, write_description
 from overread.imaging.dataset import Case, Dataset
-from overread.imaging.volumes import read_label_of, read_labelmap, read_volume
+from overread.imaging.volumes import Volume, read_label_of, read_volume
 from overread.metrics.calibration import Reliability, foreground_region, plot_reliability, reliability
 from overread.uncertainty.calibration import choose_bands, fit_temperature
 from overread.uncertainty.measures import MEASURES
@@ -26,6 +26,16 @@ REGION_VOXELS_PER_CASE = 20_000
 BAND_VOXELS_PER_CASE = 300_000
 # The reliability diagram, beside the members.
 DIAGRAM = "reliability.png"
+
+
+# From a case to its image, and class indices or `IGNORE` on the image's grid.
+Read = Callable[[Case], tuple[Volume, np.ndarray]]
+
+
+def read_files(case: Case) -> tuple[Volume, np.ndarray]:
+    """Image and label as the case's files hold them."""
+    volume = read_volume(case.channels)
+    return volume, read_label_of(case.label, volume.grid)
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ def calibrate(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[float], None] | None = None,
+    read: Read = read_files,
 ) -> Calibration | None:
     """Fit the temperature and the doubt bands and write them into the ensemble's description.
 
@@ -57,6 +68,7 @@ def calibrate(
     Args:
         folder: a trained ensemble; its plan's `held_out` names, per member, the cases it did not see.
         dataset: holds those cases with their labels.
+        read: how a case is read, where it is not from its files.
 
     Returns:
         The calibration, or None where no case was held out (the folder is left as it was).
@@ -70,9 +82,9 @@ def calibrate(
     steps = 2 * len(held_out)
 
     samples = []
-    is_empty = not any(_holds_foreground(item.case) for item in held_out)
+    is_empty = not any(_holds_foreground(read(item.case)[1]) for item in held_out)
     for index, item in enumerate(held_out):
-        samples.append(_region_logits(ensemble, item, device, generator, everywhere=is_empty))
+        samples.append(_region_logits(ensemble, item, read, device, generator, everywhere=is_empty))
         if progress is not None:
             progress((index + 1) / steps)
     temperature = _common_temperature(samples)
@@ -81,9 +93,8 @@ def calibrate(
     measures = list(MEASURES)
     doubts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in measures}
     for index, item in enumerate(held_out):
-        volume = read_volume(item.case.channels)
+        volume, truth = read(item.case)
         prediction = predict(_speaking(calibrated, item), volume, measures=measures, device=device)
-        truth = read_label_of(item.case.label, volume.grid)
         wrong = (prediction.labels != truth).ravel()
         chosen = _some(np.flatnonzero(truth != IGNORE), BAND_VOXELS_PER_CASE, generator)
         for name in measures:
@@ -120,22 +131,21 @@ def _speaking(ensemble: Ensemble, item: _HeldOut) -> Ensemble:
     return replace(ensemble, members=[ensemble.members[index] for index in item.members])
 
 
-def _holds_foreground(case: Case) -> bool:
-    labels, _ = read_labelmap(case.label)
+def _holds_foreground(labels: np.ndarray) -> bool:
     return bool(((labels != 0) & (labels != IGNORE)).any())
 
 
 def _region_logits(
     ensemble: Ensemble,
     item: _HeldOut,
+    read: Read,
     device: torch.device | str,
     generator: np.random.Generator,
     *,
     everywhere: bool,
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Logits `(member, class, voxel)` and true classes of voxels near the structures of one case, or everywhere."""
-    volume = read_volume(item.case.channels)
-    truth = read_label_of(item.case.label, volume.grid)
+    volume, truth = read(item.case)
     labelled = truth != IGNORE
     structures = np.where(labelled, truth, 0)
     near = (

@@ -5,7 +5,7 @@ Isensee et al. 2021 (nnU-Net, Nature Methods 18:203), "dataset fingerprint".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from overread.domain import BadInputError
 from overread.domain.labels import IGNORE
 from overread.ensemble.orientation import canonical_axes, nonzero_box, to_canonical
 from overread.imaging.dataset import Dataset
-from overread.imaging.volumes import read_label_of, read_volume
+from overread.imaging.volumes import Volume, read_label_of, read_volume
 
 # Foreground voxels drawn per case for the intensity statistics: enough for a 0.5 % percentile.
 SAMPLES_PER_CASE = 10_000
@@ -65,10 +65,39 @@ def take_fingerprint(
     Raises:
         BadInputError: no case holds foreground.
     """
+
+    def read() -> Iterable[tuple[Volume, np.ndarray]]:
+        for case in dataset.cases:
+            volume = read_volume(case.channels)
+            yield volume, read_label_of(case.label, volume.grid)
+
+    told = None if progress is None else lambda done: progress(done, len(dataset.cases))
+    return fingerprint_of(
+        read(), rng, dataset.name, dataset.classes, dataset.channels, dataset.um_per_px, progress=told
+    )
+
+
+def fingerprint_of(
+    cases: Iterable[tuple[Volume, np.ndarray]],
+    rng: np.random.Generator,
+    name: str,
+    classes: tuple[str, ...],
+    channels: tuple[str, ...],
+    um_per_px: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Fingerprint:
+    """The same of cases that come one after the other.
+
+    Args:
+        cases: images, and class indices `(*space)`.
+        name: of the data set.
+        progress: hears how many cases were measured.
+
+    Raises:
+        BadInputError: no case holds foreground.
+    """
     shapes, spacings, shares, samples = [], [], [], []
-    for index, case in enumerate(dataset.cases):
-        volume = read_volume(case.channels)
-        labels = read_label_of(case.label, volume.grid)
+    for index, (volume, labels) in enumerate(cases):
         axes, flips = canonical_axes(volume.grid)
         box = nonzero_box(to_canonical(volume.voxels, axes, flips))
         shapes.append(tuple(stop - start for start, stop in box))
@@ -80,18 +109,18 @@ def take_fingerprint(
         )
         samples.append(foreground[:, chosen])
         if progress is not None:
-            progress(index + 1, len(dataset.cases))
+            progress(index + 1)
     values = np.concatenate(samples, axis=1).astype(np.float64)
     if not values.size:
-        raise BadInputError(f"no case of {dataset.name} holds foreground: there is nothing to learn")
+        raise BadInputError(f"no case of {name} holds foreground: there is nothing to learn")
     return Fingerprint(
         shapes=tuple(shapes),
         spacings_mm=tuple(spacings),
         intensities=tuple(_intensities(channel) for channel in values),
         nonzero_share=float(np.median(shares)),
-        classes=dataset.classes,
-        channels=dataset.channels,
-        um_per_px=dataset.um_per_px,
+        classes=classes,
+        channels=channels,
+        um_per_px=um_per_px,
     )
 
 

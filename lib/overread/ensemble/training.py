@@ -161,7 +161,7 @@ def train_ensemble(
     held_out = hold_out(dataset, options)
     device = choose_device(options.device)
     choose_precision(options.precision, device)
-    _open_session(work, _session(name, dataset, options, plan_overrides or {}), restart=restart)
+    open_session(work, _session(name, dataset, options, plan_overrides or {}), restart=restart)
     finished = work / "ensemble"
     if (finished / DESCRIPTION).exists():
         return finished
@@ -210,16 +210,36 @@ def hold_out(dataset: Dataset, options: TrainingOptions) -> list[list[str]]:
             )
         folds = [order[member :: options.members] for member in range(options.members)]
         return [sorted(case for patient in fold for case in cases[patient]) for fold in folds]
-    total = len(dataset.cases)
-    count = round(options.validation_share * total)
-    if options.validation_share > 0 and total >= FEWEST_CASES_TO_HOLD_OUT:
+    return [_of_first_patients(cases, order, options.validation_share)] * options.members
+
+
+def hold_out_share(patients: Mapping[str, str], share: float, seed: int) -> list[str]:
+    """Ids of the cases to keep from training, by whole patients.
+
+    Args:
+        patients: by case.
+        share: of the cases; about.
+        seed: the same gives the same.
+    """
+    cases: dict[str, list[str]] = {}
+    for case in sorted(patients):
+        cases.setdefault(patients[case], []).append(case)
+    names = sorted(cases)
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    return _of_first_patients(cases, order, share)
+
+
+def _of_first_patients(cases: Mapping[str, list[str]], order: Sequence[str], share: float) -> list[str]:
+    total = sum(len(of_patient) for of_patient in cases.values())
+    count = round(share * total)
+    if share > 0 and total >= FEWEST_CASES_TO_HOLD_OUT:
         count = max(1, count)
     unseen: list[str] = []
     # The last patient stays for training, whatever the share.
     for patient in order[:-1]:
         if len(unseen) < count:
             unseen += cases[patient]
-    return [sorted(unseen)] * options.members
+    return sorted(unseen)
 
 
 def train_members(
@@ -388,7 +408,16 @@ def _session(
     return json.loads(json.dumps(session, default=asdict))
 
 
-def _open_session(work: Path, session: dict[str, Any], *, restart: bool) -> None:
+def open_session(work: Path, session: dict[str, Any], *, restart: bool) -> None:
+    """Begin or go on with a training in a work folder.
+
+    Args:
+        session: plain JSON; what must stay the same for the training to go on.
+        restart: forget what is in the folder.
+
+    Raises:
+        BadInputError: the folder holds another training, or other things.
+    """
     path = work / "session.json"
     if restart and path.exists():
         shutil.rmtree(work)

@@ -111,7 +111,8 @@ def save_model(
                 **plan.to_json(),
                 "meduhip": asdict(model.configuration),
                 "training": training,
-                "held_out": [training.get("held_out", [])],
+                # One list a member, and each draw is one.
+                "held_out": [training.get("held_out", [])] * MEMBERS,
             },
             "members": [WEIGHTS],
             "calibration": calibration_to_json(Calibration()),
