@@ -1,9 +1,9 @@
-"""`overread train`: an ensemble from a folder of labelled cases."""
+"""`overread train`: a model from a folder of labelled cases."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -29,10 +29,18 @@ from overread.cli.console import (
 
 if TYPE_CHECKING:
     from overread.ensemble.ensemble import Calibration
+    from overread.ensemble.training import TrainingProgress
     from overread.imaging.dataset import BrokenDatasetError, Dataset
     from overread.learning.champions import ChampionStore
 
 WORK = ".training"
+
+
+class ModelKind(StrEnum):
+    """What is trained."""
+
+    ensemble = "ensemble"
+    meduhip = "meduhip"
 
 
 class Scheme(StrEnum):
@@ -49,9 +57,27 @@ def train(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Labelled cases in nnU-Net v2's raw layout: dataset.json, imagesTr/, labelsTr/.",
+            help="Labelled cases in nnU-Net v2's raw layout: dataset.json, imagesTr/, labelsTr/. For `meduhip` also "
+            "cases that several people labelled, in any layout that is known.",
         ),
     ],
+    model: Annotated[
+        ModelKind | None,
+        typer.Option(
+            help="`ensemble`: several networks whose disagreement is shown; `meduhip`: one that offers several "
+            "plausible segmentations and follows the clinician. [default: the recipe's, ensemble]",
+            show_default=False,
+        ),
+    ] = None,
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="How to read cases that several people labelled, such as `task=2` of QUBIQ or `structure=disc` of "
+            "REFUGE2; `kind=NAME` names the layout. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     members: Annotated[
         int | None,
         typer.Option(min=1, help="Networks to train. [default: the recipe's, 5]", show_default=False),
@@ -103,7 +129,7 @@ def train(
     models: ModelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Learn an ensemble from labelled cases, calibrate its doubt, and put it into service.
+    """Learn a model from labelled cases, calibrate its doubt, and put it into service.
 
     All cases are read and checked first; what is wrong with them is told in one table and nothing is trained.
     A training that was interrupted resumes when the same command is given again. The server takes the new
@@ -114,22 +140,49 @@ def train(
         overread train liver --data nnUNet_raw/Dataset501_Liver
 
         overread train liver --data Dataset501_Liver --members 3 --minutes 60 --device cuda
+
+        overread train cup --model meduhip --data REFUGE2 --layout structure=cup
     """
+    from overread.cli.teach import layout_options, learn_meduhip
+    from overread.learning.champions import checked_recipe_name
+    from overread.recipes import recipe_named
+
     store = champion_store(app, models)
+    kind = model.value if model else recipe_named(checked_recipe_name(recipe)).model
+    if kind == ModelKind.meduhip and (members is not None or scheme is not None):
+        raise typer.BadParameter("a MedUHIP model has no members: leave out --members and --scheme")
+    if kind == ModelKind.ensemble and layout:
+        raise typer.BadParameter("--layout is about cases that several people labelled: add --model meduhip")
     with problems_told(as_json):
-        answer = learn(
-            recipe,
-            data,
-            store,
-            work,
-            members=members,
-            scheme=scheme.value if scheme else None,
-            iterations=iterations,
-            minutes=minutes,
-            validation_share=validation_share,
-            seed=seed,
-            device=device,
-            restart=restart,
+        answer = (
+            learn_meduhip(
+                recipe,
+                data,
+                store,
+                work,
+                layout=layout_options(layout or []),
+                iterations=iterations,
+                minutes=minutes,
+                validation_share=validation_share,
+                seed=seed,
+                device=device,
+                restart=restart,
+            )
+            if kind == ModelKind.meduhip
+            else learn(
+                recipe,
+                data,
+                store,
+                work,
+                members=members,
+                scheme=scheme.value if scheme else None,
+                iterations=iterations,
+                minutes=minutes,
+                validation_share=validation_share,
+                seed=seed,
+                device=device,
+                restart=restart,
+            )
         )
     if as_json:
         print_json(answer)
@@ -165,7 +218,7 @@ def learn(
         BadInputError: options that do not fit, or the work folder holds another training.
     """
     from overread.ensemble.storage import read_description
-    from overread.ensemble.training import TrainingOptions, TrainingProgress, train_ensemble
+    from overread.ensemble.training import TrainingOptions, train_ensemble
     from overread.imaging.dataset import read_dataset
     from overread.learning.central import protected_of, remember_central
     from overread.learning.champions import checked_recipe_name
@@ -183,16 +236,7 @@ def learn(
     )
     dataset = read_dataset(data)
     work = work or store.root / WORK / name
-    with progress_bar() as bar:
-        tasks: dict[str, Any] = {}
-
-        def report(now: TrainingProgress) -> None:
-            if now.stage not in tasks:
-                for earlier in tasks.values():
-                    bar.update(earlier, completed=1)
-                tasks[now.stage] = bar.add_task(now.stage, total=1)
-            bar.update(tasks[now.stage], completed=now.share, description=_in_words(now))
-
+    with training_bar() as report:
         folder = train_ensemble(name, dataset, work, options, recipe.plan, report, restart=restart)
     calibration = run_calibration(folder, dataset, chosen)
     published = store.publish(name, folder)
@@ -207,6 +251,22 @@ def learn(
         "members": options.members,
         "calibration": calibration_summary(calibration),
     }
+
+
+@contextmanager
+def training_bar() -> Iterator[Callable[[TrainingProgress], None]]:
+    """A progress bar a stage; yields what a training reports to."""
+    with progress_bar() as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(now: TrainingProgress) -> None:
+            if now.stage not in tasks:
+                for earlier in tasks.values():
+                    bar.update(earlier, completed=1)
+                tasks[now.stage] = bar.add_task(now.stage, total=1)
+            bar.update(tasks[now.stage], completed=now.share, description=_in_words(now))
+
+        yield report
 
 
 def sound_dataset(data: Path) -> Dataset:
@@ -291,7 +351,8 @@ def _in_words(now: Any) -> str:
             "measuring": "measuring spacings and intensities",
             "preparing": "preparing cases",
         }[now.stage]
-    words = f"training {now.members} members, step {now.iteration}"
+    what = "training" if now.members == 1 else f"training {now.members} members"
+    words = f"{what}, step {now.iteration}"
     if now.loss is not None:
         words += f", loss {now.loss:.3f}"
     if now.seconds_left is not None:

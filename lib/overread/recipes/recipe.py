@@ -24,6 +24,10 @@ class Recipe:
         scheme: `deep` trains all members on the same cases with other seeds and orders (Lakshminarayanan et al.
             2017); `folds` trains them by cross-validation, as UGA did.
         plan: overrides of the planned network, such as `{"patch": (64, 64, 64)}`.
+        model: `ensemble`: several networks whose disagreement is shown; `meduhip`: one network that offers several
+            plausible segmentations and follows the clinician.
+        meduhip: of a model of that kind, fields of `meduhip.network.Configuration` and
+            `meduhip.training.MedUHIPOptions` other than the defaults, such as `{"width": 32, "episode": {"turns": 4}}`.
     """
 
     name: str
@@ -32,6 +36,8 @@ class Recipe:
     members: int = 5
     scheme: Literal["deep", "folds"] = "deep"
     plan: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    model: Literal["ensemble", "meduhip"] = "ensemble"
+    meduhip: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 RECIPES: Registry[Recipe] = Registry("recipe")

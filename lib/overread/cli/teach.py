@@ -1,0 +1,116 @@
+"""`overread train --model meduhip`: a model that follows the clinician, from cases of one rater or of several."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from overread.cli.console import chosen_device, progress_bar
+
+if TYPE_CHECKING:
+    from overread.learning.champions import ChampionStore
+    from overread.meduhip.lessons import Lessons
+
+
+def learn_meduhip(
+    name: str,
+    data: Path,
+    store: ChampionStore,
+    work: Path | None = None,
+    *,
+    layout: dict[str, Any] | None = None,
+    iterations: int | None = None,
+    minutes: float | None = None,
+    validation_share: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Train, calibrate and publish, with progress bars; None leaves a choice to the recipe.
+
+    Returns:
+        `model`, `kind`, `champion`, `folder`, `cases`, `held_out`, `raters`, `calibration` as plain JSON.
+
+    Raises:
+        BrokenDatasetError: cases that cannot be trained on; nothing was trained.
+        BadInputError: options that do not fit, or the work folder holds another training.
+    """
+    from overread.cli.train import WORK, calibration_summary, training_bar
+    from overread.ensemble.compute import leave_a_core
+    from overread.ensemble.storage import read_description
+    from overread.learning.central import protected_of, remember_central
+    from overread.learning.champions import checked_recipe_name
+    from overread.meduhip.lessons import SingleLessons
+    from overread.meduhip.teach import VALIDATION_SHARE, Wishes, calibrate_taught, teach
+    from overread.recipes import recipe_named
+
+    recipe = recipe_named(checked_recipe_name(name))
+    chosen = chosen_device(device)
+    wishes = Wishes.of(recipe.meduhip, iterations=iterations, minutes=minutes, seed=seed, device=chosen)
+    lessons = lessons_in(data, name, layout or {}, seed)
+    work = work or store.root / WORK / name
+    with training_bar() as report:
+        folder = teach(
+            name,
+            lessons,
+            work,
+            wishes,
+            plan_overrides=recipe.plan,
+            progress=report,
+            restart=restart,
+            validation_share=VALIDATION_SHARE if validation_share is None else validation_share,
+        )
+    leave_a_core()
+    with progress_bar() as bar:
+        task = bar.add_task("calibrating the doubt", total=1)
+        calibration = calibrate_taught(folder, lessons, chosen, lambda done: bar.update(task, completed=done))
+        bar.update(task, completed=1)
+    published = store.publish(name, folder)
+    training = read_description(published)["plan"]["training"]
+    if isinstance(lessons, SingleLessons):
+        remember_central(published.parent, data, lessons.dataset, protected_of(read_description(published)))
+    # The work folder is the last to go: interrupted here, the same command publishes again.
+    shutil.rmtree(work)
+    return {
+        "model": name,
+        "kind": "meduhip",
+        "champion": published.name,
+        "folder": str(published),
+        "cases": len(lessons.patients),
+        "held_out": training["held_out"],
+        "raters": training.get("raters") or [style["name"] for style in training["pseudo_raters"]],
+        "pseudo_raters": "pseudo_raters" in training,
+        "calibration": calibration_summary(calibration),
+    }
+
+
+def lessons_in(data: Path, name: str, layout: dict[str, Any], seed: int) -> Lessons:
+    """The cases of a folder: of one rater in nnU-Net's raw layout, or of several in any layout that is known.
+
+    Args:
+        name: of the structure, where the layout's options name none.
+        layout: options of `read_rated`; with any, nnU-Net's raw layout is read as one structure.
+    """
+    from overread.imaging.dataset import DESCRIPTION, read_dataset
+    from overread.imaging.rated import read_rated
+    from overread.meduhip.lessons import RatedLessons, SingleLessons
+
+    if (data / DESCRIPTION).is_file() and not layout:
+        return SingleLessons(read_dataset(data), seed)
+    return RatedLessons(read_rated(data, **layout), str(layout.get("structure", name)), seed)
+
+
+def layout_options(said: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` as options: whole numbers, `yes` and `no`, else words. Raises typer.BadParameter."""
+    chosen: dict[str, Any] = {}
+    for each in said:
+        key, equals, value = each.partition("=")
+        if not key or not equals or not value:
+            raise typer.BadParameter(f"--layout {each!r} is not KEY=VALUE, such as task=2")
+        words = {"yes": True, "no": False}
+        chosen[key] = int(value) if value.isdigit() else words.get(value, value)
+    return chosen
