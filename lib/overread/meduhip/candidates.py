@@ -35,7 +35,7 @@ class Candidate:
 
 
 def possible_box(probabilities: torch.Tensor, threshold: float = POSSIBLE) -> tuple[slice, ...]:
-    """The smallest box `(*space)` outside which no sample `(sample, *space)` exceeds `threshold`; all where none does."""
+    """The smallest box `(*space)` outside which no sample `(sample, *space)` exceeds `threshold`; all if none does."""
     possible = probabilities.amax(dim=0) > threshold
     box = []
     for axis in range(possible.ndim):
