@@ -45,7 +45,8 @@ def kmeans(masks: torch.Tensor, groups: int) -> torch.Tensor:
 @CLUSTERERS.register("kmedoids")
 def kmedoids(masks: torch.Tensor, groups: int) -> torch.Tensor:
     """k-medoids on 1 - soft Dice: each group gathers round one of its samples."""
-    distances = 1 - pairwise_dice(masks[None])[0]
+    # The soft Dice of a soft mask with itself is below 1; its distance to itself is none.
+    distances = (1 - pairwise_dice(masks[None])[0]).fill_diagonal_(0)
     medoids = _far_apart(distances, groups)
     assigned = distances[:, medoids].argmin(dim=1)
     for _ in range(ITERATIONS):
