@@ -104,7 +104,7 @@ def telling_voxels(probabilities: torch.Tensor, members: torch.Tensor, count: in
 def in_words(added_ml: float, removed_ml: float, unit: str = "mL") -> str:
     """How a candidate differs from what is shown now: `+2.1 mL, −0.3 mL` or `the same`."""
     parts = [
-        f"{sign}{volume:.2g} {unit}"
+        f"{sign}{volume:{'.0f' if volume >= 10 else '.2g'}} {unit}"
         for sign, volume in (("+", added_ml), ("−", removed_ml))
         if volume >= 0.005
     ]
