@@ -61,7 +61,10 @@ class Prompts:
                 f"{tuple(self.sides.shape)} (batch, click), dense {tuple(self.dense.shape)} (batch, 1, *space)"
             )
         if self.has_dense.shape != (batch,) or self.dense.shape[0] != batch:
-            raise BadInputError(f"prompts are of different numbers of images: {batch}, {len(self.dense)}")
+            raise BadInputError(
+                f"prompts are of different numbers of images: places {batch}, dense {len(self.dense)}, "
+                f"has_dense {len(self.has_dense)}"
+            )
 
     @classmethod
     def none(cls, batch: int, axes: int, device: torch.device | str = "cpu") -> Prompts:
