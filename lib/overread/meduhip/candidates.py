@@ -67,7 +67,7 @@ def propose(
     cut = probabilities[(slice(None), *possible_box(probabilities))]
     small = [min(n, CLUSTERING_EDGE[axes]) for n in cut.shape[1:]]
     pool = F.adaptive_avg_pool2d if axes == 2 else F.adaptive_avg_pool3d
-    shrunk = pool(cut[:, None].float(), small)[:, 0]
+    shrunk = pool(cut[:, None].float(), small)[:, 0]  # pyright: ignore[reportArgumentType]
     assigned = merge_alike(shrunk, CLUSTERERS[clustering](shrunk, groups))
     distances = 1 - pairwise_dice(shrunk[None])[0]
     share = torch.full((len(shrunk),), 1 / len(shrunk)) if weights is None else torch.tensor(weights)

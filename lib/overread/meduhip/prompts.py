@@ -115,7 +115,7 @@ def to_dense(logits: torch.Tensor) -> torch.Tensor:
     axes = logits.ndim - 1
     small = F.adaptive_avg_pool2d if axes == 2 else F.adaptive_avg_pool3d
     clipped = logits[:, None].clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
-    return small(clipped, [DENSE_EDGE[axes]] * axes)
+    return small(clipped, [DENSE_EDGE[axes]] * axes)  # pyright: ignore[reportArgumentType]
 
 
 def click_maps(prompts: Prompts, shape: Sequence[int], sigmas_voxel: Sequence[float]) -> torch.Tensor:
