@@ -78,10 +78,10 @@ def last_wrong(
     if not wrong.any():
         place = tuple(int(rng.integers(size)) for size in shown.shape)
     else:
-        components, _ = ndimage.label(wrong)
+        components, _ = ndimage.label(wrong)  # pyright: ignore[reportGeneralTypeIssues]
         largest = components == 1 + np.bincount(components[wrong])[1:].argmax()
         if rng.random() < 0.5:
-            depth = ndimage.distance_transform_edt(np.pad(largest, 1))
+            depth = np.asarray(ndimage.distance_transform_edt(np.pad(largest, 1)))
             inner = np.unravel_index(int(np.argmax(depth)), depth.shape)
             place = tuple(int(n) - 1 for n in inner)
         else:
