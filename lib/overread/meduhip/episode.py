@@ -44,7 +44,7 @@ class EpisodeOptions:
     samples: int = 8
     candidates: int = 4
     set_weight: float = 0.5
-    coverage_weight: float = 1.0
+    coverage_weight: float = 3.0
     chooser: Chooser = TRAINING_CHOOSER
     pick_share: float = 0.5
     sampler: str = "mixture"
