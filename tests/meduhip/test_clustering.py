@@ -137,6 +137,12 @@ def test_a_medoid_is_the_member_with_the_least_sum_of_distances():
     assert int(medoid_of(distances, torch.tensor([False, False, False, True]))) == 3
 
 
+def test_a_medoid_is_a_member_even_where_another_is_nearer_to_all():
+    # The centre of a triangle with sides of 2, and its corners.
+    at = torch.tensor([[0.0, 0.577], [-1.0, 0.0], [1.0, 0.0], [0.0, 1.732]])
+    assert int(medoid_of(torch.cdist(at, at), torch.tensor([False, True, True, True]))) in (1, 2, 3)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_kmedoids_is_near_the_best_of_all_assignments(seed):
     masks = (noise(7, 4, 4, seed=seed) > 0.5).float()
