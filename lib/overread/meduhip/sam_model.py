@@ -158,6 +158,15 @@ def _transformers() -> ModuleType:
     return transformers
 
 
+def _look_for_torchvision_again() -> None:
+    """transformers remembers what is installed from when it was imported, which MONAI does wherever it can."""
+    from transformers.utils import import_utils
+
+    for answer in (import_utils.is_torchvision_available, import_utils.is_torchvision_v2_available):
+        answer.cache_clear()
+        answer()
+
+
 @contextmanager
 def _only_sound_torchvision() -> Iterator[None]:
     """Hides a torchvision that does not load.
@@ -170,6 +179,7 @@ def _only_sound_torchvision() -> Iterator[None]:
     except (ImportError, RuntimeError, OSError):
         sys.modules["torchvision"] = None  # pyright: ignore[reportArgumentType]
         try:
+            _look_for_torchvision_again()
             yield
         finally:
             del sys.modules["torchvision"]
