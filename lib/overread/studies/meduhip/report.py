@@ -12,7 +12,7 @@ import numpy as np
 
 from overread.domain import NotFoundError
 from overread.metrics.correlation import Interval, bootstrap_interval
-from overread.metrics.interactions import summarise
+from overread.metrics.interactions import MOST_INTERACTIONS, summarise
 
 SHOWN_TURNS = (0, 1, 3, 6)
 OURS = "MedUHIP"
@@ -89,7 +89,8 @@ def _line(
     table, patients = _table(sessions, turns)
     intervals = tuple(_interval(table[..., index], patients) for index in range(len(turns)))
     dice = np.array([session["dice"] for session in sessions])
-    counted = {f"{t:g}": summarise(dice, t) for t in thresholds}
+    most = min(MOST_INTERACTIONS, dice.shape[1] - 1)
+    counted = {f"{t:g}": summarise(dice, t, most=most) for t in thresholds}
     sets = [session["set"] for session in sessions if session["set"] is not None]
     return Line(
         name=name,
@@ -139,9 +140,10 @@ def _differences(
 
 
 def _interval(values: np.ndarray, patients: np.ndarray) -> Interval:
+    """Of the mean over cases of the mean over numbers of raters; `values` are `(case, raters)`."""
     return bootstrap_interval(
-        values,
-        lambda rows: float(np.nanmean(np.nanmean(rows, axis=0))),
+        np.nanmean(values, axis=1),
+        lambda rows: float(rows.mean()),
         generator=np.random.default_rng(BOOTSTRAP_SEED),
         groups=patients,
     )
