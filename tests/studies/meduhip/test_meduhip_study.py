@@ -1,4 +1,4 @@
-"""The MedUHIP study: every arm is trained and played, what is done is not done again, the tables say what was played."""
+"""The MedUHIP study: every arm is trained and played, nothing twice, and the tables say what was played."""
 
 import json
 from pathlib import Path
