@@ -32,7 +32,7 @@ def model() -> MedUHIP:
     model = MedUHIP(Configuration(width=6, components=4, dimension=5, samples=12, structures=2)).eval()
     with torch.no_grad():
         for decoder in model.backend.decoders:  # type: ignore[attr-defined]
-            decoder.from_sample.weight.mul_(10)
+            torch.nn.init.normal_(decoder.last.weight, std=2.0)
     return model
 
 

@@ -140,9 +140,10 @@ def test_a_start_is_gone_on_from(work: Path, tmp_path: Path) -> None:
     assert torch.allclose(model.sampling().mean_variance.bank, start.sampling().mean_variance.bank, atol=1e-4)
 
 
-def test_the_first_part_plays_no_interaction() -> None:
+def test_the_first_part_plays_no_interaction_and_draws_no_samples() -> None:
     assert warm(BRIEF).turns == 1
-    assert warm(BRIEF).samples == BRIEF.samples
+    assert warm(BRIEF).sampler == "nothing"
+    assert warm(BRIEF).coverage_weight == 0
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(work: Path, tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(work: Path, tmp_path: Path)
     with torch.no_grad():
         start.sampling().mean_variance.bank.fill_(float("nan"))
         start.sampling(1).mean_variance.bank.fill_(float("nan"))
-    with pytest.raises(DivergedError, match="at episode 0"):
+    with pytest.raises(DivergedError, match="at episode 2"):
         train_meduhip(tmp_path, CASES, PLAN, SMALL, options(), start=start, prepared=work)
 
 

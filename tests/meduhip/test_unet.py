@@ -13,7 +13,10 @@ WIDTH, DIMENSION = 4, 3
 
 def backend_of(axes: int, channels: int = 1) -> UNetBackend:
     torch.manual_seed(0)
-    return UNetBackend(axes, channels, 1, DIMENSION, WIDTH)
+    backend = UNetBackend(axes, channels, 1, DIMENSION, WIDTH)
+    # As after some training: samples differ.
+    torch.nn.init.normal_(backend.decoders[0].last.weight)  # type: ignore[attr-defined]
+    return backend
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_fused_form_of_eq_1_is_a_convolution_over_features_and_sample(pictures):
     for n in range(5):
         spread = samples[:, n, :, None, None].expand(-1, -1, 6, 7)
         first = F.relu(F.conv2d(torch.cat([features, spread], dim=1), weight, decoder.from_features.bias))
-        literal = decoder.gain * decoder.last(F.relu(decoder.middle(first)))
+        literal = decoder.last(F.relu(decoder.middle(first)))
         torch.testing.assert_close(fused[:, n : n + 1], literal, atol=1e-5, rtol=1e-4)
 
 
@@ -128,3 +131,10 @@ def test_decoding_does_not_change_what_is_kept(pictures):
         pictures.decode(cache, torch.randn(1, 5, DIMENSION), said(2))
     assert torch.equal(cache.features, kept.features)
     assert torch.equal(cache.context, kept.context)
+
+
+def test_at_first_no_sample_changes_what_the_network_says():
+    backend = UNetBackend(2, 1, 1, DIMENSION, WIDTH)
+    cache = backend.encode(torch.randn(1, 1, 32, 32))
+    masks = backend.decode(cache, torch.randn(1, 3, DIMENSION), said(2))
+    torch.testing.assert_close(masks, masks[:, :1].expand_as(masks))

@@ -87,7 +87,7 @@ def meduhip(
 
         overread study meduhip --data brain_growth --out docs/results/meduhip
 
-        overread study meduhip --data QUBIQ/brain-growth --layout qubiq --option task=1 --seeds 1 --arm unet --arm meduhip
+        overread study meduhip --data QUBIQ/brain-growth --layout qubiq --option task=1 --seeds 1 --arm meduhip
     """
     from overread.domain import BadInputError
     from overread.imaging.rated import ensure_rated_sound, read_rated

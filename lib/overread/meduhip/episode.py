@@ -14,7 +14,7 @@ from overread.meduhip.interaction import Evidence, Round, Standing, taught
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.posterior import mask_posterior
 from overread.meduhip.prompts import Prompts
-from overread.meduhip.sampling_space import Draws, draw, draw_collapsed
+from overread.meduhip.sampling_space import Draws, draw, draw_collapsed, draw_nothing
 from overread.meduhip.set_loss import coverage_loss, set_loss
 from overread.meduhip.vote import sample_dice, soft_vote_loss
 
@@ -22,7 +22,7 @@ from overread.meduhip.vote import sample_dice, soft_vote_loss
 FUSED = 3
 # Errs as clinicians do, but clicks where it means to.
 TRAINING_CHOOSER = Chooser(temperature=0.05, lapse=0.1)
-SAMPLERS = {"mixture": draw, "collapsed": draw_collapsed}
+SAMPLERS = {"mixture": draw, "collapsed": draw_collapsed, "nothing": draw_nothing}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class EpisodeOptions:
         coverage_weight: of the coverage loss at the first turn.
         chooser: the simulated clinician.
         pick_share: how often a candidate is picked; otherwise an error is clicked.
-        sampler: `mixture`, or `collapsed` for the ablation.
+        sampler: `mixture`; `collapsed` for the ablation; `nothing` for a network with one opinion.
     """
 
     turns: int = 3

@@ -14,11 +14,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import numpy as np
 import torch
@@ -309,12 +308,8 @@ def three_optimisers(model: MedUHIP, rate: float) -> torch.optim.Optimizer:
 
 
 def warm(episode: EpisodeOptions) -> EpisodeOptions:
-    """An episode without interactions, for the beginning."""
-    return EpisodeOptions(**{**_fields(episode), "turns": 1})
-
-
-def _fields(episode: EpisodeOptions) -> dict[str, Any]:
-    return {name: getattr(episode, name) for name in episode.__dataclass_fields__}
+    """An episode without interactions or samples, for the beginning."""
+    return replace(episode, turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler="nothing")
 
 
 def _seed(seed: int, what: str) -> int:

@@ -15,9 +15,7 @@ from overread.meduhip.prompts import LARGEST_LOGIT, Prompts, click_maps
 # Reach of a click, in voxels: the spot itself, and the part of the structure round it.
 CLICK_SIGMAS_VOXEL = (2.0, 8.0)
 PROMPT_CHANNELS = 2 * len(CLICK_SIGMAS_VOXEL) + 2
-# How much of what a sample says is added to what all samples say, at first.
-FIRST_GAIN = 1.0
-# Samples differ from the start by as much as the features do; with less, all of them learn the same mask.
+# Samples move the features by as much as the features differ; with less, all samples learn the same mask.
 FIRST_STYLE = 3.0
 # The U-Net halves the image four times.
 SHORTEST_EDGE = 16
@@ -79,8 +77,10 @@ class _Decoder(nn.Module):
         with torch.no_grad():
             self.from_sample.weight.mul_(FIRST_STYLE)
         self.middle = convolution(width, width, 1)
+        # At first no sample changes anything, so that masks can be learnt before samples are.
         self.last = convolution(width, 1, 1)
-        self.gain = nn.Parameter(torch.tensor(FIRST_GAIN))
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(cast(nn.Parameter, self.last.bias))
 
     def forward(self, features: torch.Tensor, samples: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         half = _halved(features)
@@ -98,7 +98,7 @@ class _Decoder(nn.Module):
         spread = styles.reshape(batch, count, width, *[1] * self.axes)
         hidden = F.relu(fused[:, None] + spread).flatten(0, 1)
         masks = self.last(F.relu(self.middle(hidden)))
-        changes = _as_large(self.gain * masks.reshape(batch, count, *fused.shape[2:]), plain)
+        changes = _as_large(masks.reshape(batch, count, *fused.shape[2:]), plain)
         return plain + changes
 
 

@@ -32,7 +32,7 @@ from overread.studies.meduhip.probabilistic_unet import ProbabilisticUNet
 # same weights from there.
 WARM_SHARE = 0.5
 MEMBERS = 5
-PLAIN = EpisodeOptions(turns=1, samples=1, set_weight=0.0, coverage_weight=0.0)
+PLAIN = EpisodeOptions(turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler="nothing")
 LONGEST_PAUSE_S = 60.0
 
 
@@ -149,7 +149,9 @@ def meduhip(bench: Bench) -> Sequence[Contest]:
 @ARMS.register("clicks")
 def clicks(bench: Bench) -> Sequence[Contest]:
     """One sample and clicks on the same backbone: what an interactive network does without a sampling space."""
-    episode = replace(EpisodeOptions(), samples=1, set_weight=0.0, coverage_weight=0.0, pick_share=0.0)
+    episode = replace(
+        EpisodeOptions(), samples=1, set_weight=0.0, coverage_weight=0.0, pick_share=0.0, sampler="nothing"
+    )
     model = bench.train("clicks", episode, 1 - WARM_SHARE)
     return [
         Contest("Clicks, one sample", MedUHIPPlayer(model, count=1), CLICKS),

@@ -20,6 +20,7 @@ import torch
 
 from overread.domain import BadInputError, Grid
 from overread.ensemble.member_training import write_json
+from overread.ensemble.orientation import nonzero_box
 from overread.ensemble.plan import Normalisation, Plan
 from overread.imaging.rated import RatedCase, RatedDataset
 from overread.imaging.volumes import Volume
@@ -33,6 +34,8 @@ from overread.studies.meduhip.arms import ARMS, Bench, Contest, arms_named
 LARGEST_PATCH = {2: 192, 3: 64}
 SMALLEST_PATCH = 32
 PATCH_STEP = 16
+# Few images are smaller than the patch: what surrounds them there is seen by no network afterwards.
+SMALL_PERCENTILE = 25
 BATCH = {2: 4, 3: 2}
 WIDTH = {2: 16, 3: 12}
 FOLDS_SEED = 20240803
@@ -170,8 +173,8 @@ def _prepare(
     path = work / "data" / "plan.json"
     if not path.exists():
         progress("measuring", 0.0)
-        images = [case.read().image for case in dataset.cases]
-        shape = np.median([image.shape[1:] for image in images], axis=0)
+        images = [_seen(case.read().image) for case in dataset.cases]
+        shape = np.percentile([image.shape[1:] for image in images], SMALL_PERCENTILE, axis=0)
         path.parent.mkdir(parents=True, exist_ok=True)
         plan = study_plan(tuple(int(n) for n in shape), channels, _rules(images, protocol.ct))
         write_json(plan.to_json(), path)
@@ -192,7 +195,7 @@ def study_plan(shape: tuple[int, ...], channels: int, rules: tuple[Normalisation
     """Patch and batch for images of about `shape` voxels; the spacing is left as it is."""
     axes = len(shape)
     patch = tuple(
-        int(np.clip(PATCH_STEP * round(n / PATCH_STEP), SMALLEST_PATCH, LARGEST_PATCH[axes])) for n in shape
+        int(np.clip(PATCH_STEP * (n // PATCH_STEP), SMALLEST_PATCH, LARGEST_PATCH[axes])) for n in shape
     )
     one, two, three = (1,) * axes, (2,) * axes, (3,) * axes
     return Plan(
@@ -218,6 +221,11 @@ def _rules(images: Sequence[np.ndarray], ct: bool) -> tuple[Normalisation, ...]:
         inside = values.clip(low, high)
         rules.append(Normalisation("ct", float(low), float(high), float(inside.mean()), float(inside.std())))
     return tuple(rules)
+
+
+def _seen(image: np.ndarray) -> np.ndarray:
+    """The image cut to where it is not 0, as preparation cuts it."""
+    return image[(slice(None), *(slice(*edge) for edge in nonzero_box(image)))]
 
 
 def _or_none(value: float) -> float | None:
