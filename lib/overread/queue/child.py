@@ -15,6 +15,7 @@ import torch
 
 from overread.domain import OverreadError
 from overread.ensemble.compute import choose_device, leave_a_core
+from overread.lifeline import when_cut
 from overread.queue.backlog import ScoringProgress, StoppedError
 from overread.state.database import DATABASE_VARIABLE, Database
 
@@ -51,7 +52,7 @@ def run(made: argparse.ArgumentParser, arguments: list[str] | None, work: Work) 
     os.nice(NICENESS)
     leave_a_core(chosen.threads)
     stopped = threading.Event()
-    threading.Thread(target=_watch_input, args=(stopped,), daemon=True).start()
+    when_cut(stopped.set)
     database: Database | None = None
     try:
         database = Database.open(chosen.database)
@@ -77,10 +78,3 @@ def _report(progress: ScoringProgress, file: Path | None) -> None:
         beside = file.with_name(f".{file.name}.{os.getpid()}")
         beside.write_text(line + "\n")
         beside.replace(file)
-
-
-def _watch_input(stopped: threading.Event) -> None:
-    # Only the end of the stream means something; without a stream nobody listens either.
-    while sys.stdin is not None and os.read(sys.stdin.fileno(), 4096):
-        pass
-    stopped.set()
