@@ -31,6 +31,7 @@ from overread.imaging.volumes import Volume, read_volume, write_nifti
 from overread.studies.tiny_nnunet import make_case, train_tiny_nnunet
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::SyntaxWarning"),
 ]
