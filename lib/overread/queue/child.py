@@ -22,7 +22,7 @@ from overread.state.database import DATABASE_VARIABLE, Database
 # Scoring gives way to whoever waits for an answer.
 NICENESS = 15
 
-# Database, device and the signal to end, to the reports of the work.
+# Loads the champion; database, device and the signal to end, to the reports of the work.
 Work = Callable[[argparse.Namespace, Database, torch.device, threading.Event], Iterator[ScoringProgress]]
 
 
@@ -52,11 +52,13 @@ def run(made: argparse.ArgumentParser, arguments: list[str] | None, work: Work) 
     os.nice(NICENESS)
     leave_a_core(chosen.threads)
     stopped = threading.Event()
-    when_cut(stopped.set)
     database: Database | None = None
     try:
         database = Database.open(chosen.database)
-        for progress in work(chosen, database, choose_device(chosen.device), stopped):
+        reports = work(chosen, database, choose_device(chosen.device), stopped)
+        # Not before: loading the champion imports what takes as long as all the rest, and there is nothing to keep yet.
+        when_cut(stopped.set)
+        for progress in reports:
             _report(progress, chosen.progress)
     except (StoppedError, BrokenPipeError):
         # Python would complain once more about the closed pipe when it ends.
