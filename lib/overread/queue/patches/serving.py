@@ -13,7 +13,7 @@ from overread.domain import NotFoundError, PatchLocation, Region
 from overread.queue.leases import Leases
 from overread.queue.patches.candidates import PatchTable, PatchView
 from overread.queue.patches.occupied import History
-from overread.queue.patches.strategies import PATCH_STRATEGIES, SMALLEST_FOREGROUND_MM2
+from overread.queue.patches.strategies import EXTRAS, PATCH_STRATEGIES, SMALLEST_FOREGROUND_MM2
 from overread.queue.patches.tables import PatchTables, SlideEntry
 from overread.queue.serving import Nothing
 from overread.queue.settings import CONTROL_STRATEGY, QueueSettings
@@ -66,6 +66,8 @@ class PatchQueue:
         PATCH_STRATEGIES[self.settings.strategy]
         self._leases = Leases(recipe, champion, self.settings, "patch")
         self._tables = PatchTables()
+        # What single strategies need of a slide takes seconds: it is made ready for those that somebody asked by.
+        self._asked_by = frozenset({self.settings.strategy, CONTROL_STRATEGY})
 
     def warm(self, slides: Mapping[str, SlideEntry], patch_px: tuple[int, int] | None = None) -> None:
         """Make ready what `ask` needs of these slides, of their present versions; for a thread that nobody waits for.
@@ -74,7 +76,10 @@ class PatchQueue:
         """
         self._tables.keep_only(slides)
         for slide, entry in slides.items():
-            self._tables.of(slide, entry, patch_px, (self.settings.strategy, CONTROL_STRATEGY))
+            self._tables.of(slide, entry, patch_px, tuple(self._asked_by))
+        # The database's statements are put together once, too.
+        with self.database.reading() as c:
+            History.of(c, self.recipe, self._leases.resting(c))
 
     def ask(
         self,
@@ -120,11 +125,7 @@ class PatchQueue:
             raise NotFoundError(f"no slide is called {slide!r}; the queue has {len(slides)} slides")
         meant = slides if slide is None else {slide: slides[slide]}
         # Maps are read before the database is held, for others wait for it.
-        found = {
-            known: self._tables.of(known, entry, patch_px, (name,), is_stale_enough=True)
-            for known, entry in meant.items()
-        }
-        tables = [table for table in found.values() if table is not None]
+        tables = self._tables_for(name, meant, patch_px)
         if not any(len(table) for table in tables):
             return Nothing(_why_no_patches(slide, len(meant), len(tables)))
         with self.database.writing() as c:
@@ -137,6 +138,21 @@ class PatchQueue:
                     f"every patch with tissue in {where} was served, labelled or skipped, or touches one that was"
                 )
             return self._serve(c, name, client_id, view, again, slides, len(meant), now, rng, holds)
+
+    def _tables_for(
+        self, name: str, meant: Mapping[str, SlideEntry], patch_px: tuple[int, int] | None
+    ) -> list[PatchTable]:
+        """Candidates of the slides; one of these has what the strategy needs, the others once `warm` was there."""
+        self._asked_by |= {name}
+        found = {
+            known: self._tables.of(known, entry, patch_px, is_stale_enough=True)
+            for known, entry in meant.items()
+        }
+        tables = {known: table for known, table in found.items() if table is not None and len(table)}
+        if name in EXTRAS and tables and not any(name in table.extras for table in tables.values()):
+            best = max(tables, key=lambda known: np.nanmax(tables[known].doubt, initial=-np.inf))
+            found[best] = self._tables.of(best, meant[best], patch_px, (name,), is_stale_enough=True)
+        return [table for table in found.values() if table is not None]
 
     def _serve(
         self,
