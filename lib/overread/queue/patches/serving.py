@@ -13,11 +13,13 @@ from overread.domain import NotFoundError, PatchLocation, Region
 from overread.queue.leases import Leases
 from overread.queue.patches.candidates import PatchTable, PatchView
 from overread.queue.patches.occupied import History
+from overread.queue.patches.stopping import PatchAdvisor
 from overread.queue.patches.strategies import EXTRAS, PATCH_STRATEGIES, SMALLEST_FOREGROUND_MM2
 from overread.queue.patches.tables import PatchTables, SlideEntry
 from overread.queue.serving import Nothing
 from overread.queue.settings import CONTROL_STRATEGY, QueueSettings
 from overread.queue.shares import within_share
+from overread.queue.stop import CHANGES_LITTLE, StopAdvice
 from overread.state.database import Database
 from overread.state.servings import CONTROL, STRATEGY, Serving
 
@@ -37,6 +39,7 @@ class ServedPatch:
         reason: for the reader, in a clause.
         score: what it was ranked by; None where chance decided.
         is_coarse: the choice rests on a first look at the slide.
+        stop: whether further patches are worth their time; None while that is not known.
         text: the one line that the reader sees.
     """
 
@@ -47,6 +50,7 @@ class ServedPatch:
     reason: str
     score: float | None
     is_coarse: bool
+    stop: StopAdvice | None
     text: str
 
 
@@ -66,6 +70,7 @@ class PatchQueue:
         PATCH_STRATEGIES[self.settings.strategy]
         self._leases = Leases(recipe, champion, self.settings, "patch")
         self._tables = PatchTables()
+        self._advisor = PatchAdvisor(recipe)
         # What single strategies need of a slide takes seconds: it is made ready for those that somebody asked by.
         self._asked_by = frozenset({self.settings.strategy, CONTROL_STRATEGY})
 
@@ -171,6 +176,7 @@ class PatchQueue:
         if self._leases.is_controls_turn(c):
             name, arm, before = CONTROL_STRATEGY, CONTROL, "control: "
         pick = PATCH_STRATEGIES[name].pick(view, rng)
+        stop = self._advisor.advice(c, view)
         chosen = next(table for table in view.tables if table.slide == pick.location.slide)
         first_look = ", first look only" if chosen.is_coarse and pick.score is not None else ""
         serving = self._leases.hand_out(
@@ -193,7 +199,8 @@ class PatchQueue:
             reason=serving.reason,
             score=pick.score,
             is_coarse=chosen.is_coarse,
-            text=_text(serving, chosen.slide, view, meant),
+            stop=stop,
+            text=_text(serving, chosen.slide, view, meant, stop),
         )
 
     def _view(
@@ -264,7 +271,7 @@ class PatchQueue:
         return tuple(table.slide in chosen for table in tables)
 
 
-def _text(serving: Serving, slide: str, view: PatchView, meant: int) -> str:
+def _text(serving: Serving, slide: str, view: PatchView, meant: int, stop: StopAdvice | None) -> str:
     """`slide7 | members unsure about Tumor, top 2 % … | most_uncertain | 3 of 20 slides looked at so far`."""
     parts = [slide, serving.reason, serving.strategy]
     looked_at = sum(not table.is_coarse for table in view.tables)
@@ -272,6 +279,8 @@ def _text(serving: Serving, slide: str, view: PatchView, meant: int) -> str:
         parts.append(
             f"{looked_at} of {meant} slides looked at closely so far" if meant > 1 else "first look only"
         )
+    if stop is not None and stop.stop:
+        parts.append(CHANGES_LITTLE)
     return " | ".join(dict.fromkeys(parts))
 
 
