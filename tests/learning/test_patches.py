@@ -210,7 +210,7 @@ def test_a_training_that_is_killed_loses_no_label_and_the_next_start_carries_it_
     with database.reading() as c:
         kept = label_rows(c)
     content = {row.file: (accepted.folder / row.file).read_bytes() for row in kept}
-    options = {"iterations": 400, "precision": "float32", "threads": 1, "checkpoint_every_s": 0.05}
+    options = {"iterations": 40, "precision": "float32", "threads": 1, "checkpoint_every_s": 0.0}
     said = {
         "recipe": RECIPE, "models": str(store.root), "studies": str(studies), "id": "clicked",
         "database": str(tmp_path / "overread.db"), "device": "cpu", "retraining": options,
