@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,15 @@ class SlideTask(InferTask):
         """What clients show. QuPath removes objects of these classes before it draws them anew."""
         info = self.card.info(2)
         labels = {name_in_qupath(name): value for name, value in info["labels"].items()}
-        return info | {"labels": labels, "pathology": True}
+        return info | {"labels": labels, "pathology": True, "cascade": self._cascade_facts()}
+
+    def _cascade_facts(self) -> dict[str, Any]:
+        """Below which doubt of the first member the others are not asked, and what validation slides said of that."""
+        calibration = self.models.calibration(self.card.recipe.name)
+        return {
+            "threshold_nat": cascade_of(calibration, self.models.settings.cascade),
+            "calibrated": None if calibration.cascade is None else asdict(calibration.cascade),
+        }
 
     def config(self) -> dict[str, Any]:
         """Options, for clients that show them."""

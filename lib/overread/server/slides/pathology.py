@@ -47,7 +47,7 @@ class SlideServing(Serving[SlideTask, SlideStore]):
         super().__init__(app_dir, studies, conf)
         self.slides = OpenedSlides(PixelSize(self.settings.assumed_um_per_px))
         self.maps = SlideMapStore(self.app_dir / "maps")
-        self.store = SlideStore(studies, self.models, self.accepted, self.slides.assumed)
+        self.store = SlideStore(studies, self.models, self.accepted, self.slides.assumed, self.maps)
         self.queueing = PatchQueueing(
             self.store, self.slides, self.maps, self.models, self.database, self.settings
         )
