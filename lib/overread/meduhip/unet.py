@@ -17,6 +17,8 @@ CLICK_SIGMAS_VOXEL = (2.0, 8.0)
 PROMPT_CHANNELS = 2 * len(CLICK_SIGMAS_VOXEL) + 2
 # How much of what a sample says is added to what all samples say, at first.
 FIRST_GAIN = 1.0
+# The U-Net halves the image four times.
+SHORTEST_EDGE = 16
 # Samples that are decoded at a time without gradients.
 SAMPLES_AT_ONCE = 4
 
@@ -47,7 +49,8 @@ class UNetBackend(nn.Module):
 
     def encode(self, image: torch.Tensor) -> Cache:
         """See `Backend`."""
-        features = self.encoder(image)
+        shape = image.shape[2:]
+        features = self.encoder(_with_room(image))[(..., *(slice(n) for n in shape))]
         context = features.flatten(2).mean(dim=2)
         return Cache(features, context, tuple(image.shape[2:]))
 
@@ -93,6 +96,18 @@ class _Decoder(nn.Module):
         masks = self.last(F.relu(self.middle(hidden)))
         changes = _as_large(self.gain * masks.reshape(batch, count, *fused.shape[2:]), plain)
         return plain + changes
+
+
+def _with_room(image: torch.Tensor) -> torch.Tensor:
+    """The image with its last voxels repeated along axes that are too short to be halved as often as the U-Net does."""
+    missing = [max(0, SHORTEST_EDGE - n) for n in image.shape[2:]]
+    if all(n < 2 * SHORTEST_EDGE for n in image.shape[2:]):
+        # The coarsest level is normalised over its voxels, so there are to be two of them.
+        missing[-1] = 2 * SHORTEST_EDGE - image.shape[-1]
+    if not any(missing):
+        return image
+    ends = [n for size in reversed(missing) for n in (0, size)]
+    return F.pad(image, ends, mode="replicate")
 
 
 def _halved(values: torch.Tensor) -> torch.Tensor:
