@@ -25,13 +25,12 @@ DENSE_STEPS = 127 / LARGEST_LOGIT
 
 
 class Image(Protocol):
-    """An image that was encoded: what a turn decodes from.
+    """An image that was encoded: what a turn decodes from."""
 
-    Attributes:
-        cache: its features, or of a large image at least context and shape.
-    """
-
-    cache: Cache
+    @property
+    def cache(self) -> Cache:
+        """Its features, or of a large image at least context and shape."""
+        ...
 
     def decode(self, samples: torch.Tensor, prompts: Prompts, structure: int) -> torch.Tensor:
         """Logits `(1, sample, *space)` of samples `(1, sample, dimension)`."""
