@@ -1,7 +1,7 @@
 """A MedUHIP champion without training, whose answers are known by hand: styles that differ in a threshold.
 
-The network is set so that a structure is wherever the image is brighter than a threshold, and each component of the sampling
-space has a threshold of its own: one says all shells, one the inner two, one the core alone.
+The network is set so that a structure is wherever the image is brighter than a threshold, and each component of the
+sampling space has a threshold of its own: one says all shells, one the inner two, one the core alone.
 """
 
 from __future__ import annotations

@@ -112,7 +112,11 @@ class StudyStore(GuardedStore):
             values, names = read_segmentation(file, grid)
         names = names or names_in_order(info.get("label_info"))
         part = labelled_part(info, grid.shape)
-        recipe = self._recipe_of(None if names is None else set(names) - NOT_CLASSES, info.get("model"))
+        spoken_of = None if names is None else set(names) - NOT_CLASSES
+        # Several models may know these classes, and older clients do not say which they asked.
+        fitting = self._models.names() if spoken_of is None else self._models.with_classes(spoken_of)
+        model = info.get("model") or self._maps.seen_last(image_id, client, fitting)
+        recipe = self._recipe_of(spoken_of, model)
         classes = None if recipe is None else self._models.classes(recipe)
         proposal = cache(lambda: self._maps.proposal(image_id, client, recipe))
         accepted = accept(values, names, classes, proposal)

@@ -16,10 +16,11 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -178,13 +179,7 @@ class MapStore:
         Args:
             recipe: only of this model; None takes any.
         """
-        sightings = []
-        for path in self.root.glob(f"{recipe or '*'}/*/*/{SHOWN}"):
-            if path.parent.name != _folder_name(case):
-                continue
-            for who, seen in json.loads(path.read_text()).items():
-                sightings.append((who == client, seen["at"], who, seen, path.parent))
-        for own, _, who, seen, folder in sorted(sightings, key=lambda s: s[:2], reverse=True):
+        for own, _, who, seen, folder in self._sightings(case, client, recipe):
             self._wait_for(MapKey(folder.parent.parent.name, folder.parent.name, case))
             for file in (folder / OWN / _own_name(who), folder / f"{PROPOSAL}{SUFFIX}"):
                 if file.exists():
@@ -198,6 +193,25 @@ class MapStore:
                         classes_hold_candidates=seen.get("candidates") == REGIONS_INSIDE,
                     )
         return None
+
+    def seen_last(self, case: str, client: str, recipes: Sequence[str]) -> str | None:
+        """Of some models, the one whose proposal for a case this client saw last; None where it saw none."""
+        for own, _, _, _, folder in self._sightings(case, client, None):
+            if own and folder.parent.parent.name in recipes:
+                return folder.parent.parent.name
+        return None
+
+    def _sightings(
+        self, case: str, client: str | None, recipe: str | None
+    ) -> list[tuple[bool, float, str, dict[str, Any], Path]]:
+        """Who saw what when: whether it was this client, when, who, how, and the folder; own and latest first."""
+        found = []
+        for path in self.root.glob(f"{recipe or '*'}/*/*/{SHOWN}"):
+            if path.parent.name != _folder_name(case):
+                continue
+            for who, seen in json.loads(path.read_text()).items():
+                found.append((who == client, seen["at"], who, seen, path.parent))
+        return sorted(found, key=lambda sighting: sighting[:2], reverse=True)
 
     def _in_background(self, key: MapKey, write: Callable[[], None]) -> Future[None]:
         self._room.acquire()
