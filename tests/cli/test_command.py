@@ -17,7 +17,11 @@ COMMANDS = [
     *("retrain", "watch", "arms", "doctor"),
 ]
 # Commands of their own below a common name.
-GROUPS = {"models": ["list", "show", "diff", "rollback"], "audit": ["verify", "export"]}
+GROUPS = {
+    "study": ["meduhip"],
+    "models": ["list", "show", "diff", "rollback"],
+    "audit": ["verify", "export"],
+}
 IN_GROUPS = [f"{group} {command}" for group, commands in GROUPS.items() for command in commands]
 runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200", "OVERREAD_DEBUG": "", "OVERREAD_APP": ""})
 

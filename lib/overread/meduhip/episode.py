@@ -1,4 +1,4 @@
-"""One training episode (MedUHIP eqs. 3, 6 and 7): a case is answered, a simulated clinician reacts, it is answered again."""
+"""A training episode (MedUHIP eqs. 3, 6, 7): a case is answered, a simulated clinician reacts, it is answered again."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from overread.meduhip.vote import sample_dice, soft_vote_loss
 
 # Fused opinions that the samples are to cover, beside those of the single raters.
 FUSED = 3
+# Errs as clinicians do, but clicks where it means to.
+TRAINING_CHOOSER = Chooser(temperature=0.05, lapse=0.1)
 SAMPLERS = {"mixture": draw, "collapsed": draw_collapsed}
 
 
@@ -42,8 +44,8 @@ class EpisodeOptions:
     samples: int = 8
     candidates: int = 4
     set_weight: float = 0.5
-    coverage_weight: float = 1.0
-    chooser: Chooser = Chooser(temperature=0.05, lapse=0.1)
+    coverage_weight: float = 3.0
+    chooser: Chooser = TRAINING_CHOOSER
     pick_share: float = 0.5
     sampler: str = "mixture"
 

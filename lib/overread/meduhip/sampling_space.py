@@ -1,4 +1,4 @@
-"""The sampling space of MedUHIP (section 3.4): a Gaussian mixture over opinions, and draws that remember their component."""
+"""The sampling space of MedUHIP (section 3.4): a Gaussian mixture over opinions, and draws with their lineage."""
 
 from __future__ import annotations
 

@@ -226,7 +226,9 @@ def none_of_these(session: Session, structure: int = 0) -> Session:
 
 def check_inside(at: Click, shape: tuple[int, ...]) -> None:
     """Raise BadInputError unless a click lies in an image of that many voxels."""
-    if len(at.place) != len(shape) or any(not 0 <= n < size for n, size in zip(at.place, shape, strict=False)):
+    if len(at.place) != len(shape) or any(
+        not 0 <= n < size for n, size in zip(at.place, shape, strict=False)
+    ):
         raise BadInputError(f"a click at {list(at.place)} lies outside the image of {list(shape)} voxels")
 
 

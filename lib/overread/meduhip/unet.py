@@ -19,6 +19,8 @@ PROMPT_CHANNELS = 2 * len(CLICK_SIGMAS_VOXEL) + 2
 FIRST_GAIN = 1.0
 # The U-Net halves the image four times.
 SHORTEST_EDGE = 16
+# Samples differ from the start by as much as the features do; with less, all of them learn the same mask.
+FIRST_STYLE = 3.0
 # Samples that are decoded at a time without gradients.
 SAMPLES_AT_ONCE = 4
 
@@ -74,6 +76,8 @@ class _Decoder(nn.Module):
         # features is computed once for all samples.
         self.from_features = convolution(width, width, 1)
         self.from_sample = nn.Linear(dimension, width, bias=False)
+        with torch.no_grad():
+            self.from_sample.weight.mul_(FIRST_STYLE)
         self.middle = convolution(width, width, 1)
         self.last = convolution(width, 1, 1)
         self.gain = nn.Parameter(torch.tensor(FIRST_GAIN))
