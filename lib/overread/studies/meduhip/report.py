@@ -187,8 +187,10 @@ def plot(lines: Sequence[Line], path: Path, sessions: dict[str, list[dict[str, A
         most = len(sessions[line.name][0]["dice"])
         table, _ = _table(sessions[line.name], tuple(range(most)))
         curve = np.nanmean(np.nanmean(table, axis=0), axis=0)
-        style = {"linewidth": 2.5} if line.name == OURS else {"linewidth": 1.2, "alpha": 0.85}
-        axes.plot(range(most), curve, marker="o", markersize=3, label=line.name, **style)
+        width, opacity = (2.5, 1.0) if line.name == OURS else (1.2, 0.85)
+        axes.plot(
+            range(most), curve, marker="o", markersize=3, label=line.name, linewidth=width, alpha=opacity
+        )
     axes.set_xlabel("interactions")
     axes.set_ylabel("Dice, mean over truths of 1 … n raters")
     axes.grid(alpha=0.3)
