@@ -164,7 +164,7 @@ def _smooth(cells: int, rng: np.random.Generator) -> np.ndarray:
     """Noise of standard deviation 1 without detail below some cells."""
     coarse = ndimage.gaussian_filter(rng.standard_normal((cells // COARSEN + 2,) * 2), SMOOTH_CELLS)
     fine = ndimage.zoom(coarse / coarse.std(), COARSEN, order=1)
-    return fine[:cells, :cells].astype(np.float32)
+    return np.asarray(fine[:cells, :cells], np.float32)
 
 
 def _xlogx(share: np.ndarray) -> np.ndarray:
