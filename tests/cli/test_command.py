@@ -21,6 +21,7 @@ GROUPS = {
     "study": ["meduhip"],
     "models": ["list", "show", "diff", "rollback"],
     "audit": ["verify", "export"],
+    "preference": ["show", "export", "reset", "replay"],
 }
 IN_GROUPS = [f"{group} {command}" for group, commands in GROUPS.items() for command in commands]
 runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200", "OVERREAD_DEBUG": "", "OVERREAD_APP": ""})

@@ -19,6 +19,7 @@ from overread.state.database import Database
 from overread.state.engines import make_engine, url_of
 from overread.state.failures import StateError
 from overread.state.migration import SCRIPTS, VERSION_TABLE, upgrade, version_of
+from overread.state.preferences import PreferenceRow, preferences, put_preference
 from overread.state.schema import METADATA, VERSION
 
 ALL_TABLES = {
@@ -28,6 +29,8 @@ ALL_TABLES = {
     "labels",
     "models",
     "decisions",
+    "preferences",
+    "preference_examples",
     "audit",
     "audit_head",
     "overread_schema",
@@ -94,6 +97,31 @@ def test_an_older_database_is_upgraded_and_keeps_its_rows(place: str):
         assert [row.subject for row in audit.rows(c)] == ["old"]
     with pytest.raises(Exception, match="never changed or removed"), database.writing() as c:
         c.execute(text("UPDATE audit SET actor = actor"))
+    database.close()
+
+
+def test_a_database_from_before_preferences_learns_to_keep_them(place: str):
+    with bare(place) as c:
+        upgrade(c, place, to="0002")
+        audit.append(c, actor="a", action="b", subject="old", details={}, now=1)
+        assert "preferences" not in inspect(c).get_table_names()
+    database = Database.open(place)
+    with database.writing() as c:
+        put_preference(
+            c,
+            PreferenceRow(
+                person="anna",
+                recipe="liver",
+                purpose="",
+                structure="liver",
+                champion="c",
+                values={},
+                cases=0,
+                updated_at=1,
+            ),
+        )
+        assert [row.person for row in preferences(c)] == ["anna"]
+        assert [row.subject for row in audit.rows(c)] == ["old"]
     database.close()
 
 

@@ -17,6 +17,7 @@ from overread.cli import (
     imports,
     models,
     predict,
+    preference,
     retrain,
     serve,
     simulate,
@@ -87,6 +88,7 @@ app.command("simulate")(simulate.simulate)
 app.add_typer(study.study, name="study")
 app.add_typer(models.models, name="models")
 app.command("retrain")(retrain.retrain)
+app.add_typer(preference.preference, name="preference")
 app.command("watch")(watch.watch)
 app.command("arms")(arms.arms)
 app.add_typer(audit.audit, name="audit")

@@ -17,8 +17,6 @@ from overread.queue.features import image_features
 from overread.state.scores import COLD, ScoreRow
 from overread.uncertainty.aggregation import NEAR_VOXEL, near_foreground
 
-# Of all measures, predictive entropy asked best in comparisons of strategies (nnActive, arXiv:2511.19183).
-MEASURE = "predictive_entropy"
 # Scores are kept under the name of the champion's folder, which is the start of its identity.
 CHAMPION_LENGTH = 12
 # Features are kept with so many decimals; what differs less is the same.
@@ -37,7 +35,8 @@ def score_case(
 ) -> ScoreRow:
     """What the ensemble says of one case; the row's champion is the start of its identity.
 
-    - `doubt`: mean predictive entropy in and near the predicted structures (`foreground_mean`), in nat;
+    - `doubt`: mean of the ensemble's `asked_by`, an entropy, in and near the predicted structures
+      (`foreground_mean`), in nat;
     - `class_doubt`: the same of the entropy times the class's probability (ClaSP PE);
     - `quality`: 1 - mean pairwise Dice of the members; None for an ensemble of one;
     - `foreground_mm3`: predicted volume (area in mm² for a picture).
@@ -51,8 +50,8 @@ def score_case(
         BadInputError: the volume is none that the ensemble can read.
     """
     started = time.perf_counter()
-    prediction = predict(ensemble, volume, measures=(MEASURE,), device=device, progress=progress)
-    doubt, class_doubt = doubt_near_foreground(prediction)
+    prediction = predict(ensemble, volume, measures=(ensemble.asked_by,), device=device, progress=progress)
+    doubt, class_doubt = doubt_near_foreground(prediction, ensemble.asked_by)
     foreground = ensemble.classes[1:]
     voxels = np.bincount(prediction.labels.ravel(), minlength=len(ensemble.classes))[1:]
     return ScoreRow(
@@ -73,9 +72,9 @@ def score_case(
     )
 
 
-def doubt_near_foreground(prediction: Prediction) -> tuple[float, list[float]]:
+def doubt_near_foreground(prediction: Prediction, measure: str) -> tuple[float, list[float]]:
     """Mean doubt in and near the predicted structures, in nat: of all classes, and of each foreground class."""
-    uncertainty: UncertaintyMap = prediction.maps[MEASURE]
+    uncertainty: UncertaintyMap = prediction.maps[measure]
     box, near = near_foreground(torch.from_numpy(prediction.labels), NEAR_VOXEL)
     values = uncertainty.values[box][near].double()
     by_class = [

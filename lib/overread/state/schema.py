@@ -21,7 +21,7 @@ from sqlalchemy import (
 METADATA = MetaData()
 
 # Revision of the newest migration: what this code reads and writes.
-VERSION = "0002"
+VERSION = "0003"
 
 # What one champion says of one case; champion "" holds what the image alone says (features for a cold start).
 SCORES = Table(
@@ -153,6 +153,39 @@ DECISIONS = Table(
     Column("reason", Text, nullable=False),
     Column("report_json", Text, nullable=False),
     Column("decided_at", Float, nullable=False),
+)
+
+# What a clinician usually wants of one structure, in the terms of one champion.
+PREFERENCES = Table(
+    "preferences",
+    METADATA,
+    Column("person", Text, nullable=False),
+    Column("recipe", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    # The class's name.
+    Column("structure", Text, nullable=False),
+    Column("champion", Text, nullable=False),
+    Column("values_json", Text, nullable=False),
+    Column("cases", Integer, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    PrimaryKeyConstraint("person", "recipe", "purpose", "structure"),
+)
+
+# The accepted masks that it was learnt from, so that it can be learnt anew with another champion.
+PREFERENCE_EXAMPLES = Table(
+    "preference_examples",
+    METADATA,
+    Column("person", Text, nullable=False),
+    Column("recipe", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("case_id", Text, nullable=False),
+    # In whose terms `values_json` says what the masks taught.
+    Column("champion", Text, nullable=False),
+    # By the class's name, on the image's grid.
+    Column("masks_json", Text, nullable=False),
+    Column("values_json", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    PrimaryKeyConstraint("person", "recipe", "purpose", "case_id"),
 )
 
 # Append-only; each row's hash covers the row and the hash before it.

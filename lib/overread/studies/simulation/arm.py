@@ -34,7 +34,7 @@ from overread.learning.gate import GateOptions
 from overread.learning.retraining import RetrainingOptions, retrain
 from overread.learning.training_set import LocalCase, training_set
 from overread.metrics.overlap import dice
-from overread.queue.scoring import MEASURE, cold_score, revision_of, score_case
+from overread.queue.scoring import cold_score, revision_of, score_case
 from overread.queue.serving import CaseQueue
 from overread.queue.settings import QueueSettings
 from overread.raters.robot import RobotRater
@@ -278,11 +278,11 @@ class _Arm:
                     break
                 case = self.cases[served.serving.case_id]
                 truth, grid = read_labelmap(case.label)
-                prediction = predict(ensemble, read_volume(case.channels), measures=(MEASURE,))
+                prediction = predict(ensemble, read_volume(case.channels), measures=(ensemble.asked_by,))
                 proposal = prediction.labels
                 label = robot.label(truth, grid.spacing_mm, case.id)
                 if protocol.patch_mm is not None:
-                    doubt = prediction.maps[MEASURE].values.numpy()
+                    doubt = prediction.maps[ensemble.asked_by].values.numpy()
                     label = only_inside(label, doubtful_box(doubt, grid.spacing_mm, protocol.patch_mm))
                 costs.append(cost_of(label, proposal, grid.spacing_mm, protocol.costs))
                 now += 60 * costs[-1].minutes

@@ -1,0 +1,156 @@
+"""Whose doubt it is: total variance of the samples split into style, within and members, which add up to it.
+
+A voxel is foreground or not; by the law of total variance its variance p (1 - p) under all samples of all models is
+
+    style     between the components of a model's sampling space: opinions differ. Ask the person who has one.
+    within    inside a component: whoever holds that opinion is undecided too, as the image does not tell.
+    members   between models that were trained apart: they know too little. Ask for a label.
+
+One model alone has no `members` doubt: it is 0, whatever the model does not know. The queue, which asks for labels,
+then sorts by what is not a matter of style: `within` here, and `expected_entropy` of the model's draws as an ensemble
+(`Ensemble.asked_by`), since each draw stands for a component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from overread.domain import BadInputError, Registry, UncertaintyMap
+from overread.domain.opinions import working_dtype
+from overread.meduhip.memory import DRAWS_PER_COMPONENT
+from overread.meduhip.prompts import Prompts
+from overread.meduhip.reader import OpenImage
+from overread.meduhip.sampling_space import draw
+from overread.uncertainty.aggregation import AGGREGATIONS
+
+# p (1 - p) at its largest.
+MOST_VARIANCE = 0.25
+
+Sample = tuple[int, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class DoubtSplit:
+    """Parts of the foreground's variance, `(*space)` each, at least 0.
+
+    Attributes:
+        style: between components.
+        within: inside components.
+        members: between models; 0 where there is one.
+        models: how many there were.
+        probability: of the foreground, mean over all samples.
+    """
+
+    style: torch.Tensor
+    within: torch.Tensor
+    members: torch.Tensor
+    models: int
+    probability: torch.Tensor
+
+    @property
+    def total(self) -> torch.Tensor:
+        """p (1 - p) of the mean probability p, which is the sum of the parts."""
+        return self.probability * (1 - self.probability)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the doubt.
+
+    Attributes:
+        description: one sentence for people.
+        asks: what makes it smaller: a `person`'s word, more `label`s, or `nothing` at hand.
+        values: the part.
+    """
+
+    description: str
+    asks: Literal["person", "label", "nothing"]
+    values: Callable[[DoubtSplit], torch.Tensor]
+
+    def __call__(self, split: DoubtSplit) -> UncertaintyMap:
+        """The part as a map."""
+        return UncertaintyMap(self.values(split), "1", MOST_VARIANCE)
+
+
+PARTS: Registry[Part] = Registry("part of doubt")
+PARTS.add("style", Part("Opinions differ: a matter of style.", "person", lambda split: split.style))
+PARTS.add(
+    "within",
+    Part("Each opinion is undecided: the image does not tell.", "nothing", lambda split: split.within),
+)
+PARTS.add(
+    "members", Part("Models trained apart differ: more labels help.", "label", lambda split: split.members)
+)
+
+
+def split_doubt(models: Sequence[Iterable[Sample]]) -> DoubtSplit:
+    """Split the doubt of one structure.
+
+    Samples are taken as they come and forgotten: memory holds one field a component.
+
+    Args:
+        models: of each model its samples: the component, and the probability of the foreground `(*space)` in [0, 1].
+            They were drawn by weight, so that their shares are the components' weights; models count alike.
+
+    Raises:
+        BadInputError: no model, or one without a sample.
+    """
+    if not models:
+        raise BadInputError("there is no model whose doubt could be split")
+    means, styles, withins = [], [], []
+    for index, samples in enumerate(models):
+        sums: dict[int, torch.Tensor] = {}
+        counts: dict[int, int] = {}
+        for component, probability in samples:
+            p = probability.to(working_dtype(probability))
+            sums[component] = sums[component] + p if component in sums else p
+            counts[component] = counts.get(component, 0) + 1
+        if not sums:
+            raise BadInputError(f"model {index} has no sample")
+        total = sum(counts.values())
+        mean = torch.stack(list(sums.values())).sum(dim=0) / total
+        style, within = torch.zeros_like(mean), torch.zeros_like(mean)
+        for component, summed in sums.items():
+            own, share = summed / counts[component], counts[component] / total
+            style += share * (own - mean).square()
+            # p (1 - p) of the component's mean: its samples' variance and what each sample leaves open, in one.
+            within += share * own * (1 - own)
+        means.append(mean)
+        styles.append(style)
+        withins.append(within)
+    probability = torch.stack(means).mean(dim=0)
+    return DoubtSplit(
+        style=torch.stack(styles).mean(dim=0),
+        within=torch.stack(withins).mean(dim=0),
+        members=torch.stack([(mean - probability).square() for mean in means]).mean(dim=0),
+        models=len(models),
+        probability=probability,
+    )
+
+
+@torch.no_grad()
+def samples_of(image: OpenImage, structure: int = 0, seed: int = 0) -> Iterator[Sample]:
+    """A model's samples before anybody said anything, on the input's grid, for `split_doubt`."""
+    c = image.model.configuration
+    prompts = Prompts.none(1, c.axes, image.cache.context.device)
+    space = image.model.space(image.cache, prompts, structure=structure)
+    draws = draw(space, DRAWS_PER_COMPONENT * c.components, torch.Generator().manual_seed(seed))
+    components = draws.components[0].tolist()
+    for index, component in enumerate(components):
+        logits = image.decode(draws.samples[:, index : index + 1], prompts, structure)
+        yield component, image.to_input(logits[0].sigmoid().cpu())[0]
+
+
+def case_scores(split: DoubtSplit) -> dict[str, float]:
+    """Mean of each part in and near what is predicted, by its name; and `label`, what a queue for labels sorts by.
+
+    `label` is the models' doubt where there are several, and what is not style where there is one.
+    """
+    predicted = (split.probability > 0.5).to(torch.uint8)
+    near = AGGREGATIONS["foreground_mean"]
+    scores = {name: near(PARTS[name](split), predicted) for name in PARTS}
+    return scores | {"label": scores["members" if split.models > 1 else "within"]}
