@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from PIL import Image
 
 from overread.domain import Grid
 from overread.imaging.volumes import LPS_TO_RAS, read_labelmap, write_nifti
+from overread.learning.preferences import Preferences
+from overread.state.database import Database
 from support.servers import app_copy, oblique_grid, publish_threshold, running_server
 from support.styles import (
     BODY,
@@ -102,6 +105,21 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     desk.stop()
 
 
+@pytest.fixture(scope="module")
+def habits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    base = tmp_path_factory.mktemp("habits")
+    desk = Desk(app_copy(base / "app"), base / "studies")
+    desk.studies.mkdir()
+    publish_styles(desk.app_dir, "shells")
+    for name in (*map(str, range(HABITS)), "new", "next", "last"):
+        write_nifti(desk.studies / f"habit_{name}.nii.gz", shells(), GRID)
+    desk.start()
+    yield desk
+    desk.stop()
+
+
+# Cases that teach a habit.
+HABITS = 8
 # The tumour is the core for two styles, the middle for one.
 PAIR_TUMOUR = (THRESHOLDS[2], THRESHOLDS[2] + 1, THRESHOLDS[0])
 
@@ -380,3 +398,83 @@ def test_a_sitting_survives_a_restart_of_the_server(desk, tmp_path):
     # The evidence of the next turn is computed anew from what was said.
     _, third = asked(client, "shells", "restart", organ=[[5, 5, 5]], background=[[15, 15, 4]])
     assert third["turn"] == 3
+
+
+def accepts(desk: Desk, client: MONAILabelClient, folder: Path, case: str, mask: np.ndarray) -> None:
+    """A person looks at a case, and then submits a mask of their own."""
+    asked(client, "shells", case, candidates="off")
+    path = folder / "submitted.nii.gz"
+    write_nifti(path, mask.astype(np.uint8), GRID)
+    client.save_label(case, str(path), params={"label_info": [{"name": "organ"}]})
+
+
+def learnt(desk: Desk, person: str) -> list[dict[str, Any]]:
+    """What the database holds of a person, as `overread preference show` tells it."""
+    database = Database.open(desk.app_dir / "state" / "overread.db", must_exist=True)
+    try:
+        return Preferences(database).show(person)
+    finally:
+        database.close()
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """Learning is done in the background."""
+    for _ in range(240):
+        if done():
+            return
+        time.sleep(0.25)
+    raise AssertionError("it was waited for a minute in vain")
+
+
+def test_the_next_case_starts_from_what_its_reader_accepted_and_only_theirs(habits, tmp_path):
+    desk = habits
+    client = desk.client(tmp_path)
+    first, facts = asked(client, "shells", "habit_new", candidates="off")
+    np.testing.assert_array_equal(first, MIDDLE)
+    assert facts["preference"]["applied"] is False
+    for index in range(HABITS):
+        accepts(desk, client, tmp_path, f"habit_{index}", OUTER)
+    wait_until(lambda: [row["cases"] for row in learnt(desk, "anna")] == [HABITS])
+    (known,) = learnt(desk, "anna")
+    assert (known["recipe"], known["purpose"], known["structure"]) == ("shells", "diagnosis", "organ")
+    assert "larger than the model's own answer" in known["in_words"]
+
+    def proposal(who: MONAILabelClient, **params: Any) -> tuple[np.ndarray, bool]:
+        labels, facts = asked(who, "shells", "habit_next", candidates="off", **params)
+        return labels, facts["preference"]["applied"]
+
+    mine, applied = proposal(client)
+    assert applied
+    np.testing.assert_array_equal(mine, OUTER)
+    # Not for another purpose, not where it is switched off, not for another person.
+    for who, params in (
+        (client, {"purpose": "radiotherapy"}),
+        (client, {"preference": "off"}),
+        (desk.client(tmp_path, "bert"), {}),
+    ):
+        usual, applied = proposal(who, **params)
+        assert not applied
+        np.testing.assert_array_equal(usual, MIDDLE)
+    assert learnt(desk, "bert") == []
+
+
+def test_preferences_survive_a_restart_and_a_new_champion_whose_parts_mean_other_things(habits, tmp_path):
+    desk = habits
+    before = learnt(desk, "anna")[0]
+    turned = tuple(reversed(THRESHOLDS))
+    desk.stop()
+    publish_styles(desk.app_dir, "shells", structures=(turned,))
+    desk.start()
+    client = desk.client(tmp_path)
+    asked(client, "shells", "habit_new", candidates="off")
+
+    def is_replayed() -> bool:
+        (now,) = learnt(desk, "anna")
+        return now["champion"] != before["champion"] and now["cases"] == HABITS
+
+    wait_until(is_replayed)
+    (after,) = learnt(desk, "anna")
+    np.testing.assert_allclose(after["components"], before["components"][::-1], atol=0.02)
+    labels, facts = asked(client, "shells", "habit_last", candidates="off")
+    assert facts["preference"]["applied"]
+    np.testing.assert_array_equal(labels, OUTER)

@@ -12,14 +12,15 @@ import numpy as np
 from fastapi import APIRouter
 from monailabel.config import settings as monai_settings
 
+from overread.domain import NotFoundError
 from overread.imaging.volumes import READABLE_SUFFIXES
+from overread.learning.preferences import Preferences
 from overread.meduhip.storage import KIND as MEDUHIP
 from overread.server.datastore import StudyStore, upload_limit
 from overread.server.inference import EnsembleTask
 from overread.server.loop import Loop
 from overread.server.maps import MapStore
 from overread.server.meduhip.encoded import EncodedImages
-from overread.server.meduhip.preferences import NoPreferences, Preferences
 from overread.server.meduhip.sittings import Sittings
 from overread.server.meduhip.task import MedUHIPTask
 from overread.server.queueing import Queueing
@@ -54,7 +55,7 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
         self.maps = MapStore(self.app_dir / "maps")
         self.encoded = EncodedImages(self.settings.encoded_bytes)
         self.sittings = Sittings(self.database)
-        self.preferences: Preferences = NoPreferences()
+        self.preferences = Preferences(self.database)
         # Learning from an accepted label may have to encode its image; the reader does not wait for that.
         self._teaching = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preferences")
         # MONAI Label lists slides and their XML annotations as well, which are no volumes.
@@ -69,7 +70,15 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
     def new_task(self, recipe: str) -> VolumeTask:
         """A recipe's champion as a model for volumes."""
         if self.models.kind(recipe) == MEDUHIP:
-            return MedUHIPTask(recipe, self.models, self.maps, self.encoded, self.sittings, self.preferences)
+            return MedUHIPTask(
+                recipe,
+                self.models,
+                self.maps,
+                self.encoded,
+                self.sittings,
+                self.preferences,
+                self._champion_asked,
+            )
         return EnsembleTask(recipe, self.models, self.maps)
 
     def label_accepted(self, case: str, person: str, recipe: str, labels: np.ndarray) -> None:
@@ -79,7 +88,7 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
             labels: class indices `(*space)` of the recipe.
         """
         task = self.tasks().get(recipe)
-        if isinstance(task, MedUHIPTask) and not isinstance(self.preferences, NoPreferences):
+        if isinstance(task, MedUHIPTask):
             self._teaching.submit(self._teach, task, case, person, labels)
 
     def _teach(self, task: MedUHIPTask, case: str, person: str, labels: np.ndarray) -> None:
@@ -88,6 +97,24 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
         except Exception:
             # The label itself is kept; what it says about a person's style is worth less.
             logger.exception("The preferences could not learn from the label of image %s", case)
+
+    def _champion_asked(self, recipe: str) -> None:
+        self._teaching.submit(self._replay, recipe)
+
+    def _replay(self, recipe: str) -> None:
+        def image_of(case: str) -> Path | None:
+            try:
+                return self.store.known_image(case)
+            except NotFoundError:
+                return None
+
+        try:
+            task = self.tasks().get(recipe)
+            if isinstance(task, MedUHIPTask):
+                task.replay(image_of, time.time())
+        except Exception:
+            # Kept as they were, they are replayed at the next start.
+            logger.exception("Preferences could not be brought over to the new champion of %s", recipe)
 
     def answer(self, model: str, request: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
         """Let a model answer: the label map's file, and the facts. Raises NotFoundError for an unknown model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +17,9 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from overread.domain import BadInputError, Grid
 from overread.domain.labels import IGNORE
 from overread.ensemble.prediction import Prediction
-from overread.ensemble.preparation import prepare_labels
 from overread.imaging.volumes import Volume, read_volume
 from overread.learning.champions import HASH_LENGTH
+from overread.learning.preferences import Preferences
 from overread.meduhip.reader import Reader
 from overread.meduhip.session import begin
 from overread.server.doubt import BANDS_OFF, band_facts
@@ -30,7 +30,7 @@ from overread.server.meduhip.clicks import read_clicks
 from overread.server.meduhip.encoded import EncodedImages, Opened
 from overread.server.meduhip.markups import SUFFIX, write_markups
 from overread.server.meduhip.opinions import bands_of, prediction_of
-from overread.server.meduhip.preferences import USUAL_STYLE, Preferences
+from overread.server.meduhip.preferences import USUAL_STYLE
 from overread.server.meduhip.sittings import Sitting, Sittings, Who
 from overread.server.meduhip.turns import Turns
 from overread.server.meduhip.views import View
@@ -67,6 +67,7 @@ class MedUHIPTask(InferTask):
         encoded: images that were encoded; shared by all models.
         sittings: where each client is.
         preferences: what is known of each person.
+        on_champion: hears the recipe when a champion is asked for the first time.
     """
 
     def __init__(
@@ -77,9 +78,11 @@ class MedUHIPTask(InferTask):
         encoded: EncodedImages,
         sittings: Sittings,
         preferences: Preferences,
+        on_champion: Callable[[str], None] = lambda _recipe: None,
     ) -> None:
         self.card, self.models, self.maps = TurnCard(recipe, models), models, maps
         self.encoded, self.sittings, self.preferences = encoded, sittings, preferences
+        self.on_champion, self._asked = on_champion, ""
         super().__init__("deepedit", None, self.card.dimension, self.card.recipe.description)
 
     def is_valid(self) -> bool:
@@ -107,6 +110,9 @@ class MedUHIPTask(InferTask):
         started = time.perf_counter()
         watch = Watch(started, dict.fromkeys(("waiting", "pre", "encode", "decode", "post"), 0.0))
         reader = self.models.reader(self.card.recipe.name)
+        if reader.identity != self._asked:
+            self._asked = reader.identity
+            self.on_champion(self.card.recipe.name)
         chosen = self.card.turn_choices(request)
         suffix, compress = file_wishes(request)
         path = Path(request["image"])
@@ -183,12 +189,26 @@ class MedUHIPTask(InferTask):
         watch = Watch(time.perf_counter(), {})
         with self.models.turn:
             opened, _ = self._opened(reader, request, path, key, watch)
-            prepared = opened.image.prepared
-            brought = prepare_labels(labels.reshape(prepared.input_grid.shape), prepared, len(reader.classes))
-            masks = [brought == index for index in range(1, len(reader.classes))]
+            masks = [labels == index for index in range(1, len(reader.classes))]
             self.preferences.accepted(
-                person, self.card.recipe.name, sitting.purpose, reader, opened.image, masks, now
+                person, self.card.recipe.name, sitting.purpose, reader, opened.image, masks, case, now
             )
+
+    def replay(self, image_of: Callable[[str], Path | None], now: float) -> None:
+        """Bring everybody's preferences over to the champion in service, where they speak of an earlier one.
+
+        Args:
+            image_of: the file of a case; None where it is gone.
+        """
+        reader = self.models.reader(self.card.recipe.name)
+
+        def read_image(case: str) -> Volume | None:
+            path = image_of(case)
+            return None if path is None else as_seen(read_volume([path]), reader.plan.axes)
+
+        done = self.preferences.replay(self.card.recipe.name, reader, read_image, now, turn=self.models.turn)
+        if done.cases:
+            logger.info("%d cases of %d people were replayed", done.cases, len(done.people))
 
     def _opened(
         self, reader: Reader, request: Mapping[str, Any], path: Path, image_key: str, watch: Watch
