@@ -4,6 +4,8 @@ export PYTHON WHEELHOUSE
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Processes that share the tests file by file: one a core, but four at most.
+WORKERS ?= logical
 APP ?= radiology
 
 .PHONY: help demo test check format wheelhouse clean
@@ -11,7 +13,8 @@ APP ?= radiology
 help:
 	@echo "make demo                 install, make sample data, train a starter model, serve it on http://127.0.0.1:8000"
 	@echo "make demo APP=pathology   the same with slides, for QuPath"
-	@echo "make test                 install and run all tests (make test ARGS='tests/cli -x' runs some of them)"
+	@echo "make test                 install and run all tests (make test ARGS='tests/cli -x' runs some of them;"
+	@echo "                          WORKERS=0 in one process, as --pdb needs)"
 	@echo "make check                ruff, pyright, import-linter"
 	@echo "make format               let ruff put the code in order"
 	@echo "make wheelhouse           download everything once, for machines without a network"
@@ -21,7 +24,7 @@ demo: $(VENV)/.installed-runtime
 	@$(BIN)/overread demo $(APP) $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check lib tests apps

@@ -21,6 +21,8 @@ from overread.imaging.volumes import read_labelmap, read_volume
 from support.datasets import write_balls, write_colour_discs, write_description
 from support.interruptions import finished_and_begun
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TINY = {"features": (8, 16, 32)}
 # float32 on one core: the same numbers every time.

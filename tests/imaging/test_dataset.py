@@ -249,3 +249,17 @@ def test_a_pixel_size_that_cannot_be_meant_is_refused(tmp_path: Path, value: obj
     (tmp_path / "dataset.json").write_text(json.dumps({**description, "um_per_px": value}))
     with pytest.raises(BadInputError, match=message):
         read_dataset(tmp_path)
+
+
+def test_slides_that_pictures_were_cut_from_are_found_from_the_data_set(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    write_colour_discs(folder, 1)
+    assert read_dataset(folder).slides == {}
+    description = json.loads((folder / "dataset.json").read_text())
+    here = {"case": "../slides/a.tif", "other": str(tmp_path / "b.tif")}
+    (folder / "dataset.json").write_text(json.dumps({**description, "slides": here}))
+    expected = {"case": tmp_path / "slides" / "a.tif", "other": tmp_path / "b.tif"}
+    assert read_dataset(folder).slides == expected
+    (folder / "dataset.json").write_text(json.dumps({**description, "slides": ["a.tif"]}))
+    with pytest.raises(BadInputError, match=r"slides is \['a.tif'\], expected such as"):
+        read_dataset(folder)

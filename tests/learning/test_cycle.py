@@ -28,6 +28,8 @@ from overread.state.decisions import DecisionRow, decisions
 from overread.state.models import ModelRow, models
 from support.loop import GOOD, RECIPE, Place, publish_champion, write_central
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")])}
 

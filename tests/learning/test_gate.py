@@ -30,6 +30,8 @@ from overread.learning.training_set import LocalCase, TrainingSet, training_set
 from support.datasets import write_nifti_case
 from support.loop import GOOD, RECIPE, publish_champion, write_central, write_local
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),

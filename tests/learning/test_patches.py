@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from threading import Event
 
@@ -14,7 +17,7 @@ from overread.domain import BadInputError, Grid
 from overread.domain.labels import IGNORE
 from overread.domain.slides import PatchLocation, PixelSize, Region
 from overread.ensemble.calibrate import calibrate
-from overread.ensemble.storage import read_description
+from overread.ensemble.storage import load_ensemble, read_description
 from overread.ensemble.training import train_ensemble
 from overread.imaging.dataset import read_dataset
 from overread.imaging.volumes import read_volume
@@ -24,9 +27,12 @@ from overread.learning.champions import ChampionStore
 from overread.learning.patches import PatchImages, label_size
 from overread.learning.process import PROGRESS, Request, images_for, train
 from overread.state.database import Database
+from overread.state.labels import labels as label_rows
+from support.interruptions import finished_and_begun
 from support.pictures import CLASSES, EXACT, HEIGHT, TINY, WIDTH, tissue, write_tissue
 
 RECIPE = "tissue"
+ROOT = Path(__file__).parents[2]
 
 
 def patch(slide: str = "slide", x: int = 8, y: int = 4, width: int = 16, height: int = 8) -> PatchLocation:
@@ -187,3 +193,49 @@ def test_the_loop_learns_from_patches_of_slides_aligned_with_their_labels(
         assert image[1][seen == 1].mean() < image[1][seen == 0].mean() - 0.2
     after = read_description(store.current(RECIPE) if decision.promoted else before)
     assert after["plan"]["um_per_px"] == 1.0
+
+
+def test_a_training_that_is_killed_loses_no_label_and_the_next_start_carries_it_on(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    studies, work = tmp_path / "studies", tmp_path / "training" / RECIPE
+    studies.mkdir()
+    work.mkdir(parents=True)
+    database = Database.open(tmp_path / "overread.db")
+    accepted = AcceptedLabels(studies / "accepted", database)
+    write_local(studies, accepted)
+    store = ChampionStore(tmp_path / "model")
+    shutil.copytree(trained, store.root)
+    before = store.current(RECIPE)
+    with database.reading() as c:
+        kept = label_rows(c)
+    content = {row.file: (accepted.folder / row.file).read_bytes() for row in kept}
+    options = {"iterations": 40, "precision": "float32", "threads": 1, "checkpoint_every_s": 0.0}
+    said = {
+        "recipe": RECIPE, "models": str(store.root), "studies": str(studies), "id": "clicked",
+        "database": str(tmp_path / "overread.db"), "device": "cpu", "retraining": options,
+    }  # fmt: skip
+    request = work / "request.json"
+    request.write_text(json.dumps(said))
+    command = [sys.executable, "-m", "overread.learning.process", "--request", str(request)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "lib"), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as process:
+        while not finished_and_begun(work / "retraining")[1]:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    assert request.exists()
+    settled = accepted.settle(2000.0)
+    assert (settled.restored, settled.unclear) == ((), ())
+    with database.reading() as c:
+        assert label_rows(c) == kept
+    assert {name: (accepted.folder / name).read_bytes() for name in content} == content
+    assert store.current(RECIPE) == before
+    load_ensemble(before)
+
+    with caplog.at_level("INFO"):
+        decision = train(Request.read(request), work, Event())
+    assert f"The interrupted training of {RECIPE} goes on" in caplog.text
+    assert decision.local is not None
+    assert {row.case for row in decision.local.cases} <= {f"local-{row.case_id}" for row in kept}
+    database.close()

@@ -1,4 +1,4 @@
-"""A preference is one person's, for one recipe and purpose; it can be seen, copied, forgotten, and survives retraining."""
+"""A preference is one person's, for one recipe and purpose; can be seen, copied, forgotten, and survives retraining."""
 
 from __future__ import annotations
 

@@ -32,6 +32,8 @@ from support.champions import local_balls, train_champion
 from support.datasets import AFFINE, write_balls
 from support.interruptions import finished_and_begun
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 # float32 on one core: the same numbers every time.
 EXACT = RetrainingOptions(iterations=30, device="cpu", precision="float32", threads=1)

@@ -28,6 +28,8 @@ from overread.state.database import Database
 from overread.state.scores import COLD, ScoreRow, put_score, scores_of
 from support.servers import publish_threshold
 
+pytestmark = pytest.mark.slow
+
 RECIPE = "phantom"
 ROOT = Path(__file__).parents[2]
 

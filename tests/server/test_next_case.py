@@ -19,6 +19,8 @@ from monailabel.client import MONAILabelClient
 from overread.queue.strategies import STRATEGIES
 from support.servers import app_copy, publish_threshold, running_server, write_case
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (24, 20, 8)
 CASES = 10
 

@@ -12,6 +12,8 @@ from PIL import Image
 from overread.imaging.volumes import read_labelmap
 from support.servers import ROOT, app_copy, publish_threshold, running_server, write_case
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:

@@ -30,6 +30,8 @@ from overread.learning.champions import ChampionStore
 from support.datasets import ball, write_balls
 from support.servers import app_copy, publish_threshold, running_server
 
+pytestmark = pytest.mark.slow
+
 RECIPE = "ball"
 LABELLED = 4
 

@@ -18,6 +18,8 @@ from overread.server.labels import accept, names_in_order, read_submission
 from overread.server.maps import Proposal
 from overread.studies.slicer_scene import SlicerScene
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (14, 11, 9)
 C, S = np.cos(0.3), np.sin(0.3)
 TURNED = np.array([[C, -S, 0], [S, C, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, C, -S], [0, S, C]])

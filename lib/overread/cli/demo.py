@@ -125,7 +125,9 @@ def _make_starter_champion(shown: Demo, app: Path, cases: Path, minutes: float, 
         highlight=False,
         soft_wrap=True,
     )
-    learn(shown.recipe, cases, store, minutes=minutes, device=device)
+    learnt = learn(shown.recipe, cases, store, minutes=minutes, device=device)
+    if learnt["cascade"]:
+        remarks.print(learnt["cascade"], highlight=False)
 
 
 def _locate_sample_data(store: ChampionStore, recipe: str, cases: Path) -> None:

@@ -21,6 +21,7 @@ from overread.cli import (
     retrain,
     serve,
     simulate,
+    study,
     train,
     watch,
 )
@@ -84,6 +85,7 @@ app.command("import-nnunet")(imports.import_nnunet)
 app.command("import-bundle")(imports.import_bundle)
 app.command("predict")(predict.predict)
 app.command("simulate")(simulate.simulate)
+app.add_typer(study.study, name="study")
 app.add_typer(models.models, name="models")
 app.command("retrain")(retrain.retrain)
 app.add_typer(preference.preference, name="preference")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -247,6 +248,7 @@ def _row(store: ChampionStore, recipe: str) -> dict[str, Any]:
         "channels": list(description["channels"]),
         "temperature": calibration.temperature,
         "bands": sorted(calibration.bands),
+        "cascade": None if calibration.cascade is None else asdict(calibration.cascade),
         "versions": len(store.versions(recipe)),
         "folder": str(folder),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +29,7 @@ from overread.cli.console import (
 
 if TYPE_CHECKING:
     from overread.ensemble.ensemble import Calibration
+    from overread.ensemble.slides.validation import CascadeFound
     from overread.ensemble.training import TrainingProgress
     from overread.imaging.dataset import BrokenDatasetError, Dataset
     from overread.learning.champions import ChampionStore
@@ -191,6 +192,8 @@ def train(
         f"Champion {answer['champion']} of {recipe} is in {answer['folder']}", markup=False, soft_wrap=True
     )
     print_calibration(answer["calibration"])
+    if answer.get("cascade"):
+        answers.print(answer["cascade"], highlight=False)
 
 
 def learn(
@@ -211,7 +214,8 @@ def learn(
     """Train, calibrate and publish, with progress bars; None leaves a choice to the recipe.
 
     Returns:
-        `model`, `champion`, `folder`, `cases`, `members`, `calibration` as plain JSON.
+        `model`, `champion`, `folder`, `cases`, `members`, `calibration` as plain JSON; `cascade`: for slides, in words
+        whether all members are always asked and what that spares, None for others.
 
     Raises:
         BrokenDatasetError: cases that cannot be trained on; nothing was trained.
@@ -239,6 +243,9 @@ def learn(
     with training_bar() as report:
         folder = train_ensemble(name, dataset, work, options, recipe.plan, report, restart=restart)
     calibration = run_calibration(folder, dataset, chosen)
+    cascade = find_cascade(folder, dataset, chosen)
+    if calibration is not None and cascade is not None:
+        calibration = replace(calibration, cascade=cascade.cascade)
     published = store.publish(name, folder)
     # The work folder is the last to go: interrupted here, the same command writes this again.
     remember_central(published.parent, data, dataset, protected_of(read_description(published)))
@@ -250,6 +257,7 @@ def learn(
         "cases": len(dataset.cases),
         "members": options.members,
         "calibration": calibration_summary(calibration),
+        "cascade": None if cascade is None else cascade.words,
     }
 
 
@@ -293,6 +301,21 @@ def run_calibration(folder: Path, dataset: Dataset, device: str) -> Calibration 
         )
         bar.update(task, completed=1)
     return calibration
+
+
+def find_cascade(folder: Path, dataset: Dataset, device: str) -> CascadeFound | None:
+    """Set the cascade of an ensemble for slides on those that no member learnt from, with a progress bar."""
+    from overread.ensemble.slides.validation import calibrate_on_slides
+
+    if dataset.um_per_px is None:
+        return None
+    with progress_bar() as bar:
+        task = bar.add_task("setting the cascade", total=1)
+        found = calibrate_on_slides(
+            folder, dataset, device=device, progress=lambda share: bar.update(task, completed=share)
+        )
+        bar.update(task, completed=1)
+    return found
 
 
 def calibration_summary(calibration: Calibration | None) -> dict[str, Any] | None:

@@ -13,7 +13,13 @@ from overread.domain import BadInputError, Grid, OpinionSums, UncertaintyMap
 from overread.ensemble.compute import Precision, autocast_for
 from overread.ensemble.ensemble import Ensemble, Member, Prepared
 from overread.imaging.volumes import Volume
-from overread.imaging.windows import AxisInterpolation, gaussian_weight, padding_to, window_starts
+from overread.imaging.windows import (
+    AxisInterpolation,
+    gaussian_weight,
+    half_weight,
+    padding_to,
+    window_starts,
+)
 from overread.uncertainty.agreement import AgreementCounts
 from overread.uncertainty.measures import MEASURES
 
@@ -53,6 +59,7 @@ def predict(
     members: int | None = None,
     cascade: float | None = None,
     precision: Precision = "auto",
+    half_sums: bool = False,
     device: torch.device | str = "cpu",
     visit: Visitor | None = None,
     progress: Callable[[float], None] | None = None,
@@ -70,6 +77,7 @@ def predict(
             their logits are taken to be those of the first. None asks everybody everywhere.
         precision: `full` is float32; `reduced` is bfloat16 (CPU) or float16 (GPU); `auto` is reduced where the
             hardware has fast arithmetic for it.
+        half_sums: add windows up in float16, as nnunetv2's own predictor does; less exact, for comparisons with it.
         device: where the members' weights are.
         visit: see `Visitor`.
         progress: told the share done, in (0, 1]; may raise to cancel.
@@ -94,7 +102,9 @@ def predict(
     probabilities = torch.zeros(len(ensemble.classes), *box_shape)
     values = {field.name: torch.zeros(box_shape) for field in fields}
     counts = AgreementCounts(len(asked), len(ensemble.classes))
-    windows = _MemberWindows(asked, ensemble.patch, ensemble.step, cascade, precision, torch.device(device))
+    windows = _MemberWindows(
+        asked, ensemble.patch, ensemble.step, cascade, precision, half_sums, torch.device(device)
+    )
     for where, logits in windows.blocks(prepared, progress):
         if visit is not None:
             visit(logits, lambda array, where=where: to_box(array, prepared)[where])
@@ -145,10 +155,12 @@ class _MemberWindows:
         step: float,
         cascade: float | None,
         precision: Precision,
+        half_sums: bool,
         device: torch.device,
     ) -> None:
         self.members, self.patch, self.step, self.cascade = members, patch, step, cascade
         self.precision: Precision = precision
+        self.sums = torch.float16 if half_sums else torch.float32
         self.device = device
         self.evaluations = 0
         self.spared = 0
@@ -161,6 +173,9 @@ class _MemberWindows:
         box = tuple(stop - start for start, stop in prepared.crop)
         # The axis with the most windows, so that a block is a small part of the volume.
         along = max(range(len(shape)), key=lambda axis: shape[axis] / self.patch[axis])
+        if self.sums == torch.float16:
+            # nnunetv2's order of windows: each sum is rounded.
+            along = 0
         paths = [AxisInterpolation(*sizes) for sizes in zip(shape, box, prepared.interpolation, strict=True)]
         ready: torch.Tensor | None = None
         first, done = 0, 0
@@ -183,7 +198,7 @@ class _MemberWindows:
             outputs = slice(done, upto)
             yield (
                 tuple(outputs if axis == along else slice(None) for axis in range(len(box))),
-                paths[along](ready, 2 + along, outputs, first),
+                paths[along](ready, 2 + along, outputs, first).to(self.sums).float(),
             )
             done = upto
             if done < box[along]:
@@ -201,10 +216,10 @@ class _MemberWindows:
         image = torch.nn.functional.pad(image, flat) if any(flat) else image
         size = tuple(image.shape[1:])
         starts = [window_starts(n, p, self.step) for n, p in zip(size, self.patch, strict=True)]
-        weight = gaussian_weight(self.patch).to(self.device)
+        weight = (half_weight if self.sums == torch.float16 else gaussian_weight)(self.patch).to(self.device)
         depth = self.patch[along]
         buffer_shape = tuple(depth if axis == along else n for axis, n in enumerate(size))
-        total_weight = torch.zeros(buffer_shape, device=self.device)
+        total_weight = torch.zeros(buffer_shape, dtype=self.sums, device=self.device)
         buffer: torch.Tensor | None = None
         rows = starts[along]
         others = [[0] if axis == along else starts[axis] for axis in range(len(size))]
@@ -221,8 +236,12 @@ class _MemberWindows:
                 )
                 logits = self._opinions(image[(slice(None), *source)])
                 if buffer is None:
-                    buffer = torch.zeros(*logits.shape[:2], *buffer_shape, device=self.device)
-                buffer[(..., *place)].addcmul_(logits, weight)
+                    size_of_sums = (*logits.shape[:2], *buffer_shape)
+                    buffer = torch.zeros(size_of_sums, dtype=self.sums, device=self.device)
+                if self.sums == logits.dtype:
+                    buffer[(..., *place)].addcmul_(logits, weight)
+                else:
+                    buffer[(..., *place)] += logits * weight
                 total_weight[place] += weight
                 if progress is not None:
                     progress((row * len(corners) + index + 1) / (len(rows) * len(corners)))
@@ -236,7 +255,7 @@ class _MemberWindows:
             keep = [slice(None), slice(None), *inside]
             low, high = padding[along]
             keep[2 + along] = slice(max(low - start, 0), min(complete, size[along] - high - start))
-            yield finished[tuple(keep)]
+            yield finished[tuple(keep)].float()
             _move_down(buffer, 2 + along, complete)
             _move_down(total_weight, along, complete)
 

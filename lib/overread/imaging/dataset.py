@@ -1,7 +1,8 @@
 """A folder of labelled cases in nnU-Net v2's raw layout, and everything that is wrong with one.
 
     dataset.json          channel_names, labels, file_ending, numTraining; optional: patients (case to patient),
-                          um_per_px (the pictures were cut from slides at that many micrometres per pixel)
+                          um_per_px (the pictures were cut from slides at that many micrometres per pixel),
+                          slides (case to the file of that slide, as seen from this folder)
     imagesTr/CASE_0000.nii.gz, CASE_0001.nii.gz …   one file a channel
     labelsTr/CASE.nii.gz
     imagesTs/             optional, not read here
@@ -58,6 +59,7 @@ class Dataset:
         announced: `numTraining` of `dataset.json`.
         patients: whose the cases are, by case id; a case that is not named is a patient of its own.
         um_per_px: edge of a pixel in micrometres where the pictures were cut from slides; None elsewhere.
+        slides: the slides that pictures were cut from, by case id, as far as they are named; they may be missing.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Dataset:
     announced: int
     patients: Mapping[str, str] = field(default_factory=dict)
     um_per_px: float | None = None
+    slides: Mapping[str, Path] = field(default_factory=dict)
 
     def patient_of(self, case_id: str) -> str:
         """Whose case that is; two cases of one patient are never split between learning and judging."""
@@ -140,6 +143,7 @@ def read_dataset(folder: Path) -> Dataset:
         announced=description["numTraining"],
         patients=_patients(path, description.get("patients", {})),
         um_per_px=_um_per_px(path, description.get("um_per_px")),
+        slides=_slides(path, description.get("slides", {})),
     )
 
 
@@ -241,6 +245,12 @@ def _patients(path: Path, patients: Any) -> dict[str, str]:
     ):
         raise BadInputError(f"{path}: patients is {patients!r}, expected such as {{'case_1': 'patient_a'}}")
     return patients
+
+
+def _slides(path: Path, slides: Any) -> dict[str, Path]:
+    if not isinstance(slides, dict) or not all(isinstance(file, str) and file for file in slides.values()):
+        raise BadInputError(f"{path}: slides is {slides!r}, expected such as {{'case_1': '../slides/a.svs'}}")
+    return {case: (path.parent / file).resolve() for case, file in slides.items()}
 
 
 def _um_per_px(path: Path, um_per_px: Any) -> float | None:

@@ -37,6 +37,12 @@ def gaussian_weight(patch: tuple[int, ...]) -> torch.Tensor:
     return weight
 
 
+def half_weight(patch: tuple[int, ...]) -> torch.Tensor:
+    """`gaussian_weight` in float16 as nnunetv2 has it: 10 in the middle, and what would vanish is held up."""
+    weight = (10 * gaussian_weight(patch)).half()
+    return weight.where(weight > 0, weight[weight > 0].min())
+
+
 def padding_to(shape: tuple[int, ...], patch: tuple[int, ...]) -> list[tuple[int, int]]:
     """Voxels to add before and after each axis so that a window fits, the image in the middle."""
     missing = [max(0, p - n) for n, p in zip(shape, patch, strict=True)]

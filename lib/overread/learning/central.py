@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from overread.domain import BadInputError, NotFoundError
-from overread.ensemble.member_training import write_json
 from overread.imaging.dataset import Case, Dataset
+from overread.learning.durable import write_json
 
 FILE = "central.json"
 
@@ -56,7 +56,7 @@ def remember_central(
 def write_central(recipe_folder: Path, central: CentralData) -> None:
     """Write `central.json`, whole or not at all."""
     recipe_folder.mkdir(parents=True, exist_ok=True)
-    write_json({**asdict(central), "folder": str(central.folder)}, recipe_folder / FILE)
+    write_json(recipe_folder / FILE, {**asdict(central), "folder": str(central.folder)})
 
 
 def protected_of(description: Mapping[str, Any]) -> set[str]:

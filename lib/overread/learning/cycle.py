@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from overread.domain import BadInputError
 from overread.ensemble.calibrate import calibrate
 from overread.ensemble.compute import choose_device
+from overread.ensemble.slides.validation import calibrate_on_slides
 from overread.ensemble.storage import calibration_from_json, read_description
 from overread.ensemble.training import StoppedError, TrainingProgress
 from overread.learning.central import read_central, sha256_of
@@ -221,13 +222,22 @@ class _Teller:
 
 def _calibrate(challenger: Path, cases: TrainingSet, device: str, tell: _Teller) -> None:
     """Calibrate a challenger, unless an interrupted cycle had done it."""
-    if calibration_from_json(read_description(challenger).get("calibration")).bands:
-        return
-    words = "calibrating the doubt"
-    tell("calibrating", 0.0, words)
-    calibrate(
-        challenger, cases.dataset, device=device, progress=lambda share: tell("calibrating", share, words)
-    )
+    known = calibration_from_json(read_description(challenger).get("calibration"))
+    if not known.bands:
+        words = "calibrating the doubt"
+        tell("calibrating", 0.0, words)
+        calibrate(
+            challenger, cases.dataset, device=device, progress=lambda share: tell("calibrating", share, words)
+        )
+    if cases.dataset.um_per_px is not None and known.cascade is None:
+        found = calibrate_on_slides(
+            challenger,
+            cases.dataset,
+            device=device,
+            progress=lambda share: tell("calibrating", share, "setting the cascade"),
+        )
+        if found is not None:
+            log.info("%s", found.words)
 
 
 def _unless_replaced(decision: Decision, champion: Path) -> Decision:

@@ -14,6 +14,7 @@ import base64
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -123,9 +124,7 @@ class Preferences:
         """
         if not person:
             return
-        seen = self._seen(
-            reader, opened, dict(zip(reader.classes[1:], _one_each(masks, reader), strict=True))
-        )
+        seen = _seen(reader, opened, dict(zip(reader.classes[1:], _one_each(masks, reader), strict=True)))
         shape = opened.prepared.input_grid.shape
         row = ExampleRow(
             person=person,
@@ -201,6 +200,7 @@ class Preferences:
         read_image: ReadImage,
         now: float,
         progress: Callable[[float], None] | None = None,
+        turn: AbstractContextManager[object] | None = None,
     ) -> Replayed:
         """Learn everybody's preferences of a recipe anew, in the terms of another champion.
 
@@ -210,6 +210,7 @@ class Preferences:
             reader: the champion.
             read_image: the image of a case; None where it is gone.
             progress: hears the share that is done.
+            turn: held while the champion computes.
         """
         champion = reader.identity[:HASH_LENGTH]
         with self.database.reading() as c:
@@ -219,7 +220,7 @@ class Preferences:
         missing: list[str] = []
         count = 0
         for index, case in enumerate(waiting):
-            done = self._replay_case(recipe, case, reader, read_image, now)
+            done = self._replay_case(recipe, case, reader, read_image, now, turn or nullcontext())
             if done is None:
                 missing.append(case)
             else:
@@ -236,7 +237,13 @@ class Preferences:
         return Replayed(tuple(sorted(people)), count, tuple(missing))
 
     def _replay_case(
-        self, recipe: str, case: str, reader: Reader, read_image: ReadImage, now: float
+        self,
+        recipe: str,
+        case: str,
+        reader: Reader,
+        read_image: ReadImage,
+        now: float,
+        turn: AbstractContextManager[object],
     ) -> set[str] | None:
         """Whose example of a case was replayed; None where the image is gone, or another than they saw."""
         champion = reader.identity[:HASH_LENGTH]
@@ -246,15 +253,9 @@ class Preferences:
             volume = read_image(case)
             if volume is None:
                 return None
-            opened = reader.open(volume, next(reader.model.parameters()).device)
-            renewed = []
-            for row in rows:
-                masks = {
-                    name: unpacked(mask) for name, mask in row.masks.items() if name in reader.classes[1:]
-                }
-                seen = self._seen(reader, opened, masks)
-                values = {name: asdict(each) for name, each in seen.items()}
-                renewed.append(replace(row, champion=champion, values=values))
+            with turn:
+                opened = reader.open(volume, next(reader.model.parameters()).device)
+                renewed = [_renewed(row, reader, opened) for row in rows]
         except OverreadError as error:
             logger.warning("what was accepted of case %s cannot be replayed: %s", case, error)
             return None
@@ -270,20 +271,6 @@ class Preferences:
                 put_example(c, row)
                 _learn(c, row.person, recipe, row.purpose, champion, now)
         return {row.person for row in renewed}
-
-    def _seen(
-        self, reader: Reader, opened: OpenImage, masks: Mapping[str, np.ndarray]
-    ) -> dict[str, Impression]:
-        """What each mask says, by structure; of those that hold anything where the model sees."""
-        if opened.model is not reader.model:
-            raise BadInputError(f"the image was opened by another model than {reader.identity[:HASH_LENGTH]}")
-        found = {}
-        for name, mask in masks.items():
-            seen = in_model_voxels(mask, opened.prepared)
-            if bool(seen.any()):
-                structure = reader.classes.index(name) - 1
-                found[name] = impression(reader.model, opened, seen, structure)
-        return found
 
 
 def in_model_voxels(mask: np.ndarray, prepared: Prepared) -> torch.Tensor:
@@ -311,6 +298,25 @@ def unpacked(kept: Mapping[str, Any]) -> np.ndarray:
     shape = tuple(kept["shape"])
     bits = np.frombuffer(zlib.decompress(base64.b85decode(kept["bits"])), np.uint8)
     return np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)
+
+
+def _seen(reader: Reader, opened: OpenImage, masks: Mapping[str, np.ndarray]) -> dict[str, Impression]:
+    """What each mask says, by structure; of those that hold anything where the model sees."""
+    if opened.model is not reader.model:
+        raise BadInputError(f"the image was opened by another model than {reader.identity[:HASH_LENGTH]}")
+    found = {}
+    for name, mask in masks.items():
+        seen = in_model_voxels(mask, opened.prepared)
+        if bool(seen.any()):
+            structure = reader.classes.index(name) - 1
+            found[name] = impression(reader.model, opened, seen, structure)
+    return found
+
+
+def _renewed(row: ExampleRow, reader: Reader, opened: OpenImage) -> ExampleRow:
+    masks = {name: unpacked(mask) for name, mask in row.masks.items() if name in reader.classes[1:]}
+    values = {name: asdict(each) for name, each in _seen(reader, opened, masks).items()}
+    return replace(row, champion=reader.identity[:HASH_LENGTH], values=values)
 
 
 def _learn(c: Connection, person: str, recipe: str, purpose: str, champion: str, now: float) -> int:

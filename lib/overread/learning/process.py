@@ -41,6 +41,7 @@ from overread.learning.gate import Decision, GateOptions
 from overread.learning.patches import PatchImages
 from overread.learning.patients import read_centres
 from overread.learning.retraining import RetrainingOptions
+from overread.lifeline import when_cut
 from overread.state.database import DATABASE_VARIABLE, Database
 
 log = logging.getLogger(__name__)
@@ -263,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    threading.Thread(target=_wait_for_orphanage, args=(stop,), daemon=True).start()
+    when_cut(stop.set)
     return run(path, stop)
 
 
@@ -296,17 +297,6 @@ def _cycle(
         )
     finally:
         database.close()
-
-
-def _wait_for_orphanage(stop: threading.Event) -> None:
-    """Standard input is a pipe that nobody writes to: it ends when the process at its other end does."""
-    try:
-        # Unbuffered: at exit, Python must not wait for this thread to let go of a buffer.
-        while os.read(sys.stdin.fileno(), 4096):
-            pass
-    except OSError:
-        log.warning("standard input cannot be read; taking it for closed")
-    stop.set()
 
 
 def _options(kind: type, values: Mapping[str, Any]) -> Any:

@@ -35,7 +35,7 @@ class Candidate:
 
 
 def possible_box(probabilities: torch.Tensor, threshold: float = POSSIBLE) -> tuple[slice, ...]:
-    """The smallest box `(*space)` outside which no sample `(sample, *space)` exceeds `threshold`; all where none does."""
+    """The smallest box `(*space)` outside which no sample `(sample, *space)` exceeds `threshold`; all if none does."""
     possible = probabilities.amax(dim=0) > threshold
     box = []
     for axis in range(possible.ndim):
@@ -67,7 +67,7 @@ def propose(
     cut = probabilities[(slice(None), *possible_box(probabilities))]
     small = [min(n, CLUSTERING_EDGE[axes]) for n in cut.shape[1:]]
     pool = F.adaptive_avg_pool2d if axes == 2 else F.adaptive_avg_pool3d
-    shrunk = pool(cut[:, None].float(), small)[:, 0]
+    shrunk = pool(cut[:, None].float(), small)[:, 0]  # pyright: ignore[reportArgumentType]
     assigned = merge_alike(shrunk, CLUSTERERS[clustering](shrunk, groups))
     distances = 1 - pairwise_dice(shrunk[None])[0]
     share = torch.full((len(shrunk),), 1 / len(shrunk)) if weights is None else torch.tensor(weights)
@@ -104,7 +104,7 @@ def telling_voxels(probabilities: torch.Tensor, members: torch.Tensor, count: in
 def in_words(added_ml: float, removed_ml: float, unit: str = "mL") -> str:
     """How a candidate differs from what is shown now: `+2.1 mL, −0.3 mL` or `the same`."""
     parts = [
-        f"{sign}{volume:.2g} {unit}"
+        f"{sign}{volume:{'.0f' if volume >= 10 else '.2g'}} {unit}"
         for sign, volume in (("+", added_ml), ("−", removed_ml))
         if volume >= 0.005
     ]

@@ -55,7 +55,7 @@ def pick(
     """
     masks = torch.stack([(probabilities[c.medoid] > 0.5).float() for c in candidates])
     scores = sample_dice(masks[None], wanted[None].float())[0].cpu().numpy()
-    index = _draw(chooser, scores, rng)
+    index = choose(chooser, scores, rng)
     members = candidates[index].members
     places = telling_voxels(probabilities, members, TELLING)
     place = places[int(rng.integers(len(places)))]
@@ -78,10 +78,10 @@ def last_wrong(
     if not wrong.any():
         place = tuple(int(rng.integers(size)) for size in shown.shape)
     else:
-        components, _ = ndimage.label(wrong)
+        components, _ = ndimage.label(wrong)  # pyright: ignore[reportGeneralTypeIssues]
         largest = components == 1 + np.bincount(components[wrong])[1:].argmax()
         if rng.random() < 0.5:
-            depth = ndimage.distance_transform_edt(np.pad(largest, 1))
+            depth = np.asarray(ndimage.distance_transform_edt(np.pad(largest, 1)))
             inner = np.unravel_index(int(np.argmax(depth)), depth.shape)
             place = tuple(int(n) - 1 for n in inner)
         else:
@@ -136,14 +136,15 @@ def _quick_pick(
     count = int(assigned.max()) + 1
     means = torch.stack([probabilities[assigned == group].mean(dim=0) for group in range(count)])
     scores = sample_dice((means > 0.5).float()[None], wanted[None].float())[0].cpu().numpy()
-    members = assigned == _draw(chooser, scores, rng)
+    members = assigned == choose(chooser, scores, rng)
     places = telling_voxels(probabilities, members, TELLING)
     place = places[int(rng.integers(len(places)))]
     side = probabilities[members].mean(dim=0)[tuple(place)] > 0.5
     return members.float()[None], place.float()[None], side.float()[None]
 
 
-def _draw(chooser: Chooser, scores: np.ndarray, rng: np.random.Generator) -> int:
+def choose(chooser: Chooser, scores: np.ndarray, rng: np.random.Generator) -> int:
+    """Which of several things is chosen, given the Dice of each with what is wanted."""
     if rng.random() < chooser.lapse:
         return int(rng.integers(len(scores)))
     if chooser.temperature <= 0:

@@ -45,7 +45,8 @@ def kmeans(masks: torch.Tensor, groups: int) -> torch.Tensor:
 @CLUSTERERS.register("kmedoids")
 def kmedoids(masks: torch.Tensor, groups: int) -> torch.Tensor:
     """k-medoids on 1 - soft Dice: each group gathers round one of its samples."""
-    distances = 1 - pairwise_dice(masks[None])[0]
+    # The soft Dice of a soft mask with itself is below 1; its distance to itself is none.
+    distances = (1 - pairwise_dice(masks[None])[0]).fill_diagonal_(0)
     medoids = _far_apart(distances, groups)
     assigned = distances[:, medoids].argmin(dim=1)
     for _ in range(ITERATIONS):
@@ -64,11 +65,12 @@ def medoid_of(distances: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
 
 
 def merge_alike(masks: torch.Tensor, assigned: torch.Tensor, dice: float = SAME_DICE) -> torch.Tensor:
-    """Join groups whose mean masks have a Dice above `dice`; the group numbers of the result have no gaps."""
+    """Join groups whose outlines (mean above 0.5) have a Dice above `dice`; the numbers of the result have no gaps."""
     assigned = assigned.clone()
     groups = int(assigned.max()) + 1
     means = torch.stack([masks[assigned == group].mean(dim=0) for group in range(groups)])
-    alike = pairwise_dice(means[None])[0] > dice
+    # Soft Dice would tell apart groups that are the same but unsure.
+    alike = pairwise_dice((means > 0.5).float()[None])[0] > dice
     for first in range(groups):
         for second in range(first + 1, groups):
             if bool(alike[first, second]):

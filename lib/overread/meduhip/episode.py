@@ -1,4 +1,4 @@
-"""One training episode (MedUHIP eqs. 3, 6 and 7): a case is answered, a simulated clinician reacts, it is answered again."""
+"""A training episode (MedUHIP eqs. 3, 6, 7): a case is answered, a simulated clinician reacts, it is answered again."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from overread.meduhip.interaction import Evidence, Round, Standing, taught
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.posterior import mask_posterior
 from overread.meduhip.prompts import Prompts
-from overread.meduhip.sampling_space import Draws, draw, draw_collapsed
+from overread.meduhip.sampling_space import Draws, draw, draw_collapsed, draw_nothing
 from overread.meduhip.set_loss import coverage_loss, set_loss
 from overread.meduhip.vote import sample_dice, soft_vote_loss
 
 # Fused opinions that the samples are to cover, beside those of the single raters.
 FUSED = 3
-SAMPLERS = {"mixture": draw, "collapsed": draw_collapsed}
+# Errs as clinicians do, but clicks where it means to.
+TRAINING_CHOOSER = Chooser(temperature=0.05, lapse=0.1)
+SAMPLERS = {"mixture": draw, "collapsed": draw_collapsed, "nothing": draw_nothing}
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class EpisodeOptions:
         coverage_weight: of the coverage loss at the first turn.
         chooser: the simulated clinician.
         pick_share: how often a candidate is picked; otherwise an error is clicked.
-        sampler: `mixture`, or `collapsed` for the ablation.
+        sampler: `mixture`; `collapsed` for the ablation; `nothing` for a network with one opinion.
     """
 
     turns: int = 3
     samples: int = 8
     candidates: int = 4
     set_weight: float = 0.5
-    coverage_weight: float = 1.0
-    chooser: Chooser = Chooser(temperature=0.05, lapse=0.1)
+    coverage_weight: float = 3.0
+    chooser: Chooser = TRAINING_CHOOSER
     pick_share: float = 0.5
     sampler: str = "mixture"
 

@@ -29,7 +29,7 @@ class Configuration:
         dimension: D of the sampling space.
         samples: N, masks a turn.
         candidates: K, the most that are offered.
-        prompt_width: of the prompt encoder's vector.
+        prompt_width: of the prompt encoder's vector; even.
     """
 
     backend: str = "unet2d"
@@ -50,6 +50,11 @@ class Configuration:
                 raise BadInputError(
                     f"{name} of a MedUHIP model is {getattr(self, name)}, expected at least 1"
                 )
+        # As many sines as cosines.
+        if self.prompt_width < 2 or self.prompt_width % 2:
+            raise BadInputError(
+                f"prompt_width of a MedUHIP model is {self.prompt_width}, expected an even number from 2"
+            )
 
     @property
     def axes(self) -> int:

@@ -33,7 +33,7 @@ def lineage_posterior(
     Args:
         chosen: `(batch, sample)` in [0, 1], how much each sample is part of the choice; 0 and 1 for a picked cluster,
             probabilities for soft evidence such as a click.
-        smoothing: pseudo-count alpha of the overall share.
+        smoothing: pseudo-count alpha of the overall share, above 0.
         lapse: share epsilon of the prior in the result.
 
     Returns:

@@ -61,7 +61,10 @@ class Prompts:
                 f"{tuple(self.sides.shape)} (batch, click), dense {tuple(self.dense.shape)} (batch, 1, *space)"
             )
         if self.has_dense.shape != (batch,) or self.dense.shape[0] != batch:
-            raise BadInputError(f"prompts are of different numbers of images: {batch}, {len(self.dense)}")
+            raise BadInputError(
+                f"prompts are of different numbers of images: places {batch}, dense {len(self.dense)}, "
+                f"has_dense {len(self.has_dense)}"
+            )
 
     @classmethod
     def none(cls, batch: int, axes: int, device: torch.device | str = "cpu") -> Prompts:
@@ -116,7 +119,7 @@ def to_dense(logits: torch.Tensor) -> torch.Tensor:
     axes = logits.ndim - 1
     small = F.adaptive_avg_pool2d if axes == 2 else F.adaptive_avg_pool3d
     clipped = logits[:, None].clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
-    return small(clipped, [DENSE_EDGE[axes]] * axes)
+    return small(clipped, [DENSE_EDGE[axes]] * axes)  # pyright: ignore[reportArgumentType]
 
 
 def click_maps(prompts: Prompts, shape: Sequence[int], sigmas_voxel: Sequence[float]) -> torch.Tensor:

@@ -64,3 +64,9 @@ class RatedStore(PatchStore):
         """What the raters said, of a patch of codes `(*patch)`: class indices `(rater, *patch)`."""
         table = torch.from_numpy(np.load(self._file(case, "raters")).astype(np.int64))
         return table[codes].movedim(-1, 0)
+
+    def whole(self, case: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """A case as it is: image `(channel, *space)`, and who marked what as the first structure, `(rater, *space)`."""
+        image = torch.from_numpy(np.load(self._file(case, "image")))
+        codes = torch.from_numpy(np.load(self._file(case, "label")).astype(np.int64))
+        return image, self.raters(case, codes) == 1

@@ -102,12 +102,12 @@ class OpenImage:
         if len(place) != len(grid.shape) or any(
             not 0 <= n < size for n, size in zip(place, grid.shape, strict=False)
         ):
-            raise BadInputError(f"a click at {list(place)} lies outside the image of {list(grid.shape)} voxels")
+            raise BadInputError(
+                f"a click at {list(place)} lies outside the image of {list(grid.shape)} voxels"
+            )
         found = []
         for axis, (source, flipped, (start, stop), size) in enumerate(
-            zip(
-                self.prepared.axes, self.prepared.flips, self.prepared.crop, self.cache.shape, strict=True
-            )
+            zip(self.prepared.axes, self.prepared.flips, self.prepared.crop, self.cache.shape, strict=True)
         ):
             at = grid.shape[source] - 1 - place[source] if flipped else place[source]
             if not start <= at < stop:

@@ -1,4 +1,4 @@
-"""The sampling space of MedUHIP (section 3.4): a Gaussian mixture over opinions, and draws that remember their component."""
+"""The sampling space of MedUHIP (section 3.4): a Gaussian mixture over opinions, and draws with their lineage."""
 
 from __future__ import annotations
 
@@ -127,3 +127,10 @@ def draw_collapsed(space: SamplingSpace, count: int, generator: torch.Generator 
     deviation = (weights * (0.5 * space.log_variances).exp()).sum(dim=1, keepdim=True)
     noise = torch.randn(mean.shape[0], count, mean.shape[2], generator=generator).to(mean.device)
     return Draws(mean + deviation * noise, lineage)
+
+
+def draw_nothing(space: SamplingSpace, count: int, generator: torch.Generator | None = None) -> Draws:
+    """Samples that say nothing: zeros. For networks that are to have one opinion, and for learning masks first."""
+    batch, _, dimension = space.means.shape
+    nowhere = torch.zeros(batch, count, dimension, device=space.means.device)
+    return Draws(nowhere, torch.zeros(batch, count, dtype=torch.long, device=space.means.device))

@@ -17,7 +17,7 @@ from overread.meduhip.honour import honour
 from overread.meduhip.interaction import Evidence, Round, Standing, click_evidence, taught
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.prompts import LARGEST_LOGIT, Click, Prompts
-from overread.meduhip.sampling_space import SamplingSpace, draw
+from overread.meduhip.sampling_space import SamplingSpace, draw, draw_nothing
 from overread.meduhip.vote import log_soft_vote
 
 # The dense prompt is kept in steps of a 16th of a logit.
@@ -151,14 +151,20 @@ def begin(
 def answer(
     model: MedUHIP, image: Image, session: Session, structure: int = 0, samples: int | None = None
 ) -> StructureAnswer:
-    """What the model says now. The same session gives the same answer, also after a restart."""
+    """What the model says now. The same session gives the same answer, also after a restart.
+
+    Args:
+        samples: N; None takes the model's. With 1 the network's own opinion is given, moved by no sample.
+    """
     state = session.structures[structure]
     standing = _standing(model, state, image.cache)
     space = model.space(image.cache, standing.prompts, standing.weights, standing.shift, structure)
     for _ in range(state.explored):
         space = space.explored()
     generator = torch.Generator().manual_seed(_seed(session, structure))
-    draws = draw(space, samples or model.configuration.samples, generator)
+    # One opinion is the one that no sample moves.
+    drawn = draw_nothing if samples == 1 else draw
+    draws = drawn(space, samples or model.configuration.samples, generator)
     logits = image.decode(draws.samples, standing.prompts, structure)
     inside, outside = log_soft_vote(logits)
     shown = honour((inside - outside)[0], state.clicks)
@@ -226,7 +232,9 @@ def none_of_these(session: Session, structure: int = 0) -> Session:
 
 def check_inside(at: Click, shape: tuple[int, ...]) -> None:
     """Raise BadInputError unless a click lies in an image of that many voxels."""
-    if len(at.place) != len(shape) or any(not 0 <= n < size for n, size in zip(at.place, shape, strict=False)):
+    if len(at.place) != len(shape) or any(
+        not 0 <= n < size for n, size in zip(at.place, shape, strict=False)
+    ):
         raise BadInputError(f"a click at {list(at.place)} lies outside the image of {list(shape)} voxels")
 
 

@@ -11,15 +11,13 @@ The work folder:
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,14 +25,14 @@ import torch
 from overread.domain import BadInputError
 from overread.ensemble.augmentation import augment
 from overread.ensemble.compute import choose_device
-from overread.ensemble.member_training import LARGEST_GRADIENT, DivergedError, write_json
+from overread.ensemble.member_training import LARGEST_GRADIENT, DivergedError
 from overread.ensemble.plan import Plan
 from overread.ensemble.training import StoppedError
 from overread.meduhip.episode import EpisodeOptions, play
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.rated_store import RatedStore
 
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 5e-3
 BETAS = (0.9, 0.99)
 WEIGHT_DECAY = 1e-2
 POLY_EXPONENT = 0.9
@@ -103,18 +101,6 @@ class MedUHIPProgress:
     seconds_left: float | None
 
 
-class Trainable(Protocol):
-    """Anything that an episode can be played with and that has parameters."""
-
-    def parameters(self) -> Any: ...
-
-
-class Clock(Protocol):
-    """Seconds."""
-
-    def __call__(self) -> float: ...
-
-
 def train_meduhip(
     work: Path,
     cases: Sequence[str],
@@ -124,17 +110,19 @@ def train_meduhip(
     report: Callable[[MedUHIPProgress], None] = lambda _: None,
     stop: Event | None = None,
     start: MedUHIP | None = None,
+    prepared: Path | None = None,
 ) -> MedUHIP:
     """Train until the budget is spent; given the same work folder again, go on from the last checkpoint.
 
     Args:
-        work: holds `cases/`, filled with `RatedStore`.
+        work: keeps checkpoints; holds `cases/`, filled with `RatedStore`.
         cases: ids to learn from.
         plan: of patches and augmentation.
         configuration: of the networks.
         report: hears where the training stands, about once a second.
         stop: ends the training at the next step once it is set.
         start: weights to begin from.
+        prepared: the folder that holds `cases/`, where it is another than `work`.
 
     Returns:
         The model with the running mean of its weights, in evaluation mode.
@@ -144,7 +132,7 @@ def train_meduhip(
     """
     if not cases:
         raise BadInputError("there is no case to train on")
-    training = _Training(work, tuple(cases), plan, configuration, options, start)
+    training = _Training(work, tuple(cases), plan, configuration, options, start, prepared or work)
     told = 0.0
     while training.share < 1:
         if stop is not None and stop.is_set():
@@ -160,6 +148,41 @@ def train_meduhip(
     return training.finished()
 
 
+class PatchSource:
+    """Batches of patches with what every rater said, the same ones whenever they are asked.
+
+    Args:
+        prepared: folder that holds `cases/`.
+        cases: ids to draw from.
+        plan: of patches and augmentation.
+        seed: of the draws.
+    """
+
+    def __init__(self, prepared: Path, cases: Sequence[str], plan: Plan, seed: int) -> None:
+        self.store, self.cases, self.plan, self.seed = RatedStore(prepared / "cases"), cases, plan, seed
+
+    def batch(self, iteration: int, structure: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images `(batch, channel, *patch)` and what each rater said of a structure `(batch, rater, *patch)`.
+
+        Raters are drawn with repetition where cases have different numbers of them.
+        """
+        generator = torch.Generator().manual_seed(_seed(self.seed, str(iteration)))
+        images, masks = [], []
+        for _ in range(self.plan.batch):
+            case = self.cases[int(torch.randint(len(self.cases), (1,), generator=generator))]
+            on_foreground = float(torch.rand(1, generator=generator)) < FOREGROUND_SHARE
+            image, codes = self.store.sample(case, self.plan.patch, generator, on_foreground=on_foreground)
+            image, codes = augment(image, codes, self.plan, generator)
+            images.append(image)
+            masks.append((self.store.raters(case, codes) == structure + 1).float())
+        most = max(len(mask) for mask in masks)
+        filled = [
+            mask if len(mask) == most else mask[torch.randint(len(mask), (most,), generator=generator)]
+            for mask in masks
+        ]
+        return torch.stack(images), torch.stack(filled)
+
+
 class _Training:
     def __init__(
         self,
@@ -169,11 +192,12 @@ class _Training:
         configuration: Configuration,
         options: MedUHIPOptions,
         start: MedUHIP | None,
+        prepared: Path,
     ) -> None:
-        self.work, self.cases, self.plan, self.options = Path(work), cases, plan, options
+        self.work, self.options = Path(work), options
         self.device = choose_device(options.device)
-        self.store = RatedStore(self.work / "cases")
-        self.clock: Clock = time.monotonic if options.clock == "wall" else time.thread_time
+        self.source = PatchSource(prepared, cases, plan, options.seed)
+        self.clock: Callable[[], float] = time.monotonic if options.clock == "wall" else time.thread_time
         if options.threads and self.device.type == "cpu":
             torch.set_num_threads(options.threads)
         with torch.random.fork_rng(devices=[]):
@@ -194,15 +218,18 @@ class _Training:
 
     @property
     def share(self) -> float:
+        """How much of the budget is spent, 0 to 1."""
         by_time = self.spent_s / (60 * self.options.minutes) if self.options.minutes else 0.0
         by_steps = self.iteration / self.most if self.most else 0.0
         return min(1.0, max(by_time, by_steps))
 
     def progress(self) -> MedUHIPProgress:
+        """For whoever watches."""
         left = self.spent_s * (1 - self.share) / self.share if self.share > 0 else None
         return MedUHIPProgress(self.share, self.iteration, self.loss, left)
 
     def step(self) -> None:
+        """One episode."""
         started = self.clock()
         rng = np.random.default_rng([self.options.seed, self.iteration])
         episode = self.options.episode
@@ -211,13 +238,15 @@ class _Training:
         for group in self.optimiser.param_groups:
             group["lr"] = group["full"] * (1 - self.share) ** POLY_EXPONENT
         structure = int(rng.integers(len(self.model.structures)))
-        images, raters = self.batch(self.iteration, structure)
+        images, raters = self.source.batch(self.iteration, structure)
         images, raters = images.to(self.device), raters.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             losses = play(self.model, images, raters, episode, rng, structure)
         value = float(losses.total.detach())
         if not math.isfinite(value):
-            raise DivergedError(f"the loss became {value} at episode {self.iteration}; try a lower learning rate")
+            raise DivergedError(
+                f"the loss became {value} at episode {self.iteration}; try a lower learning rate"
+            )
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
@@ -232,34 +261,15 @@ class _Training:
         if self.spent_s - self.saved_s > self.options.checkpoint_every_s and self.share < 1:
             self.save()
 
-    def batch(self, iteration: int, structure: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images `(batch, channel, *patch)` and what each rater said of a structure `(batch, rater, *patch)`.
-
-        The same whenever it is asked. Raters are drawn with repetition where cases have different numbers of them.
-        """
-        generator = torch.Generator().manual_seed(_seed(self.options.seed, str(iteration)))
-        images, masks = [], []
-        for _ in range(self.plan.batch):
-            case = self.cases[int(torch.randint(len(self.cases), (1,), generator=generator))]
-            on_foreground = float(torch.rand(1, generator=generator)) < FOREGROUND_SHARE
-            image, codes = self.store.sample(case, self.plan.patch, generator, on_foreground=on_foreground)
-            image, codes = augment(image, codes, self.plan, generator)
-            images.append(image)
-            masks.append((self.store.raters(case, codes) == structure + 1).float())
-        most = max(len(mask) for mask in masks)
-        filled = [
-            mask if len(mask) == most else mask[torch.randint(len(mask), (most,), generator=generator)]
-            for mask in masks
-        ]
-        return torch.stack(images), torch.stack(filled)
-
     def finished(self) -> MedUHIP:
+        """The model with its averaged weights."""
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(self.average[name])
         return self.model.eval()
 
     def save(self) -> None:
+        """Write a checkpoint, whole or not at all."""
         state = {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -298,16 +308,9 @@ def three_optimisers(model: MedUHIP, rate: float) -> torch.optim.Optimizer:
 
 
 def warm(episode: EpisodeOptions) -> EpisodeOptions:
-    """An episode without interactions, for the beginning."""
-    return EpisodeOptions(**{**_fields(episode), "turns": 1})
-
-
-def _fields(episode: EpisodeOptions) -> dict[str, Any]:
-    return {name: getattr(episode, name) for name in episode.__dataclass_fields__}
+    """An episode without interactions or samples, for the beginning."""
+    return replace(episode, turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler="nothing")
 
 
 def _seed(seed: int, what: str) -> int:
     return int.from_bytes(sha256(f"{seed} {what}".encode()).digest()[:8], "big") >> 1
-
-
-__all__ = ["MedUHIPOptions", "MedUHIPProgress", "train_meduhip", "write_json", "json", "asdict"]

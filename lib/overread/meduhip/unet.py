@@ -15,8 +15,10 @@ from overread.meduhip.prompts import LARGEST_LOGIT, Prompts, click_maps
 # Reach of a click, in voxels: the spot itself, and the part of the structure round it.
 CLICK_SIGMAS_VOXEL = (2.0, 8.0)
 PROMPT_CHANNELS = 2 * len(CLICK_SIGMAS_VOXEL) + 2
-# How much of what a sample says is added to what all samples say, at first.
-FIRST_GAIN = 1.0
+# Samples move the features by as much as the features differ; with less, all samples learn the same mask.
+FIRST_STYLE = 3.0
+# The U-Net halves the image four times.
+SHORTEST_EDGE = 16
 # Samples that are decoded at a time without gradients.
 SAMPLES_AT_ONCE = 4
 
@@ -47,7 +49,8 @@ class UNetBackend(nn.Module):
 
     def encode(self, image: torch.Tensor) -> Cache:
         """See `Backend`."""
-        features = self.encoder(image)
+        shape = image.shape[2:]
+        features = self.encoder(_with_room(image))[(..., *(slice(n) for n in shape))]
         context = features.flatten(2).mean(dim=2)
         return Cache(features, context, tuple(image.shape[2:]))
 
@@ -71,9 +74,13 @@ class _Decoder(nn.Module):
         # features is computed once for all samples.
         self.from_features = convolution(width, width, 1)
         self.from_sample = nn.Linear(dimension, width, bias=False)
+        with torch.no_grad():
+            self.from_sample.weight.mul_(FIRST_STYLE)
         self.middle = convolution(width, width, 1)
+        # At first no sample changes anything, so that masks can be learnt before samples are.
         self.last = convolution(width, 1, 1)
-        self.gain = nn.Parameter(torch.tensor(FIRST_GAIN))
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(cast(nn.Parameter, self.last.bias))
 
     def forward(self, features: torch.Tensor, samples: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         half = _halved(features)
@@ -91,8 +98,20 @@ class _Decoder(nn.Module):
         spread = styles.reshape(batch, count, width, *[1] * self.axes)
         hidden = F.relu(fused[:, None] + spread).flatten(0, 1)
         masks = self.last(F.relu(self.middle(hidden)))
-        changes = _as_large(self.gain * masks.reshape(batch, count, *fused.shape[2:]), plain)
+        changes = _as_large(masks.reshape(batch, count, *fused.shape[2:]), plain)
         return plain + changes
+
+
+def _with_room(image: torch.Tensor) -> torch.Tensor:
+    """The image with its last voxels repeated along axes that are too short to be halved as often as the U-Net does."""
+    missing = [max(0, SHORTEST_EDGE - n) for n in image.shape[2:]]
+    if all(n < 2 * SHORTEST_EDGE for n in image.shape[2:]):
+        # The coarsest level is normalised over its voxels, so there are to be two of them.
+        missing[-1] = 2 * SHORTEST_EDGE - image.shape[-1]
+    if not any(missing):
+        return image
+    ends = [n for size in reversed(missing) for n in (0, size)]
+    return F.pad(image, ends, mode="replicate")
 
 
 def _halved(values: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-from monai.metrics.surface_dice import compute_surface_dice
 
 from overread.domain import BadInputError
 
@@ -51,6 +49,9 @@ def surface_dice(
     Returns:
         `(classes - 1)`, for the classes 1, 2, ...
     """
+    # MONAI takes seconds to import, and whoever keeps labels needs Dice alone.
+    from monai.metrics.surface_dice import compute_surface_dice
+
     _check_pair(predicted, reference, classes)
     scores = np.full(classes - 1, np.nan)
     for index in range(1, classes):
@@ -78,6 +79,8 @@ def hausdorff95_mm(
     Returns:
         `(classes - 1)` in mm, for the classes 1, 2, ...
     """
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+
     _check_pair(predicted, reference, classes)
     distances = np.full(classes - 1, np.nan)
     for index in range(1, classes):

@@ -15,13 +15,14 @@ import torch
 
 from overread.domain import OverreadError
 from overread.ensemble.compute import choose_device, leave_a_core
+from overread.lifeline import when_cut
 from overread.queue.backlog import ScoringProgress, StoppedError
 from overread.state.database import DATABASE_VARIABLE, Database
 
 # Scoring gives way to whoever waits for an answer.
 NICENESS = 15
 
-# Database, device and the signal to end, to the reports of the work.
+# Loads the champion; database, device and the signal to end, to the reports of the work.
 Work = Callable[[argparse.Namespace, Database, torch.device, threading.Event], Iterator[ScoringProgress]]
 
 
@@ -51,11 +52,13 @@ def run(made: argparse.ArgumentParser, arguments: list[str] | None, work: Work) 
     os.nice(NICENESS)
     leave_a_core(chosen.threads)
     stopped = threading.Event()
-    threading.Thread(target=_watch_input, args=(stopped,), daemon=True).start()
     database: Database | None = None
     try:
         database = Database.open(chosen.database)
-        for progress in work(chosen, database, choose_device(chosen.device), stopped):
+        reports = work(chosen, database, choose_device(chosen.device), stopped)
+        # Not before: loading the champion imports what takes as long as all the rest, and there is nothing to keep yet.
+        when_cut(stopped.set)
+        for progress in reports:
             _report(progress, chosen.progress)
     except (StoppedError, BrokenPipeError):
         # Python would complain once more about the closed pipe when it ends.
@@ -77,10 +80,3 @@ def _report(progress: ScoringProgress, file: Path | None) -> None:
         beside = file.with_name(f".{file.name}.{os.getpid()}")
         beside.write_text(line + "\n")
         beside.replace(file)
-
-
-def _watch_input(stopped: threading.Event) -> None:
-    # Only the end of the stream means something; without a stream nobody listens either.
-    while sys.stdin is not None and os.read(sys.stdin.fileno(), 4096):
-        pass
-    stopped.set()

@@ -49,6 +49,19 @@ def noisy(scores: np.ndarray, batch: int, progress: float, rng: np.random.Genera
     beta = beta0 · (100 / beta0)^progress with beta0 = max(1, 40 / batch): with few picks a round, the paper's 1 would
     be chance.
     """
+    return np.log(np.maximum(scores, TINY)) + rng.gumbel(0, 1 / _beta(batch, progress), len(scores))
+
+
+def drawn(scores: np.ndarray, batch: int, progress: float, rng: np.random.Generator) -> int:
+    """Where `noisy` would be highest: by the same law, with one random number instead of one a score.
+
+    The largest of log-scores with Gumbel(0, 1/beta) noise is a draw with chances in proportion to score^beta.
+    """
+    chances = (scores / max(float(scores.max()), TINY)).clip(TINY, None) ** _beta(batch, progress)
+    upto = chances.cumsum(dtype=np.float64)
+    return min(int(np.searchsorted(upto, rng.random() * upto[-1], side="right")), len(scores) - 1)
+
+
+def _beta(batch: int, progress: float) -> float:
     beta0 = max(1.0, 40 / max(batch, 1))
-    beta = beta0 * (LAST_BETA / beta0) ** min(max(progress, 0.0), 1.0)
-    return np.log(np.maximum(scores, TINY)) + rng.gumbel(0, 1 / beta, len(scores))
+    return beta0 * (LAST_BETA / beta0) ** min(max(progress, 0.0), 1.0)

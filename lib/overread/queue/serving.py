@@ -14,7 +14,7 @@ from overread.queue.cases import Cases, Pick, View
 from overread.queue.leases import Leases
 from overread.queue.score_table import LOOKED_UP, ScoreTable
 from overread.queue.settings import CONTROL_STRATEGY, QueueSettings
-from overread.queue.stop import StopAdvice, expected_gain
+from overread.queue.stop import CHANGES_LITTLE, StopAdvice, expected_gain
 from overread.queue.strategies import STRATEGIES
 from overread.state.database import Database
 from overread.state.labels import LabelRow, labels
@@ -228,7 +228,7 @@ class CaseQueue:
             state += f", {scored} of {total} scored so far"
         parts = [serving.case_id, serving.reason, serving.strategy, state]
         if stop is not None and stop.stop:
-            parts.append("further labels are expected to change little")
+            parts.append(CHANGES_LITTLE)
         return " | ".join(parts)
 
 

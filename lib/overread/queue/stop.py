@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.stats import t as student
 
-from overread.queue.cases import Cases
 from overread.state.labels import ACCEPTED, APPROVED, LabelRow
 
 # Fewer corrections than this say nothing.
@@ -20,8 +20,28 @@ SMALL_CORRECTION = 0.02
 CONFIDENCE = 0.9
 # Each further champion back, a label counts this much.
 FADING = 0.5
+# What readers are told then.
+CHANGES_LITTLE = "further labels are expected to change little"
 # The prediction never knows better than this share of a Dice: five equal corrections are no certainty.
 LEAST_SPREAD = 0.005
+
+
+class Waiting(Protocol):
+    """What could be asked next.
+
+    Attributes:
+        doubt, quality: `(case,)`, NaN where not known.
+    """
+
+    @property
+    def doubt(self) -> np.ndarray:
+        """See above."""
+        ...
+
+    @property
+    def quality(self) -> np.ndarray:
+        """See above."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +61,7 @@ class StopAdvice:
 
 def expected_gain(
     labels: Sequence[LabelRow],
-    waiting: Cases,
+    waiting: Waiting,
     scores: Mapping[tuple[str, str], tuple[float, float]] | None = None,
 ) -> StopAdvice | None:
     """What the next label is expected to correct, learnt from what the accepted ones have corrected.

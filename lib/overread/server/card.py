@@ -66,9 +66,9 @@ class ModelCard:
         """Options for the viewer's table; the first of each list is the default."""
         first_members = self._models.settings.members
         return {
-            "doubt": _first(self._models.settings.doubt, DOUBT_MODES),
-            "measure": _first(self.default_measure, tuple(MEASURES)),
-            "members": _first(
+            "doubt": first(self._models.settings.doubt, DOUBT_MODES),
+            "measure": first(self.default_measure, tuple(MEASURES)),
+            "members": first(
                 str(first_members or ALL_MEMBERS),
                 (ALL_MEMBERS, *(str(n) for n in range(1, self._models.member_count(self.recipe.name) + 1))),
             ),
@@ -81,10 +81,10 @@ class ModelCard:
             BadInputError: a choice that is not in the table.
         """
         table = self.config()
-        members = _choice(request, "members", table["members"])
+        members = choice(request, "members", table["members"])
         return Choices(
-            measure=_choice(request, "measure", table["measure"]),
-            doubt=next(m for m in DOUBT_MODES if m == _choice(request, "doubt", table["doubt"])),
+            measure=choice(request, "measure", table["measure"]),
+            doubt=next(m for m in DOUBT_MODES if m == choice(request, "doubt", table["doubt"])),
             members=None if members == ALL_MEMBERS else int(members),
         )
 
@@ -102,11 +102,13 @@ class ModelCard:
         return bool(self._models.calibration(self.recipe.name).bands)
 
 
-def _first(default: str, known: tuple[str, ...]) -> list[str]:
+def first(default: str, known: tuple[str, ...]) -> list[str]:
+    """All names, the default first."""
     return [default, *(name for name in known if name != default)]
 
 
-def _choice(request: Mapping[str, Any], key: str, known: list[str]) -> str:
+def choice(request: Mapping[str, Any], key: str, known: list[str]) -> str:
+    """What the reader chose of a table's entry, the first where nothing was. Raises BadInputError for anything else."""
     value = request.get(key)
     # A client that did not show the table sends it back whole, or nothing.
     value = value[0] if isinstance(value, list) and value else value

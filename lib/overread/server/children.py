@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import overread
+from overread import lifeline
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +61,9 @@ class Children:
     """Starts, watches and stops child processes, each under a name of its own.
 
     A child's standard input is a pipe that nobody writes to: it closes when the server ends in whatever way, and
-    the child ends then. Until that happened, no other server can start a child of the same name in this folder:
-    the child holds a lock on `NAME.lock` from its first moment to its last.
+    the child ends then, also while it still imports (`overread.lifeline`). Until that happened, no other server can
+    start a child of the same name in this folder: the child holds a lock on `NAME.lock` from its first moment to its
+    last.
 
     Args:
         logs: folder of the logs; what a child prints goes to `NAME.log`.
@@ -94,7 +96,7 @@ class Children:
         with self._guard:
             if name in self._running:
                 return False
-            child = _Child(name, [sys.executable, "-P", "-m", module, *arguments])
+            child = _Child(name, [sys.executable, "-P", "-m", lifeline.__name__, module, *arguments])
             self._running[name] = child
         threading.Thread(target=self._watch, args=(child, on_end), name=f"child {name}", daemon=True).start()
         return True

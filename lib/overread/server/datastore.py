@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,11 @@ BYTES_A_VOXEL = 4
 
 
 class StudyStore(GuardedStore):
-    """A folder of studies: volumes, and label maps on their grids."""
+    """A folder of studies: volumes, and label maps on their grids.
+
+    Attributes:
+        on_accepted: told the case, the rater, the recipe and the class indices of each label that is accepted.
+    """
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class StudyStore(GuardedStore):
         accepted: AcceptedLabels | None = None,
     ) -> None:
         self._maps = maps
+        self.on_accepted: Callable[[str, str, str, np.ndarray], None] | None = None
         super().__init__(folder, extensions, models, accepted)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
@@ -106,7 +112,11 @@ class StudyStore(GuardedStore):
             values, names = read_segmentation(file, grid)
         names = names or names_in_order(info.get("label_info"))
         part = labelled_part(info, grid.shape)
-        recipe = self._recipe_of(None if names is None else set(names) - NOT_CLASSES, info.get("model"))
+        spoken_of = None if names is None else set(names) - NOT_CLASSES
+        # Several models may know these classes, and older clients do not say which they asked.
+        fitting = self._models.names() if spoken_of is None else self._models.with_classes(spoken_of)
+        model = info.get("model") or self._maps.seen_last(image_id, client, fitting)
+        recipe = self._recipe_of(spoken_of, model)
         classes = None if recipe is None else self._models.classes(recipe)
         proposal = cache(lambda: self._maps.proposal(image_id, client, recipe))
         accepted = accept(values, names, classes, proposal)
@@ -131,6 +141,8 @@ class StudyStore(GuardedStore):
             info[ACCEPTED] = facts
         info |= self._provenance(accepted, names, recipe)
         self._show(image_id, tag, labels, grid, info, row)
+        if row is not None and recipe is not None and self.on_accepted is not None:
+            self.on_accepted(image_id, rater, recipe, labels)
         return facts
 
     def _show(

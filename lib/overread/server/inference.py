@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 
-from overread.domain import BadInputError, OverreadError
+from overread.domain import BadInputError, Grid, OverreadError
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.prediction import predict
 from overread.imaging.volumes import read_volume, write_nifti, write_nrrd
@@ -29,6 +29,8 @@ from overread.uncertainty.calibration import band_map
 
 logger = logging.getLogger(__name__)
 
+# Where a request's image comes from.
+STUDIES, SESSION, UPLOAD = "studies", "session", "upload"
 RESULT_SUFFIXES = (".nrrd", ".nii.gz", ".nii")
 
 
@@ -69,19 +71,9 @@ class EnsembleTask(InferTask):
         Raises:
             BadInputError: a choice that is not in the table, or a kind of file that is not written.
         """
-        suffix = request.get("result_extension") or RESULT_SUFFIXES[0]
-        if suffix not in RESULT_SUFFIXES:
-            raise BadInputError(
-                f"result_extension {suffix!r} is not written; there are {', '.join(RESULT_SUFFIXES)}"
-            )
         chosen = self.card.choices(request)
-        return Options(
-            chosen.measure,
-            chosen.doubt,
-            chosen.members,
-            suffix=suffix,
-            compress=request.get("result_compress") not in (False, "false"),
-        )
+        suffix, compress = file_wishes(request)
+        return Options(chosen.measure, chosen.doubt, chosen.members, suffix, compress)
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Answer a request.
@@ -116,7 +108,7 @@ class EnsembleTask(InferTask):
         values = prediction.maps[options.measure].values
         bands = None if thresholds is None else band_map(values, thresholds)
         drawing = draw(prediction.labels, bands, ensemble.classes, options.doubt, self.card.lists_bands())
-        file = self._written(drawing.values, volume.grid, options)
+        file = write_answer(drawing.values, volume.grid, options.suffix, options.compress)
         facts = self._facts(ensemble, options, bands)
         if request.get("image_id"):
             key = MapKey(self.card.recipe.name, ensemble.identity[:HASH_LENGTH], request["image_id"])
@@ -156,13 +148,34 @@ class EnsembleTask(InferTask):
             "doubt": doubt,
         }
 
-    def _written(self, values: np.ndarray, grid: Any, options: Options) -> Path:
-        file = Path(tempfile.gettempdir()) / f"answer-{uuid.uuid4().hex}{options.suffix}"
-        if options.suffix == ".nrrd":
-            write_nrrd(file, values, grid, compress=options.compress)
-        else:
-            write_nifti(file, values, grid)
-        return file
+
+def file_wishes(request: Mapping[str, Any]) -> tuple[str, bool]:
+    """Suffix of the file that a client wants, and whether to compress it.
+
+    Raises:
+        BadInputError: a kind of file that is not written.
+    """
+    suffix = request.get("result_extension") or RESULT_SUFFIXES[0]
+    if suffix not in RESULT_SUFFIXES:
+        raise BadInputError(
+            f"result_extension {suffix!r} is not written; there are {', '.join(RESULT_SUFFIXES)}"
+        )
+    return suffix, request.get("result_compress") not in (False, "false")
+
+
+def answer_file(suffix: str) -> Path:
+    """A file of its own in the temporary folder."""
+    return Path(tempfile.gettempdir()) / f"answer-{uuid.uuid4().hex}{suffix}"
+
+
+def write_answer(values: np.ndarray, grid: Grid, suffix: str, compress: bool) -> Path:
+    """Write a label map as a client wants it; the caller deletes the file."""
+    file = answer_file(suffix)
+    if suffix == ".nrrd":
+        write_nrrd(file, values, grid, compress=compress)
+    else:
+        write_nifti(file, values, grid)
+    return file
 
 
 @contextmanager

@@ -3,11 +3,11 @@
 3D Slicer sends a label map of its segments and `label_info`, their names in the order of the voxel values: value
 k belongs to the k-th name. (`idx` in `label_info` counts other segments too and must not be used.)
 
-The bands of doubt are segments as well, and are dropped by name. What stands in their place depends on how the
-reader saw them. Inside the labels, a band took voxels away from the classes: a voxel that is still `doubt` was
-left as it was proposed, so it returns to the class which the champion had proposed there. Laid over the labels
-(or drawn by hand), a band that is still visible lies where no class does, and that is background: returning it
-to the proposal would undo what the reader erased.
+The bands of doubt and the regions of candidates are segments as well, and are dropped by name. What stands in their
+place depends on how the reader saw them. Inside the labels, a band took voxels away from the classes: a voxel that is
+still `doubt` was left as it was proposed, so it returns to the class which the champion had proposed there. Laid over
+the labels (or drawn by hand), a band that is still visible lies where no class does, and that is background: returning
+it to the proposal would undo what the reader erased.
 
 A segment called `not labelled` marks what the reader did not look at: those voxels become `IGNORE`.
 """
@@ -27,14 +27,14 @@ from overread.imaging.headers import read_header
 from overread.imaging.lattice import in_order_of
 from overread.imaging.segmentations import read_segments
 from overread.imaging.volumes import read_labelmap
-from overread.server.doubt import DOUBT_NAMES
 from overread.server.maps import Proposal
+from overread.server.overlays import OVERLAY_NAMES
 
 BACKGROUND = "background"
 NOT_LABELLED = "not labelled"
 # Segments of these names mark voxels that nobody labelled, unless a class of the model is called so.
 IGNORED_NAMES = frozenset({NOT_LABELLED, "ignore"})
-NOT_CLASSES = frozenset({*DOUBT_NAMES, BACKGROUND, *IGNORED_NAMES})
+NOT_CLASSES = frozenset({*OVERLAY_NAMES, BACKGROUND, *IGNORED_NAMES})
 LARGEST_CLASS_INDEX = IGNORE - 1
 
 
@@ -45,7 +45,7 @@ class AcceptedLabel:
     Attributes:
         labels: `(*space)` uint8; `IGNORE` where the reader did not label.
         names: class name to index, for the classes that the submission named.
-        returned: how many voxels of doubt returned to the proposal.
+        returned: how many voxels of doubt and of candidates returned to the proposal.
     """
 
     labels: np.ndarray
@@ -121,7 +121,7 @@ def accept(
             `IGNORE` itself.
         classes: the model's classes, the background first; None where no model is known, so that classes are
             numbered in the order of `names`.
-        proposal: gives what the champion proposed for the image; asked only where doubt is left.
+        proposal: gives what the champion proposed for the image; asked only where an overlay is left.
 
     Raises:
         BadInputError: a value without a name, or a name that is no class.
@@ -153,16 +153,17 @@ def accept(
             f"{', '.join(map(repr, (classes or ())[1:]))}"
         )
     table = np.zeros(len(names) + 1, dtype=np.uint8)
-    doubt = np.zeros(len(names) + 1, dtype=bool)
+    overlay = np.zeros(len(names) + 1, dtype=bool)
     for value, name in enumerate(names, start=1):
         table[value] = indices.get(name, IGNORE if name in IGNORED_NAMES else 0)
-        doubt[value] = name in DOUBT_NAMES
+        overlay[value] = name in OVERLAY_NAMES
     mapped = table[labels]
     returned = 0
-    left = doubt[labels]
-    if left.any():
+    if overlay[labels].any():
         proposed = proposal()
-        if proposed is not None and proposed.classes_hold_doubt and proposed.labels.size == mapped.size:
+        if proposed is not None and proposed.labels.size == mapped.size:
+            took = np.array([False, *(proposed.classes_hold(name) for name in names)])
+            left = (overlay & took)[labels]
             mapped[left] = proposed.labels.reshape(mapped.shape)[left]
             returned = int(left.sum())
     return AcceptedLabel(mapped, {name: indices[name] for name in dict.fromkeys(wanted)}, returned)

@@ -11,6 +11,8 @@ from overread.ensemble.compute import choose_device
 from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.storage import calibration_from_json, load_ensemble, read_description
 from overread.learning.champions import ChampionStore
+from overread.meduhip.reader import Reader
+from overread.meduhip.storage import load_reader
 from overread.queue.scoring import CHAMPION_LENGTH
 from overread.server.settings import Settings
 from overread.state.scores import COLD
@@ -30,6 +32,7 @@ class ServedModels:
         self.turn = threading.Lock()
         self._loading = threading.Lock()
         self._loaded: dict[str, tuple[Path, Ensemble]] = {}
+        self._readers: dict[str, tuple[Path, Reader]] = {}
         self._described: dict[Path, dict[str, Any]] = {}
         for name in settings.models or ():
             store.current(name)
@@ -69,6 +72,10 @@ class ServedModels:
             self._described[folder] = read_description(folder)
         return self._described[folder]
 
+    def kind(self, recipe: str) -> str:
+        """The champion's kind of ensemble."""
+        return str(self.description(recipe)["kind"])
+
     def classes(self, recipe: str) -> tuple[str, ...]:
         """Class names of the champion, the background first."""
         return tuple(self.description(recipe)["classes"])
@@ -85,6 +92,15 @@ class ServedModels:
             if loaded is None or loaded[0] != folder:
                 self._loaded[recipe] = (folder, load_ensemble(folder, self.device))
             return self._loaded[recipe][1]
+
+    def reader(self, recipe: str) -> Reader:
+        """The champion itself, for turns. Raises BadInputError where it is of a kind that takes none."""
+        folder = self.current(recipe)
+        with self._loading:
+            loaded = self._readers.get(recipe)
+            if loaded is None or loaded[0] != folder:
+                self._readers[recipe] = (folder, load_reader(folder, self.device))
+            return self._readers[recipe][1]
 
     def member_count(self, recipe: str) -> int:
         """How many members the champion has; its number of files until it is loaded."""

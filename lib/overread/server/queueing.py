@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from overread.domain import NotFoundError
+from overread.queue.patches.serving import ServedPatch
 from overread.queue.serving import CaseQueue, Nothing, Served
 from overread.queue.settings import QueueSettings
 from overread.queue.strategies import STRATEGIES
@@ -148,7 +149,7 @@ class Queueing:
         }
 
 
-def stop_facts(served: Served | None) -> dict[str, Any] | None:
+def stop_facts(served: Served | ServedPatch | None) -> dict[str, Any] | None:
     """Whether another label is worth its time, as JSON; None where too little is known."""
     if served is None or served.stop is None:
         return None

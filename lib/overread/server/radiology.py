@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter
 from monailabel.config import settings as monai_settings
 
+from overread.domain import NotFoundError
 from overread.imaging.volumes import READABLE_SUFFIXES
+from overread.learning.preferences import Preferences
+from overread.meduhip.storage import KIND as MEDUHIP
 from overread.server.datastore import StudyStore, upload_limit
 from overread.server.inference import EnsembleTask
 from overread.server.loop import Loop
 from overread.server.maps import MapStore
+from overread.server.meduhip.encoded import EncodedImages
+from overread.server.meduhip.sittings import Sittings
+from overread.server.meduhip.task import MedUHIPTask
 from overread.server.queueing import Queueing
 from overread.server.routes import SMALL_BODY_BYTES
 from overread.server.scoring import Scoring
@@ -21,31 +31,90 @@ from overread.server.volume_routes import volume_router
 from overread.server.warmup import warm_up
 
 NAME = "Overread - Radiology"
+logger = logging.getLogger(__name__)
+
 DESCRIPTION = "Several networks give their opinion; where they disagree, you are asked. Research software."
 
 
-class VolumeServing(Serving[EnsembleTask, StudyStore]):
+VolumeTask = EnsembleTask | MedUHIPTask
+
+
+class VolumeServing(Serving[VolumeTask, StudyStore]):
     """Volumes and pictures, for 3D Slicer and OHIF.
 
     Attributes:
         maps: what inferences knew beyond their label maps.
+        encoded: images that MedUHIP models have encoded.
+        sittings: where each client is at each image.
+        preferences: how each person draws.
         queueing: hands cases out.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(app_dir, studies, conf)
         self.maps = MapStore(self.app_dir / "maps")
+        self.encoded = EncodedImages(self.settings.encoded_bytes)
+        self.sittings = Sittings(self.database)
+        self.preferences = Preferences(self.database)
+        # Learning from an accepted label may have to encode its image; the reader does not wait for that.
+        self._teaching = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preferences")
         # MONAI Label lists slides and their XML annotations as well, which are no volumes.
         listed = monai_settings.MONAI_LABEL_DATASTORE_FILE_EXT
         volumes = [pattern for pattern in listed if pattern.endswith(READABLE_SUFFIXES)]
         self.store = StudyStore(studies, volumes, self.models, self.maps, self.accepted)
+        self.store.on_accepted = self.label_accepted
         self.queueing = Queueing(self.store, self.models, self.database, self.settings)
         scoring = Scoring(self.store, self.models, self.children, self.app_dir / "scoring")
         self.loop = Loop(self.models, self.database, self.queueing, scoring, self.training)
 
-    def new_task(self, recipe: str) -> EnsembleTask:
+    def new_task(self, recipe: str) -> VolumeTask:
         """A recipe's champion as a model for volumes."""
+        if self.models.kind(recipe) == MEDUHIP:
+            return MedUHIPTask(
+                recipe,
+                self.models,
+                self.maps,
+                self.encoded,
+                self.sittings,
+                self.preferences,
+                self._champion_asked,
+            )
         return EnsembleTask(recipe, self.models, self.maps)
+
+    def label_accepted(self, case: str, person: str, recipe: str, labels: np.ndarray) -> None:
+        """Let the person's preferences learn from a label, some time soon.
+
+        Args:
+            labels: class indices `(*space)` of the recipe.
+        """
+        task = self.tasks().get(recipe)
+        if isinstance(task, MedUHIPTask):
+            self._teaching.submit(self._teach, task, case, person, labels)
+
+    def _teach(self, task: MedUHIPTask, case: str, person: str, labels: np.ndarray) -> None:
+        try:
+            task.teach(case, person, self.store.known_image(case), labels, time.time())
+        except Exception:
+            # The label itself is kept; what it says about a person's style is worth less.
+            logger.exception("The preferences could not learn from the label of image %s", case)
+
+    def _champion_asked(self, recipe: str) -> None:
+        self._teaching.submit(self._replay, recipe)
+
+    def _replay(self, recipe: str) -> None:
+        def image_of(case: str) -> Path | None:
+            try:
+                return self.store.known_image(case)
+            except NotFoundError:
+                return None
+
+        try:
+            task = self.tasks().get(recipe)
+            if isinstance(task, MedUHIPTask):
+                task.replay(image_of, time.time())
+        except Exception:
+            # Kept as they were, they are replayed at the next start.
+            logger.exception("Preferences could not be brought over to the new champion of %s", recipe)
 
     def answer(self, model: str, request: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
         """Let a model answer: the label map's file, and the facts. Raises NotFoundError for an unknown model."""

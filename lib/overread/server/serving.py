@@ -24,11 +24,11 @@ from overread.learning.accepted import AcceptedLabels
 from overread.learning.champions import ChampionStore
 from overread.learning.process import ACCEPTED
 from overread.server.children import Children
-from overread.server.doubt import DOUBT_NAMES
 from overread.server.errors import add_error_answers
 from overread.server.guard import UploadGuard
 from overread.server.loop import Loop
 from overread.server.models import ServedModels
+from overread.server.overlays import OVERLAY_NAMES
 from overread.server.routes import take_over
 from overread.server.settings import Settings
 from overread.server.store import GuardedStore
@@ -43,7 +43,7 @@ Store = TypeVar("Store", bound=GuardedStore)
 logger = logging.getLogger(__name__)
 
 # Of a request, what the server added or the turn holds anyway.
-NOT_ASKED = ("image", "image_id", "image_name", "client_id")
+NOT_ASKED = ("image", "image_id", "image_name", "image_source", "asked_by", "person", "client_id")
 
 
 class Serving(ABC, Generic[Task, Store]):
@@ -84,7 +84,8 @@ class Serving(ABC, Generic[Task, Store]):
         self.training = Training(
             self.models, self.database, self.children, self.settings, self.app_dir / "training", self.studies
         )
-        self._tasks: dict[str, Task] = {}
+        # A recipe whose champion is of another kind now is answered for by another task.
+        self._tasks: dict[tuple[str, str], Task] = {}
         self._sessions: Sessions | None = None
         if not self.models.names():
             logger.warning("No champion in %s: train one with `overread train`", self.models.store.root)
@@ -116,19 +117,19 @@ class Serving(ABC, Generic[Task, Store]):
 
     def tasks(self) -> dict[str, Task]:
         """One task per model that is served now."""
-        names = self.models.names()
-        for name in names:
-            if name not in self._tasks:
-                self._tasks[name] = self.new_task(name)
-        return {name: self._tasks[name] for name in names}
+        kinds = {name: self.models.kind(name) for name in self.models.names()}
+        for name, kind in kinds.items():
+            if (name, kind) not in self._tasks:
+                self._tasks[name, kind] = self.new_task(name)
+        return {name: self._tasks[name, kind] for name, kind in kinds.items()}
 
     def labels(self) -> list[str]:
-        """Names for the viewer: doubt first, so that classes win where segments overlap on submit."""
+        """Names for the viewer: overlays first, so that classes win where segments overlap on submit."""
         names: dict[str, None] = {}
         for task in self.tasks().values():
             names |= dict.fromkeys(task.info()["labels"])
-        doubt = [name for name in DOUBT_NAMES if name in names]
-        return doubt + [name for name in names if name not in DOUBT_NAMES]
+        overlays = [name for name in OVERLAY_NAMES if name in names]
+        return overlays + [name for name in names if name not in OVERLAY_NAMES]
 
     def info(self) -> dict[str, Any]:
         """What `/info/` says beside MONAI Label's own."""

@@ -55,6 +55,7 @@ class Settings:
         max_region_px: the model's pixels that one request about a slide may have computed.
         slide_batch: windows of a slide that a member sees at a time.
         slide_workers: threads that read a slide.
+        encoded_bytes: memory for images that MedUHIP models have encoded.
     """
 
     models: tuple[str, ...] | None = None
@@ -82,6 +83,7 @@ class Settings:
     max_region_px: int = 4096 * 4096
     slide_batch: int = 8
     slide_workers: int = 2
+    encoded_bytes: int = GIB
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:
@@ -233,5 +235,6 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "max_region_px": ("max_region_px", _count),
     "slide_batch": ("slide_batch", _count),
     "slide_workers": ("slide_workers", _count),
+    "encoded_gib": ("encoded_bytes", _bytes),
 }
 assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}

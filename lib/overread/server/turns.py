@@ -10,6 +10,8 @@ from overread.state.database import Database
 from overread.state.turns import Turn, add_turn, turns_of
 
 INFERENCE = "inference"
+# Turns that are kept to go on from. Each holds a whole session; the inference beside it says what was asked.
+STATES = ("meduhip",)
 # A parameter that takes more JSON than this is no choice or click, and is left out.
 LONGEST_JSON = 4000
 
@@ -56,5 +58,7 @@ def interactions_of(database: Database, case_id: str, client_id: str) -> list[di
     with database.reading() as c:
         turns = turns_of(c, case_id, client_id)
     return [
-        {"kind": turn.kind, "champion": turn.champion, "at": turn.at, "asked": turn.payload} for turn in turns
+        {"kind": turn.kind, "champion": turn.champion, "at": turn.at, "asked": turn.payload}
+        for turn in turns
+        if turn.kind not in STATES
     ]

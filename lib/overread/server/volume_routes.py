@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, File, Form, Response, UploadFile
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 from monailabel.endpoints.infer import ResultType
 from monailabel.endpoints.user.auth import User
@@ -16,12 +16,14 @@ from requests_toolbelt import MultipartEncoder
 from overread.domain import BadInputError, NotFoundError
 from overread.learning.champions import HASH_LENGTH
 from overread.server.datastore import check_volume, volume_suffix
+from overread.server.inference import SESSION, STUDIES, UPLOAD
 from overread.server.maps import MapKey
-from overread.server.names import checked_name
+from overread.server.names import checked_name, name_of_address
 from overread.server.routes import (
     ANNOTATOR,
     INFERENCES_AT_ONCE,
     USER,
+    address,
     parsed,
     received,
     shared_router,
@@ -33,7 +35,18 @@ if TYPE_CHECKING:
     from overread.server.radiology import VolumeServing
 
 # Parameters of a request that only the server may set.
-RESERVED = ("model", "image", "image_id", "image_name", "session", "label", "description", "strategy")
+RESERVED = (
+    "model",
+    "image",
+    "image_id",
+    "image_name",
+    "image_source",
+    "session",
+    "asked_by",
+    "person",
+    "description",
+    "strategy",
+)
 
 
 def volume_router(serving: VolumeServing) -> APIRouter:
@@ -43,6 +56,7 @@ def volume_router(serving: VolumeServing) -> APIRouter:
 
     @router.post("/infer/{model}", tags=["Infer"], summary="Segment an image and show the doubt")
     async def infer(
+        http: Request,
         model: str,
         image: str = "",
         session_id: str = "",
@@ -54,6 +68,8 @@ def volume_router(serving: VolumeServing) -> APIRouter:
     ) -> Any:
         def answer() -> Any:
             request = inference_request(serving, model, image, session_id, params, file)
+            person = signed_in(user) or str(request.get("client_id") or "")
+            request |= {"person": person, "asked_by": person or name_of_address(address(http))}
             try:
                 if output == ResultType.dicom_seg:
                     raise BadInputError("output dicom_seg needs a DICOM server; this app serves a folder")
@@ -157,14 +173,24 @@ def inference_request(
         session = serving.sessions().get_session(session_id)
         if session is None:
             raise NotFoundError(f"no session {session_id!r}; it may have expired, send the image again")
-        return request | {"image": session.image, "image_id": storable(image), "image_name": "of the session"}
+        return request | {
+            "image": session.image,
+            "image_id": storable(image),
+            "image_name": "of the session",
+            "image_source": SESSION,
+        }
     if file is not None:
         path = received_volume(file)
-        return request | {"image": str(path), "image_name": file.filename}
+        return request | {"image": str(path), "image_name": file.filename, "image_source": UPLOAD}
     if not image:
         raise BadInputError("name an image of the studies folder, a session, or send a file")
     known = serving.store.known_image(image)
-    return request | {"image": str(known), "image_id": image, "image_name": f"image {image}"}
+    return request | {
+        "image": str(known),
+        "image_id": image,
+        "image_name": f"image {image}",
+        "image_source": STUDIES,
+    }
 
 
 def inference_answer(result: Path, facts: dict[str, Any], output: ResultType | None) -> Any:

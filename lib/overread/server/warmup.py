@@ -14,6 +14,7 @@ from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.prediction import predict
 from overread.ensemble.threshold import ThresholdMember, prepare_unchanged
 from overread.imaging.volumes import Volume, read_volume, write_nifti, write_nrrd
+from overread.meduhip.storage import KIND as MEDUHIP
 from overread.server.models import ServedModels
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,10 @@ def warm_up(models: ServedModels) -> None:
 def load(models: ServedModels, name: str) -> None:
     """Load a champion; a damaged one is logged, and named again to whoever asks for it."""
     try:
-        models.ensemble(name)
+        if models.kind(name) == MEDUHIP:
+            models.reader(name)
+        else:
+            models.ensemble(name)
     except OverreadError:
         logger.exception("The champion of %s cannot be loaded", name)
 

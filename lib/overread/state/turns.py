@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Row, insert, select
 
 from overread.state.rows import to_json
 from overread.state.schema import TURNS
@@ -72,16 +72,32 @@ def turns_of(c: Connection, case_id: str, client_id: str | None = None) -> list[
     wanted = select(TURNS).where(TURNS.c.case_id == case_id).order_by(TURNS.c.id)
     if client_id is not None:
         wanted = wanted.where(TURNS.c.client_id == client_id)
-    return [
-        Turn(
-            id=row.id,
-            case_id=row.case_id,
-            client_id=row.client_id,
-            recipe=row.recipe,
-            champion=row.champion,
-            kind=row.kind,
-            payload=json.loads(row.payload_json),
-            at=row.at,
-        )
-        for row in c.execute(wanted)
-    ]
+    return [_turn(row) for row in c.execute(wanted)]
+
+
+def last_turn(
+    c: Connection, case_id: str, client_id: str, recipe: str, champion: str, kind: str
+) -> Turn | None:
+    """A client's last turn of one kind at a case and a model; None where there was none."""
+    wanted = (
+        select(TURNS)
+        .where(TURNS.c.case_id == case_id, TURNS.c.client_id == client_id, TURNS.c.kind == kind)
+        .where(TURNS.c.recipe == recipe, TURNS.c.champion == champion)
+        .order_by(TURNS.c.id.desc())
+        .limit(1)
+    )
+    row = c.execute(wanted).first()
+    return None if row is None else _turn(row)
+
+
+def _turn(row: Row[Any]) -> Turn:
+    return Turn(
+        id=row.id,
+        case_id=row.case_id,
+        client_id=row.client_id,
+        recipe=row.recipe,
+        champion=row.champion,
+        kind=row.kind,
+        payload=json.loads(row.payload_json),
+        at=row.at,
+    )

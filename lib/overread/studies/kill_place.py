@@ -38,7 +38,8 @@ GRID = Grid(SHAPE, np.eye(4))
 CENTRAL_CASES = 8
 # After so few steps a champion draws nothing useful: nearly every challenger is better.
 STARTER_STEPS, CHALLENGER_STEPS = 2, 12
-LONGEST_START_S = 240
+# Two hundred times what it takes on an idle machine: a start that fails is seen by the process's end.
+LONGEST_START_S = 1200
 # What `children` calls our processes, by a word of their command.
 TRAINER, SCORER = "trainer", "scorer"
 PROGRAMS = {"overread.learning.process": TRAINER, "overread.queue.scorer": SCORER}

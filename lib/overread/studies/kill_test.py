@@ -54,7 +54,7 @@ TARGETS: dict[str, tuple[tuple[str, ...], ...]] = {
 PHASES = (*AIMS, RESTING, WAKING, "checking", "preparing", IDLE)
 READERS = ("anna", "berta")
 LABELS_BEFORE_TRAINING = 6
-CARRIES_ON_WITHIN_S = 480.0
+CARRIES_ON_WITHIN_S = 1200.0
 # The server takes up a trainer that was killed from outside this many times (`server.training`).
 TRAINER_LIVES = 3
 # A promotion that is under way makes the memories differ for a moment.

@@ -14,7 +14,7 @@ from PIL import Image
 from overread.domain import BadInputError, NotFoundError
 from overread.domain.slides import PixelSize, Region
 from overread.imaging.slides import sources
-from overread.imaging.slides.slide import open_slide, slide_id
+from overread.imaging.slides.slide import Slide, open_slide, slide_id
 from overread.imaging.slides.sources import OpenSlideSource
 from overread.imaging.slides.tiff import TiffSource
 from support.real_slides import CMU, TCGA, needs_real_slides
@@ -65,15 +65,19 @@ def test_plain_tiff_shows_its_pixels_and_its_size(tmp_path: Path, name: str):
 
 
 @pytest.mark.parametrize("compression", ["jpeg", None])
-def test_a_pyramidal_tiff_opens_through_openslide_with_its_levels(tmp_path: Path, compression):
+def test_a_pyramidal_tiff_opens_with_its_levels(tmp_path: Path, compression):
     path = write_levels(tmp_path / "a.tif", False, tile=(64, 64), compression=compression, **QUARTER_UM)
     with open_slide(path) as slide:
-        assert isinstance(slide._source, OpenSlideSource)
         assert slide.downsamples == (1.0, 2.0, 4.0)
         assert slide.pixel_size.um == pytest.approx(0.25)
         if compression is None:
             half = slide.read(slide.bounds, PixelSize(slide.pixel_size.um * 2))
             np.testing.assert_array_equal(half, PIXELS[::2, ::2])
+        # OpenSlide would show the same.
+        theirs = Slide(path, OpenSlideSource(path), slide.pixel_size)
+        region = Region(37, 21, 256, 200)
+        np.testing.assert_array_equal(slide.read(region, PixelSize(0.5)), theirs.read(region, PixelSize(0.5)))
+        theirs.close()
 
 
 @pytest.mark.parametrize("tiles", [{"tile": (64, 64)}, {"rowsperstrip": 10}])
@@ -303,8 +307,9 @@ def test_damage_is_named_by_openslide_s_readers_too(tmp_path: Path):
     with path.open("r+b") as file:
         file.seek(place)
         file.write(b"\0" * 200)
+    # As of a file that a scanner wrote.
     with (
-        open_slide(path) as slide,
+        Slide(path, OpenSlideSource(path), PixelSize(0.5)) as slide,
         pytest.raises(BadInputError, match=r"a\.tif is damaged on level 0 at x 0, y 0"),
     ):
         slide.read(Region(0, 0, 10, 10), slide.pixel_size)

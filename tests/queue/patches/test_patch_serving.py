@@ -323,3 +323,28 @@ def test_who_only_asks_for_a_slide_takes_no_patch_away(database):
     assert first.location == opened.location
     with database.reading() as c:
         assert [serving.id for serving in servings(c)] == [first.serving.id]
+
+
+def test_what_a_strategy_needs_of_many_slides_is_not_waited_for(database):
+    read: list[str] = []
+
+    def slide(name: str, maps: SlideMaps) -> SlideEntry:
+        def maps_of() -> SlideMaps:
+            read.append(name)
+            return maps
+
+        return SlideEntry(maps_of, name, "here", maps.slide_size_px, PIXEL, version=1)
+
+    slides = {f"s{n}": slide(f"s{n}", ladder(6, low=0.1 + 0.1 * n)) for n in range(4)}
+    line = queue(database)
+    line.warm(slides, PATCH)
+    read.clear()
+    # The most doubtful slide is enough to begin with.
+    assert ask(line, slides, strategy="pairwise_dice", client="a").location.slide == "s3"
+    assert read == ["s3"]
+    ask(line, slides, strategy="pairwise_dice", client="b")
+    assert read == ["s3"]
+    assert ask(line, slides, slide="s1", strategy="pairwise_dice", client="c").location.slide == "s1"
+    assert read == ["s3", "s1"]
+    line.warm(slides, PATCH)
+    assert sorted(read) == ["s0", "s1", "s2", "s3"]

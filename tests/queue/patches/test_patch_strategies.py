@@ -303,3 +303,27 @@ def test_all_strategies_have_a_sentence_for_people():
         "most_uncertain", "clasp_pe", "uga", "pairwise_dice", "adaptive_box", "foreground_random", "random",
     }  # fmt: skip
     assert all(PATCH_STRATEGIES[name].description.endswith((".", ").")) for name in PATCH_STRATEGIES)
+
+
+def test_slides_of_which_a_strategy_does_not_know_enough_yet_are_passed_over():
+    high, low = some_maps(spots(1, 3, (0, 0, 0.6))), some_maps(spots(1, 3, (0, 1, 0.2)))
+    for name in ("uga", "pairwise_dice", "adaptive_box"):
+        view = view_of(high, low)
+        del view.tables[0].extras[name]
+        assert pick(name, view).location.slide == "b"
+        # Of no slide: by doubt alone.
+        del view.tables[1].extras[name]
+        assert pick(name, view).location.slide == "a"
+
+
+def test_one_draw_takes_a_patch_as_often_as_noise_on_every_score_would():
+    scores, rng, times = np.array([0.1, 0.2, 0.0, 0.4]), np.random.default_rng(0), 4000
+    # beta is 40 / 40 at the start: chances in proportion to the scores.
+    drawn = Counter(clasp.drawn(scores, 40, 0.0, rng) for _ in range(times))
+    noisy = Counter(int(clasp.noisy(scores, 40, 0.0, rng).argmax()) for _ in range(times))
+    for place, share in ((0, 1 / 7), (1, 2 / 7), (2, 0.0), (3, 4 / 7)):
+        assert drawn[place] / times == pytest.approx(share, abs=0.03)
+        assert noisy[place] / times == pytest.approx(share, abs=0.03)
+    # beta is 100 at the end.
+    assert {clasp.drawn(scores, 40, 1.0, rng) for _ in range(100)} == {3}
+    assert {clasp.drawn(np.zeros(2), 40, 0.5, rng) for _ in range(100)} == {0, 1}

@@ -344,3 +344,67 @@ def test_as_a_process_it_reports_lines_of_json_and_ends_with_its_standard_input(
     assert ended.returncode == 0
     assert set(place.scores()) == {"slide0"}
     place.database.close()
+
+
+# As `main`, but what was done is kept after every row.
+KEEPS_ALL = """
+import sys, threading
+from pathlib import Path
+from overread.ensemble.slides.prediction import SlideOptions
+from overread.ensemble.storage import load_ensemble
+from overread.queue.claims import Claims
+from overread.queue.patches.scorer import SlideScorer
+from overread.state.database import Database
+folder = Path(sys.argv[1])
+database = Database.open(folder / "overread.db")
+scorer = SlideScorer(database, sys.argv[2], load_ensemble(folder / "champion"), folder / "slides.json",
+    folder / "maps", Claims.for_database(database.url), threading.Event(),
+    options=SlideOptions(batch=4, workers=1), keep_every_s=0.0)
+list(scorer.run())
+"""
+
+
+@pytest.mark.parametrize("rows_done", [0, 20, 90])
+def test_a_scorer_that_is_killed_in_the_middle_loses_nothing_that_it_kept(tmp_path, rows_done):
+    place = Workplace(tmp_path, slides=2, rows=1200)
+    files, revision = place.files("slide0"), revision_of(place.images["slide0"])
+    place.wanted = {"slide0": 1.0}
+    place.list()
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "lib"), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", KEEPS_ALL, str(tmp_path), RECIPE], env=environment
+    ) as process:
+        while (state := files.state(revision)) is None or state.rows_done < rows_done:
+            assert process.poll() is None
+            threading.Event().wait(0.005)
+        process.kill()
+    kept, maps = files.state(revision), files.read()
+    assert kept is not None
+    assert maps is not None
+    assert not kept.is_complete
+    assert kept.rows_done >= rows_done
+    assert place.scores() == {}
+    # What the state says is done, the maps hold.
+    done = slice(0, kept.rows_done)
+    finished = whole(place, "slide0")
+    for name, field in maps.maps.items():
+        known = finished.known[done]
+        np.testing.assert_allclose(field[done][known], finished.maps[name][done][known], atol=2e-3)
+
+    told: list[int] = []
+    take = CloseLook.__init__
+
+    def noted(look: CloseLook, found: SlideMaps, rows: int = 0) -> None:
+        told.append(rows)
+        take(look, found, rows)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(CloseLook, "__init__", noted)
+        assert {line.case for line in place.run()} == {"slide0", "slide1"}
+    assert told[0] == kept.rows_done
+    assert set(place.scores()) == {"slide0", "slide1"}
+    again = files.read()
+    assert again is not None
+    assert_alike(finished, again)
+    assert not [path for path in files.folder.iterdir() if path.name.startswith(".")]
+    place.database.close()

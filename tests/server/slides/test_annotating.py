@@ -14,6 +14,8 @@ from overread.domain import Region
 from support.blobs import LIKELY_AT, SURE_AT, TUMOUR, UNLIKELY_AT, blob_picture
 from support.qupath import SLIDE, Server, around, body, is_near, middle, named, outlines
 
+pytestmark = pytest.mark.slow
+
 # In QuPath a colon would make a class below another.
 HIGH = "doubt high"
 

@@ -21,6 +21,8 @@ from support.blobs import LIKELY_AT, TUMOUR, UNLIKELY_AT, publish_blob_champion,
 from support.qupath import Server, body, named, outlines, patch, wish
 from support.servers import app_copy, running_server
 
+pytestmark = pytest.mark.slow
+
 # The scored outlines lie on cells of 8 µm, 16 of the slide's pixels.
 CELL_PX = 16
 

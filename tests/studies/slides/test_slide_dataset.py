@@ -60,11 +60,14 @@ def test_patches_are_a_data_set_whose_slides_are_its_patients(demo: Path) -> Non
     assert {dataset.patient_of(case.id) for case in dataset.cases} == {
         f"central_A_{n:02d}" for n in (1, 2, 3, 4)
     }
+    assert {path.relative_to(demo).as_posix() for path in dataset.slides.values()} == {
+        f"central/central_A_{n:02d}.tif" for n in (1, 2, 3, 4)
+    }
     with_tumour = 0
     for case in dataset.cases:
         location = PatchLocation.parse(case.id)
         assert location is not None
-        assert location.slide == dataset.patient_of(case.id)
+        assert location.slide == dataset.patient_of(case.id) == dataset.slides[case.id].stem
         assert (location.region.width, location.region.height) == (256, 256)
         label = np.asarray(Image.open(case.label))
         assert label.shape == (128, 128)

@@ -57,6 +57,7 @@ def calibrate_cascade(
     batch: int = 8,
     precision: Precision = "auto",
     device: torch.device | str = "cpu",
+    most_windows: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Cascade:
     """The largest threshold that loses at most `lost` of the full ensemble's doubt on validation slides.
@@ -65,16 +66,22 @@ def calibrate_cascade(
         slides: that no member learnt from; large pictures cut from slides do as well, opened with their pixel size.
         lost: share in [0, 1).
         tissues: of the slides; found where not given.
+        most_windows: of all slides together, drawn evenly over their tissue; all are looked at where None.
+        progress: told the share done, in (0, 1].
 
     Raises:
         BadInputError: there is one member only, or no slide has tissue.
     """
     found = []
+    most = None if most_windows is None else max(1, most_windows // max(1, len(slides)))
     for index, slide in enumerate(slides):
+
+        def tell(share: float, done: int = index) -> None:
+            if progress is not None:
+                progress((done + share) / len(slides))
+
         tissue = tissues[index] if tissues else find_tissue(slide)
-        found.append(windows_doubt(ensemble, slide, tissue, batch, precision, device))
-        if progress is not None:
-            progress((index + 1) / len(slides))
+        found.append(windows_doubt(ensemble, slide, tissue, batch, precision, device, most, tell))
     return choose_cascade(found, lost)
 
 
@@ -121,8 +128,14 @@ def windows_doubt(
     batch: int = 8,
     precision: Precision = "auto",
     device: torch.device | str = "cpu",
+    most: int | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> WindowDoubt:
-    """Ask all members about all windows of a slide, and compare the first with all.
+    """Ask all members about the windows of a slide, and compare the first with all.
+
+    Args:
+        most: windows, drawn at random, always the same; all with tissue where None.
+        progress: told the share done, in (0, 1].
 
     Raises:
         BadInputError: there is no other member than the first.
@@ -133,6 +146,10 @@ def windows_doubt(
     maps = SlideMaps.empty(slide, ensemble, tissue)
     lattice = lattice_of(slide, ensemble, maps.cell)
     wanted = lattice.tissue_in_cores(maps.tissue) > 0
+    places = np.flatnonzero(wanted)
+    if most is not None and len(places) > most:
+        wanted = np.zeros_like(wanted)
+        wanted.flat[np.random.default_rng(0).choice(places, most, replace=False)] = True
     rows = [Row(0, r, tuple(np.flatnonzero(line).tolist())) for r, line in enumerate(wanted) if line.any()]
     first: list[float] = []
     full: list[float] = []
@@ -151,6 +168,8 @@ def windows_doubt(
                 for index, core in enumerate(cores):
                     full.append(float(everybody[index][core].sum()))
                     lost.append(float((everybody[index][core] - alone[index][core]).clamp_min(0).sum()))
+            if progress is not None:
+                progress(len(first) / int(wanted.sum()))
     finally:
         reader.close()
     return WindowDoubt(np.array(first), np.array(full), np.array(lost))

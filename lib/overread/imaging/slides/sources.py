@@ -52,7 +52,7 @@ class Source(Protocol):
 
 
 class OpenSlideSource:
-    """SVS, NDPI, MRXS, SCN, BIF, SVSLIDE, VMS, VMU and tiled pyramidal TIFF: all that OpenSlide recognises."""
+    """SVS, NDPI, MRXS, SCN, BIF, SVSLIDE, VMS, VMU and makers' own TIFF: all that OpenSlide recognises."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""TIFF that OpenSlide does not read in full: plain, in strips, planar, and OME with its pyramid in SubIFDs."""
+"""TIFF of no maker of scanners: tiled pyramids, plain, in strips, planar, and OME with its pyramid in SubIFDs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ class TiffSource:
     """8-bit grey or colour TIFF, read strip by strip or tile by tile: memory does not grow with the slide."""
 
     power: float | None = None
-    rank = 1
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -49,7 +48,7 @@ class TiffSource:
         except BaseException:
             self._file.close()
             raise
-        self.is_ome = bool(self._file.is_ome)
+        self.rank = 2 if self._pages[0].is_tiled and not self._file.is_ome else 1
         self.sizes: tuple[tuple[int, int], ...] = tuple(
             (page.imagewidth, page.imagelength) for page in self._pages
         )

@@ -13,11 +13,13 @@ from overread.domain import NotFoundError, PatchLocation, Region
 from overread.queue.leases import Leases
 from overread.queue.patches.candidates import PatchTable, PatchView
 from overread.queue.patches.occupied import History
-from overread.queue.patches.strategies import PATCH_STRATEGIES, SMALLEST_FOREGROUND_MM2
+from overread.queue.patches.stopping import PatchAdvisor
+from overread.queue.patches.strategies import EXTRAS, PATCH_STRATEGIES, SMALLEST_FOREGROUND_MM2
 from overread.queue.patches.tables import PatchTables, SlideEntry
 from overread.queue.serving import Nothing
 from overread.queue.settings import CONTROL_STRATEGY, QueueSettings
 from overread.queue.shares import within_share
+from overread.queue.stop import CHANGES_LITTLE, StopAdvice
 from overread.state.database import Database
 from overread.state.servings import CONTROL, STRATEGY, Serving
 
@@ -37,6 +39,7 @@ class ServedPatch:
         reason: for the reader, in a clause.
         score: what it was ranked by; None where chance decided.
         is_coarse: the choice rests on a first look at the slide.
+        stop: whether further patches are worth their time; None while that is not known.
         text: the one line that the reader sees.
     """
 
@@ -47,6 +50,7 @@ class ServedPatch:
     reason: str
     score: float | None
     is_coarse: bool
+    stop: StopAdvice | None
     text: str
 
 
@@ -66,6 +70,9 @@ class PatchQueue:
         PATCH_STRATEGIES[self.settings.strategy]
         self._leases = Leases(recipe, champion, self.settings, "patch")
         self._tables = PatchTables()
+        self._advisor = PatchAdvisor(recipe)
+        # What single strategies need of a slide takes seconds: it is made ready for those that somebody asked by.
+        self._asked_by = frozenset({self.settings.strategy, CONTROL_STRATEGY})
 
     def warm(self, slides: Mapping[str, SlideEntry], patch_px: tuple[int, int] | None = None) -> None:
         """Make ready what `ask` needs of these slides, of their present versions; for a thread that nobody waits for.
@@ -74,7 +81,10 @@ class PatchQueue:
         """
         self._tables.keep_only(slides)
         for slide, entry in slides.items():
-            self._tables.of(slide, entry, patch_px, (self.settings.strategy, CONTROL_STRATEGY))
+            self._tables.of(slide, entry, patch_px, tuple(self._asked_by))
+        # The database's statements are put together once, too.
+        with self.database.reading() as c:
+            History.of(c, self.recipe, self._leases.resting(c))
 
     def ask(
         self,
@@ -120,11 +130,7 @@ class PatchQueue:
             raise NotFoundError(f"no slide is called {slide!r}; the queue has {len(slides)} slides")
         meant = slides if slide is None else {slide: slides[slide]}
         # Maps are read before the database is held, for others wait for it.
-        found = {
-            known: self._tables.of(known, entry, patch_px, (name,), is_stale_enough=True)
-            for known, entry in meant.items()
-        }
-        tables = [table for table in found.values() if table is not None]
+        tables = self._tables_for(name, meant, patch_px)
         if not any(len(table) for table in tables):
             return Nothing(_why_no_patches(slide, len(meant), len(tables)))
         with self.database.writing() as c:
@@ -137,6 +143,21 @@ class PatchQueue:
                     f"every patch with tissue in {where} was served, labelled or skipped, or touches one that was"
                 )
             return self._serve(c, name, client_id, view, again, slides, len(meant), now, rng, holds)
+
+    def _tables_for(
+        self, name: str, meant: Mapping[str, SlideEntry], patch_px: tuple[int, int] | None
+    ) -> list[PatchTable]:
+        """Candidates of the slides; one of these has what the strategy needs, the others once `warm` was there."""
+        self._asked_by |= {name}
+        found = {
+            known: self._tables.of(known, entry, patch_px, is_stale_enough=True)
+            for known, entry in meant.items()
+        }
+        tables = {known: table for known, table in found.items() if table is not None and len(table)}
+        if name in EXTRAS and tables and not any(name in table.extras for table in tables.values()):
+            best = max(tables, key=lambda known: np.nanmax(tables[known].doubt, initial=-np.inf))
+            found[best] = self._tables.of(best, meant[best], patch_px, (name,), is_stale_enough=True)
+        return [table for table in found.values() if table is not None]
 
     def _serve(
         self,
@@ -155,6 +176,7 @@ class PatchQueue:
         if self._leases.is_controls_turn(c):
             name, arm, before = CONTROL_STRATEGY, CONTROL, "control: "
         pick = PATCH_STRATEGIES[name].pick(view, rng)
+        stop = self._advisor.advice(c, view)
         chosen = next(table for table in view.tables if table.slide == pick.location.slide)
         first_look = ", first look only" if chosen.is_coarse and pick.score is not None else ""
         serving = self._leases.hand_out(
@@ -177,7 +199,8 @@ class PatchQueue:
             reason=serving.reason,
             score=pick.score,
             is_coarse=chosen.is_coarse,
-            text=_text(serving, chosen.slide, view, meant),
+            stop=stop,
+            text=_text(serving, chosen.slide, view, meant, stop),
         )
 
     def _view(
@@ -248,7 +271,7 @@ class PatchQueue:
         return tuple(table.slide in chosen for table in tables)
 
 
-def _text(serving: Serving, slide: str, view: PatchView, meant: int) -> str:
+def _text(serving: Serving, slide: str, view: PatchView, meant: int, stop: StopAdvice | None) -> str:
     """`slide7 | members unsure about Tumor, top 2 % … | most_uncertain | 3 of 20 slides looked at so far`."""
     parts = [slide, serving.reason, serving.strategy]
     looked_at = sum(not table.is_coarse for table in view.tables)
@@ -256,6 +279,8 @@ def _text(serving: Serving, slide: str, view: PatchView, meant: int) -> str:
         parts.append(
             f"{looked_at} of {meant} slides looked at closely so far" if meant > 1 else "first look only"
         )
+    if stop is not None and stop.stop:
+        parts.append(CHANGES_LITTLE)
     return " | ".join(dict.fromkeys(parts))
 
 

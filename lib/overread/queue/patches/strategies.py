@@ -1,7 +1,8 @@
 """Strategies for patches: which part of which slide is asked about next, and why.
 
 Adding one is a function `(view, rng) -> PatchPick` with the decorator `patch_strategy`; the first line of its docstring
-is what users read. What it needs beside a table's columns is computed once per slide by the function named there.
+is what users read. What it needs beside a table's columns is computed once per slide by the function named there, later
+than the table: a strategy copes with slides of which it is not known yet.
 """
 
 from __future__ import annotations
@@ -95,8 +96,7 @@ def clasp_pe(view: PatchView, rng: np.random.Generator) -> PatchPick:
     possible = np.flatnonzero(_candidates(view, doubt))
     if not len(possible):
         return _unscored(view, rng)
-    noisy = clasp.noisy(doubt[possible], view.batch, view.progress, rng)
-    best = int(possible[noisy.argmax()])
+    best = int(possible[clasp.drawn(doubt[possible], view.batch, view.progress, rng)])
     return _by_doubt(view, best, float(doubt[best]), about)
 
 
@@ -127,7 +127,7 @@ def adaptive_box(view: PatchView, rng: np.random.Generator) -> PatchPick:
     tables = [
         table
         for table, free, within in zip(view.tables, view.free, view.within, strict=True)
-        if within and free.any()
+        if within and free.any() and "adaptive_box" in table.extras
     ]
     for (box, height), table in _tallest(view, tables):
         field: DoubtField = table.extras["adaptive_box"]
@@ -185,7 +185,7 @@ def _by_doubt(view: PatchView, index: int, score: float, about: int | None = Non
 def _by_extra(
     view: PatchView, rng: np.random.Generator, name: str, words: str, allowed: np.ndarray
 ) -> PatchPick:
-    scores = view.side_by_side([table.extras[name] for table in view.tables])
+    scores = view.side_by_side([table.extras.get(name, np.full(len(table), np.nan)) for table in view.tables])
     possible = np.isfinite(scores) & allowed
     if not possible.any():
         return PATCH_STRATEGIES["most_uncertain"].pick(view, rng)

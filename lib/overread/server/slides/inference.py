@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from overread.imaging.slides.mosaic import LabelMosaic
 from overread.imaging.slides.outlines import Outline
 from overread.imaging.slides.slide import Slide
 from overread.learning.champions import HASH_LENGTH
+from overread.meduhip.storage import KIND as MEDUHIP
 from overread.server.card import Choices, ModelCard
 from overread.server.doubt import band_facts
 from overread.server.inference import called
+from overread.server.labels import BACKGROUND
 from overread.server.maps import MapKey
 from overread.server.models import ServedModels
 from overread.server.settings import AUTO
@@ -35,6 +37,7 @@ from overread.server.slides.clicks import apply_clicks, in_order
 from overread.server.slides.maps import SlideMapStore
 from overread.server.slides.opened import OpenedSlides, all_tissue, version_of
 from overread.server.slides.request import Click, Place
+from overread.server.slides.turns import SlideTurns
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +67,16 @@ class SlideTask(InferTask):
         card: what it tells about itself.
     """
 
-    def __init__(self, recipe: str, models: ServedModels, slides: OpenedSlides, maps: SlideMapStore) -> None:
+    def __init__(
+        self,
+        recipe: str,
+        models: ServedModels,
+        slides: OpenedSlides,
+        maps: SlideMapStore,
+        turns: SlideTurns,
+    ) -> None:
         self.card = ModelCard(recipe, models)
-        self.models, self.slides, self.maps = models, slides, maps
+        self.models, self.slides, self.maps, self.turns = models, slides, maps, turns
         self._recent: OrderedDict[object, SlidePrediction] = OrderedDict()
         self._guard = threading.Lock()
         super().__init__("segmentation", None, 2, self.card.recipe.description)
@@ -79,7 +89,15 @@ class SlideTask(InferTask):
         """What clients show. QuPath removes objects of these classes before it draws them anew."""
         info = self.card.info(2)
         labels = {name_in_qupath(name): value for name, value in info["labels"].items()}
-        return info | {"labels": labels, "pathology": True}
+        return info | {"labels": labels, "pathology": True, "cascade": self._cascade_facts()}
+
+    def _cascade_facts(self) -> dict[str, Any]:
+        """Below which doubt of the first member the others are not asked, and what validation slides said of that."""
+        calibration = self.models.calibration(self.card.recipe.name)
+        return {
+            "threshold_nat": cascade_of(calibration, self.models.settings.cascade),
+            "calibrated": None if calibration.cascade is None else asdict(calibration.cascade),
+        }
 
     def config(self) -> dict[str, Any]:
         """Options, for clients that show them."""
@@ -114,7 +132,10 @@ class SlideTask(InferTask):
             else:
                 prediction = self._prediction(ensemble, slide, region, chosen, bool(key.case))
                 clicks = in_order(earlier, place)
-                labels = self._after_clicks(prediction, slide, clicks) if clicks else prediction.labels
+                client = str(request.get("asked_by") or request.get("client_id") or "")
+                labels = (
+                    self._after_clicks(prediction, slide, clicks, client) if clicks else prediction.labels
+                )
                 found = outlines_in(
                     prediction, labels, ensemble.classes, slide.pixel_size, chosen.doubt, place.min_area_px
                 )
@@ -215,8 +236,9 @@ class SlideTask(InferTask):
             return self._recent.get(key)
 
     def _after_clicks(
-        self, prediction: SlidePrediction, slide: Slide, clicks: tuple[Click, ...]
+        self, prediction: SlidePrediction, slide: Slide, clicks: tuple[Click, ...], client: str
     ) -> LabelMosaic:
+        """What a MedUHIP champion answers to the clicks; else what the members said apart moves the outlines."""
         width, height = prediction.labels.size
         scale = prediction.pixel_size / slide.pixel_size
 
@@ -230,6 +252,14 @@ class SlideTask(InferTask):
             y = prediction.region.y + int((row + 0.5) * scale)
             return likeliest_class(prediction.maps, x, y)
 
+        recipe = self.card.recipe.name
+        if self.models.kind(recipe) == MEDUHIP:
+            classes = self.models.classes(recipe)
+            named = [
+                (row, column, classes[most_likely(row, column)] if is_positive else BACKGROUND)
+                for row, column, is_positive in map(at, clicks)
+            ]
+            return self.turns.after(recipe, client, slide, prediction, named)
         drawn = apply_clicks(
             prediction.labels.read(0, 0, width, height),
             prediction.some.read(0, 0, width, height),

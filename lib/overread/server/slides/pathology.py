@@ -11,6 +11,8 @@ from fastapi import APIRouter
 
 from overread.domain import PixelSize
 from overread.server.loop import Loop
+from overread.server.meduhip.encoded import EncodedImages
+from overread.server.meduhip.sittings import Sittings
 from overread.server.names import name_of_address
 from overread.server.routes import SMALL_BODY_BYTES
 from overread.server.scoring import Scorer, Scoring
@@ -21,6 +23,7 @@ from overread.server.slides.opened import OpenedSlides
 from overread.server.slides.queueing import PatchQueueing
 from overread.server.slides.routes import slide_router
 from overread.server.slides.store import SlideStore
+from overread.server.slides.turns import SlideTurns
 from overread.server.turns import interactions_of
 from overread.server.warmup import load
 
@@ -47,7 +50,9 @@ class SlideServing(Serving[SlideTask, SlideStore]):
         super().__init__(app_dir, studies, conf)
         self.slides = OpenedSlides(PixelSize(self.settings.assumed_um_per_px))
         self.maps = SlideMapStore(self.app_dir / "maps")
-        self.store = SlideStore(studies, self.models, self.accepted, self.slides.assumed)
+        encoded = EncodedImages(self.settings.encoded_bytes)
+        self._turns = SlideTurns(self.models, encoded, Sittings(self.database))
+        self.store = SlideStore(studies, self.models, self.accepted, self.slides.assumed, self.maps)
         self.queueing = PatchQueueing(
             self.store, self.slides, self.maps, self.models, self.database, self.settings
         )
@@ -58,7 +63,7 @@ class SlideServing(Serving[SlideTask, SlideStore]):
 
     def new_task(self, recipe: str) -> SlideTask:
         """A recipe's champion as a model for slides."""
-        return SlideTask(recipe, self.models, self.slides, self.maps)
+        return SlideTask(recipe, self.models, self.slides, self.maps, self._turns)
 
     def answer(self, model: str, request: dict[str, Any]) -> SlideAnswer:
         """Let a model answer. Raises NotFoundError for an unknown one."""

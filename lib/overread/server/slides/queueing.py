@@ -19,6 +19,7 @@ from overread.queue.patches.tables import SlideEntry
 from overread.queue.settings import QueueSettings
 from overread.server.maps import MapKey
 from overread.server.models import ServedModels
+from overread.server.queueing import stop_facts
 from overread.server.settings import Settings
 from overread.server.slides.maps import WAITING, SlideMapStore
 from overread.server.slides.opened import OpenedSlides
@@ -57,6 +58,7 @@ class PatchQueueing:
         self._latest_patch_px: tuple[int, int] | None = None
         self._unusable: dict[str, str] = {}
         self._asked_at: dict[str, float] = {}
+        self._latest: ServedPatch | None = None
 
     def strategies(self) -> dict[str, NamedStrategy]:
         """What `/info/` lists, the default first: viewers select the first."""
@@ -111,6 +113,7 @@ class PatchQueueing:
         if isinstance(answer, Nothing):
             logger.info("No patch for %s: %s", client or "a viewer", answer.text)
             raise NotFoundError(answer.text)
+        self._latest = answer
         return self._answer(answer)
 
     def asked_at(self) -> dict[str, float]:
@@ -134,6 +137,7 @@ class PatchQueueing:
             "scored": scored,
             "total": len(slides),
             "leases": len(leases),
+            "stop": stop_facts(self._latest),
         }
 
     def slides(self) -> dict[str, Any]:
@@ -248,6 +252,7 @@ class PatchQueueing:
             "arm": served.arm,
             "score": served.score,
             "is_coarse": served.is_coarse,
+            "stop": stop_facts(served),
             "champion": served.serving.champion,
             "lease_expires": served.serving.expires_at,
         }

@@ -15,26 +15,32 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from overread.domain import BadInputError, NotFoundError
 from overread.domain.slides import PatchLocation, PixelSize, Region
+from overread.ensemble.slides.maps import SlideMaps
 from overread.imaging.slides.annotations import read_asap
 from overread.imaging.slides.slide import ASSUMED, SLIDE_SUFFIXES, find_slides, open_slide
 from overread.learning.accepted import AcceptedLabels
 from overread.learning.patients import read_centres
 from overread.server.index import newcomer, with_labels
+from overread.server.maps import MapKey
 from overread.server.models import ServedModels
 from overread.server.names import ANONYMOUS, checked_name, rater_name
 from overread.server.patients import Patients
+from overread.server.slides.maps import SlideMapStore
+from overread.server.slides.proposals import proposed_in
 from overread.server.slides.reader_words import class_names
 from overread.server.slides.submissions import (
     SENT_AS,
     XML_FILE,
+    Proposed,
     Sent,
     SlideFacts,
     accept_sent,
@@ -69,6 +75,7 @@ class SlideStore(GuardedStore):
 
     Args:
         assumed: pixel size of slides that do not tell theirs.
+        maps: what champions said of the slides, to compare labels with.
 
     Attributes:
         patient_of, centre_of: from the id of a slide or patch to its patient, and to its centre or "".
@@ -80,8 +87,9 @@ class SlideStore(GuardedStore):
         models: ServedModels,
         accepted: AcceptedLabels | None = None,
         assumed: PixelSize = ASSUMED,
+        maps: SlideMapStore | None = None,
     ) -> None:
-        self.assumed = assumed
+        self.assumed, self._maps = assumed, maps
         self.centre_of: Callable[[str], str] = Patients(Path(folder), read_centres)
         self._told: set[str] = set()
         extensions = [f"*{suffix}" for suffix in (*SLIDE_SUFFIXES, LABEL_SUFFIX)]
@@ -267,13 +275,28 @@ class SlideStore(GuardedStore):
         told: dict[str, Any] = {"left_out": list(reading.left_out)}
         rows: list[LabelRow] = []
         if self._accepted is not None and ACCEPTED_TAGS.fullmatch(tag):
-            outcome = accept_sent(self._accepted, sent, reading, facts, time.time())
+            outcome = accept_sent(self._accepted, sent, reading, facts, time.time(), self._proposed(recipe))
             rows, told = list(outcome.added), told | outcome.told()
             if not rows:
                 return told
             info[ACCEPTED] = told
         self._show(slide_id, tag, shown_xml(sent.xml, place), info | {"recipe": recipe}, rows)
         return told
+
+    def _proposed(self, recipe: str) -> Proposed:
+        """What champions said of patches, each slide's maps read once."""
+
+        @cache
+        def maps_of(slide: str, champion: str) -> SlideMaps | None:
+            if self._maps is None:
+                return None
+            return self._maps.scored(MapKey(recipe, champion, slide), self.slide(slide))
+
+        def proposed(place: PatchLocation, champion: str, size: tuple[int, int]) -> np.ndarray | None:
+            maps = maps_of(place.slide, champion)
+            return None if maps is None else proposed_in(maps, place.region, size)
+
+        return proposed
 
     # -- inside -------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ longer ago say nothing new about them, as the others that were there may be gone
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -70,6 +70,10 @@ class SlideFacts:
     def bounds(self) -> Region:
         """The whole slide."""
         return Region(0, 0, *self.size_px)
+
+
+# Of a patch and a champion what that one had said there, class indices `(x, y)` of a size; None where it had not.
+Proposed = Callable[[PatchLocation, str, tuple[int, int]], np.ndarray | None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -160,9 +164,17 @@ def read_sent(sent: Sent, facts: SlideFacts) -> SentReading:
 
 
 def accept_sent(
-    accepted: AcceptedLabels, sent: Sent, reading: SentReading, facts: SlideFacts, now: float
+    accepted: AcceptedLabels,
+    sent: Sent,
+    reading: SentReading,
+    facts: SlideFacts,
+    now: float,
+    proposed: Proposed = lambda *_: None,
 ) -> Outcome:
     """Keep the labels that a submission makes: all of them, or none where an error is raised.
+
+    Args:
+        proposed: tells what a label is compared with.
 
     Raises:
         BadInputError: nothing is labelled, or more at a time than can be taken.
@@ -216,7 +228,11 @@ def accept_sent(
     asked = interactions_of(accepted.database, sent.slide, sent.client)
     rows = accepted.add_all(
         [
-            (label[..., None], Grid((*label.shape, 1), np.eye(4)), _origin(sent, place, one, file, asked))
+            (
+                label[..., None],
+                Grid((*label.shape, 1), np.eye(4)),
+                _with_proposal(_origin(sent, place, one, file, asked), place, label.shape, proposed),
+            )
             for label, place, one in fresh
         ],
         now,
@@ -322,6 +338,13 @@ def _origin(
             "um_per_px": sent.um_per_px,
         },
     )
+
+
+def _with_proposal(
+    origin: Submission, place: PatchLocation, shape: tuple[int, ...], proposed: Proposed
+) -> Submission:
+    said = proposed(place, origin.champion, (shape[0], shape[1])) if origin.champion else None
+    return origin if said is None else replace(origin, proposal=said[..., None])
 
 
 def _keep_xml(accepted: AcceptedLabels, sent: Sent) -> str:

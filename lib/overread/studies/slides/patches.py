@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,12 +38,14 @@ def cut_patches(
 
     Half of each slide's patches have their middle in the tumour or at its border, the others elsewhere in the
     tissue, half of these where it is dark. Patches without tumour have a label of zeros. `dataset.json` says which
-    slide each comes from (`patients`), so that no slide is split between learning and judging, and the µm per pixel.
+    slide each comes from (`patients`), so that no slide is split between learning and judging, where that slide lies
+    (`slides`), and the µm per pixel.
     """
     folder = Path(folder)
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     patients: dict[str, str] = {}
+    files: dict[str, str] = {}
     for path, truth in slides:
         with open_slide(path) as slide:
             outlines = [(polygon, 1) for polygon in truth.outlines]
@@ -53,6 +56,7 @@ def cut_patches(
                 label = rasterise(outlines, region, (patch_px, patch_px))
                 Image.fromarray(label).save(folder / "labelsTr" / f"{name}.png")
                 patients[name] = slide.id
+                files[name] = Path(os.path.relpath(path, folder)).as_posix()
     description = {
         "name": "Overread sample slides",
         "description": "Patches of computed H&E slides; no patient stands behind them",
@@ -63,6 +67,7 @@ def cut_patches(
         "file_ending": ".png",
         "um_per_px": um_per_px,
         "patients": patients,
+        "slides": files,
     }
     (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
 

@@ -1,0 +1,149 @@
+"""`overread study`: the experiments of the papers, on your own data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from overread.cli.console import JsonOption, answers, print_json, progress_bar, remarks
+
+WORK = Path(".study")
+
+study = typer.Typer(no_args_is_help=True, help="Repeat the papers' experiments, on your own data.")
+
+
+@study.command("meduhip")
+def meduhip(
+    data: Annotated[
+        Path,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Images that several people labelled; which layouts are read, an unrecognised folder tells.",
+        ),
+    ],
+    layout: Annotated[str, typer.Option(help="Layout of the folder; `auto` recognises it.")] = "auto",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Option of the layout, such as `task=2` or `structure=disc`; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to compare: unet, meduhip, clicks, collapsed, ensemble, probunet; may be given several times. "
+            "[default: all]",
+            show_default=False,
+        ),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Of the cross-validation, by patient.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions of every training.")] = 3,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, help="Training budget of an arm, of one core's time.")
+    ] = 4.0,
+    turns: Annotated[int, typer.Option(min=1, help="Most interactions of a session.")] = 6,
+    repetitions: Annotated[
+        int, typer.Option(min=1, help="Ground truths drawn per case and number of raters.")
+    ] = 1,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Dice whose interactions are counted; may be given several times. [default: 0.88 and 0.9]",
+            show_default=False,
+        ),
+    ] = None,
+    ct: Annotated[bool, typer.Option("--ct", help="The images are in Hounsfield units.")] = False,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keeps what was done; given again, the study goes on. [default: .study/meduhip-NAME]",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write meduhip.json, meduhip.md and meduhip.png here.", show_default=False),
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report", help="Do nothing more; tell what is there so far.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """How soon does a clinician get the mask they want, with MedUHIP and without?
+
+    Simulated clinicians, each with the fused opinion of 1 … n raters in mind, pick candidates and click on errors.
+    All arms learn from the same cases within the same budget; Dice is that of cases kept from training. A study that
+    was stopped goes on; more seeds or arms are added to what is there.
+
+    Examples:
+
+        overread study meduhip --data brain_growth --out docs/results/meduhip
+
+        overread study meduhip --data QUBIQ/brain-growth --layout qubiq --option task=1 --seeds 1 --arm meduhip
+    """
+    from overread.domain import BadInputError
+    from overread.imaging.rated import ensure_rated_sound, read_rated
+    from overread.studies.meduhip.report import markdown, plot, read_sessions, summary
+    from overread.studies.meduhip.study import Protocol, run_study
+
+    pairs = [text.partition("=") for text in option or []]
+    if bad := [key for key, sign, _ in pairs if not sign]:
+        raise BadInputError(f"--option {bad[0]!r}: expected NAME=VALUE")
+    dataset = read_rated(data, layout, **{key: _value(value) for key, _, value in pairs})
+    folder = work or WORK / f"meduhip-{dataset.name}"
+    if not report_only:
+        protocol = Protocol(
+            folds=folds,
+            seeds=seeds,
+            minutes=minutes,
+            turns=turns,
+            repetitions=repetitions,
+            arms=tuple(arm or ()),
+            ct=ct,
+        )
+        with progress_bar() as bar:
+            task = bar.add_task("checking", total=1)
+            ensure_rated_sound(dataset, lambda done, total: bar.update(task, completed=done / total))
+            bar.reset(task, total=1)
+
+            def report(what: str, share: float) -> None:
+                bar.update(task, description=what, completed=share)
+
+            run_study(dataset, folder, protocol, report)
+    lines = summary(folder, threshold or (0.88, 0.9))
+    tables = markdown(lines)
+    told: dict[str, Any] = {
+        "dataset": dataset.name,
+        "study": json.loads((folder / "study.json").read_text()),
+        "lines": [asdict(line) for line in lines],
+    }
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "meduhip.json").write_text(json.dumps(told, indent=1) + "\n")
+        (out / "meduhip.md").write_text(tables)
+        plot(lines, out / "meduhip.png", read_sessions(folder))
+        remarks.print(f"Written to {out}", markup=False)
+    if as_json:
+        print_json(told)
+    else:
+        answers.print(tables, markup=False, soft_wrap=True)
+
+
+def _value(text: str) -> Any:
+    """A number or a truth value where the text is one."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

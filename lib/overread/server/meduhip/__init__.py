@@ -1,0 +1,1 @@
+"""MedUHIP for clinicians: several plausible segmentations, and turns that lead to the wanted one."""

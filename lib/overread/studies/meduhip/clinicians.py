@@ -1,0 +1,58 @@
+"""The simulated clinicians of the study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from overread.meduhip.choosers import NOISY, ORACLE, Chooser, choose, last_wrong
+from overread.meduhip.prompts import Click
+from overread.meduhip.vote import sample_dice
+
+Acts = Literal["either", "picks", "clicks"]
+# A candidate is picked rather than an error clicked when it is better than what is shown by this much Dice.
+WORTH_PICKING = 0.003
+
+
+@dataclass(frozen=True)
+class Clinician:
+    """Somebody with a mask in mind.
+
+    Attributes:
+        name: in tables.
+        chooser: how they err.
+        acts: `picks` candidates only, `clicks` on errors only, or `either`: a candidate where one is clearly better
+            than what is shown, else a click.
+    """
+
+    name: str
+    chooser: Chooser
+    acts: Acts = "either"
+
+    def reacts(
+        self, shown: torch.Tensor, candidates: torch.Tensor, wanted: torch.Tensor, rng: np.random.Generator
+    ) -> int | Click:
+        """The candidate that is picked, or the click.
+
+        Args:
+            shown: mask `(*space)`.
+            candidates: masks `(candidate, *space)`; none where nothing can be picked.
+            wanted: what they have in mind.
+        """
+        if self.acts != "clicks" and len(candidates):
+            scores = sample_dice(candidates[None].float(), wanted[None].float())[0]
+            now = float(sample_dice(shown[None, None].float(), wanted[None].float())[0, 0])
+            if self.acts == "picks" or float(scores.max()) > now + WORTH_PICKING:
+                return choose(self.chooser, scores.numpy(), rng)
+        place, foreground = last_wrong(self.chooser, shown, wanted, rng)
+        return Click(place, foreground)
+
+
+EITHER = Clinician("oracle", ORACLE)
+PICKS = Clinician("oracle, picks only", ORACLE, "picks")
+CLICKS = Clinician("oracle, clicks only", ORACLE, "clicks")
+NOISY_EITHER = Clinician("noisy", NOISY)
+NOISY_CLICKS = Clinician("noisy, clicks only", NOISY, "clicks")

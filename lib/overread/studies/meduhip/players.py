@@ -1,0 +1,234 @@
+"""How a trained system and a clinician get along over one image: a trace of Dice, turn by turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from overread.domain import BadInputError
+from overread.meduhip.backend import Cache
+from overread.meduhip.candidates import propose
+from overread.meduhip.honour import honour
+from overread.meduhip.network import MedUHIP
+from overread.meduhip.prompts import Click, Prompts
+from overread.meduhip.session import StructureState, answer, begin, click, pick
+from overread.meduhip.vote import log_soft_vote
+from overread.studies.meduhip.clinicians import Clinician
+
+ABLATIONS = ("", "no Mean-Variance Network", "no weights")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One session.
+
+    Attributes:
+        dice: after 0, 1, … interactions.
+        best_of_samples: Dice of the best single sample before any interaction; NaN where there are no samples.
+        best_of_candidates: of the best candidate that was offered first; NaN where none was.
+    """
+
+    dice: tuple[float, ...]
+    best_of_samples: float = float("nan")
+    best_of_candidates: float = float("nan")
+
+
+class Player(Protocol):
+    """A system under test."""
+
+    def samples(self, image: torch.Tensor) -> torch.Tensor | None:
+        """Masks `(sample, *space)`, boolean, that it finds plausible before any interaction; None without any."""
+        ...
+
+    def play(
+        self,
+        image: torch.Tensor,
+        wanted: torch.Tensor,
+        clinician: Clinician,
+        turns: int,
+        rng: np.random.Generator,
+    ) -> Trace:
+        """A session about one image `(channel, *space)` with a clinician who wants a mask `(*space)`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ModelImage:
+    """An encoded image, for `overread.meduhip.session`."""
+
+    model: MedUHIP
+    cache: Cache
+
+    def decode(self, samples: torch.Tensor, prompts: Prompts, structure: int) -> torch.Tensor:
+        """See `session.Image`."""
+        return self.model.decode(self.cache, samples, prompts, structure)
+
+
+@dataclass(eq=False)
+class MedUHIPPlayer:
+    """MedUHIP as it is served: the session code of the server answers.
+
+    Attributes:
+        model: trained.
+        count: samples N; None takes the model's.
+        ablation: what is switched off between turns: `no weights` keeps them even, `no Mean-Variance Network` keeps
+            the components where the image alone puts them.
+    """
+
+    model: MedUHIP
+    count: int | None = None
+    ablation: str = ""
+    _last: tuple[torch.Tensor, ModelImage] | None = None
+
+    def __post_init__(self) -> None:
+        if self.ablation not in ABLATIONS:
+            raise BadInputError(
+                f"no ablation is called {self.ablation!r}; there are {', '.join(ABLATIONS[1:])}"
+            )
+
+    @torch.no_grad()
+    def opened(self, image: torch.Tensor) -> ModelImage:
+        """Encoded once an image."""
+        if self._last is None or self._last[0] is not image:
+            self._last = (image, ModelImage(self.model, self.model.encode(image[None])))
+        return self._last[1]
+
+    def samples(self, image: torch.Tensor) -> torch.Tensor | None:
+        """See `Player`."""
+        if self.count == 1:
+            return None
+        given = answer(self.model, self.opened(image), begin(self.model, "", ""), samples=self.count)
+        return given.turn.logits[0] > 0
+
+    def play(
+        self,
+        image: torch.Tensor,
+        wanted: torch.Tensor,
+        clinician: Clinician,
+        turns: int,
+        rng: np.random.Generator,
+    ) -> Trace:
+        """See `Player`."""
+        opened = self.opened(image)
+        session = begin(self.model, "", "", seed=int(rng.integers(2**31)))
+        dices: list[float] = []
+        best_sample = best_candidate = float("nan")
+        for turn in range(turns + 1):
+            given = answer(self.model, opened, session, samples=self.count)
+            shown = given.logits > 0
+            dices.append(dice(shown, wanted))
+            masks = torch.stack([given.mask_of(index) for index in range(len(given.candidates))])
+            if turn == 0 and self.count != 1:
+                best_sample = max(dice(sample > 0, wanted) for sample in given.turn.logits[0])
+                best_candidate = max(dice(mask, wanted) for mask in masks)
+            if turn == turns:
+                break
+            reaction = clinician.reacts(shown, masks if self.count != 1 else masks[:0], wanted, rng)
+            if isinstance(reaction, Click):
+                session = click(self.model, opened, session, given, reaction)
+            else:
+                session = pick(self.model, opened, session, given, reaction)
+            if self.ablation:
+                session = session.with_state(0, self._ablated(session.structures[0]))
+        return Trace(tuple(dices), best_sample, best_candidate)
+
+    def _ablated(self, state: StructureState) -> StructureState:
+        weights, shift = state.weights, state.shift
+        if self.ablation == "no weights":
+            weights = ()
+        else:
+            shift = ()
+        return StructureState(weights, shift, state.clicks, state.told, state.dense, state.explored)
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPlayer:
+    """A network without interactions; clicks change what is shown only where they were made (see `honour`).
+
+    Attributes:
+        logits: image `(channel, *space)` to log odds `(*space)`.
+        honours: whether clicks are honoured; otherwise nothing ever changes.
+    """
+
+    logits: Callable[[torch.Tensor], torch.Tensor]
+    honours: bool = False
+
+    def samples(self, image: torch.Tensor) -> torch.Tensor | None:
+        """See `Player`."""
+        return None
+
+    def play(
+        self,
+        image: torch.Tensor,
+        wanted: torch.Tensor,
+        clinician: Clinician,
+        turns: int,
+        rng: np.random.Generator,
+    ) -> Trace:
+        """See `Player`."""
+        said = self.logits(image)
+        clicks: list[Click] = []
+        dices = []
+        for _ in range(turns + 1):
+            shown = honour(said, clicks) > 0
+            dices.append(dice(shown, wanted))
+            if self.honours:
+                reaction = clinician.reacts(shown, shown[None][:0], wanted, rng)
+                assert isinstance(reaction, Click)
+                clicks.append(reaction)
+        return Trace(tuple(dices))
+
+
+@dataclass(frozen=True, eq=False)
+class PickingPlayer:
+    """A system that offers samples and does not learn: what is picked is shown, until something better is offered.
+
+    Attributes:
+        draw: image `(channel, *space)` and a seed to logits `(sample, *space)`.
+        candidates: K.
+    """
+
+    draw: Callable[[torch.Tensor, int], torch.Tensor]
+    candidates: int = 4
+
+    def samples(self, image: torch.Tensor) -> torch.Tensor | None:
+        """See `Player`."""
+        return self.draw(image, 0) > 0
+
+    def play(
+        self,
+        image: torch.Tensor,
+        wanted: torch.Tensor,
+        clinician: Clinician,
+        turns: int,
+        rng: np.random.Generator,
+    ) -> Trace:
+        """See `Player`."""
+        logits = self.draw(image, int(rng.integers(2**31)))
+        inside, outside = log_soft_vote(logits[None])
+        shown = (inside - outside)[0] > 0
+        dices = [dice(shown, wanted)]
+        best_sample = max(dice(sample > 0, wanted) for sample in logits)
+        best_candidate = float("nan")
+        for turn in range(turns):
+            offered = propose(logits.sigmoid(), self.candidates)
+            masks = torch.stack([logits[candidate.medoid] > 0 for candidate in offered])
+            if turn == 0:
+                best_candidate = max(dice(mask, wanted) for mask in masks)
+            choices = torch.cat([shown[None], masks])
+            reaction = clinician.reacts(shown, choices, wanted, rng)
+            if not isinstance(reaction, Click):
+                shown = choices[reaction]
+            dices.append(dice(shown, wanted))
+            logits = self.draw(image, int(rng.integers(2**31)))
+        return Trace(tuple(dices), best_sample, best_candidate)
+
+
+def dice(mask: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Dice of two boolean masks; two empty ones have 1."""
+    total = int(mask.sum()) + int(wanted.sum())
+    return 2 * int((mask & wanted).sum()) / total if total else 1.0

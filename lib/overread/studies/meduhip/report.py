@@ -1,0 +1,207 @@
+"""What the study found so far, as tables, JSON and a plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from overread.domain import NotFoundError
+from overread.metrics.correlation import Interval, bootstrap_interval
+from overread.metrics.interactions import MOST_INTERACTIONS, summarise
+
+SHOWN_TURNS = (0, 1, 3, 6)
+OURS = "MedUHIP"
+BOOTSTRAP_SEED = 1
+
+
+@dataclass(frozen=True)
+class Line:
+    """One system with one clinician, over all that was played.
+
+    Attributes:
+        name: of the contest.
+        dice: at each of `turns`, the mean over numbers of raters of the mean over cases; intervals over patients.
+        turns: interactions.
+        by_raters: Dice at those turns for truths of 1, 2, … raters, `(raters, turn)`.
+        against: ours minus this at each turn, paired by case; None for ours.
+        interactions: to reach the thresholds.
+        best_of_samples, best_of_candidates: before any interaction, by oracle.
+        ged_squared, d_max: of its samples against the raters; None without samples.
+        folds, seeds, cases: how much of the study is in it.
+    """
+
+    name: str
+    dice: tuple[Interval, ...]
+    turns: tuple[int, ...]
+    by_raters: tuple[tuple[float, ...], ...]
+    against: tuple[Interval, ...] | None
+    interactions: dict[str, tuple[float, float]]
+    best_of_samples: float | None
+    best_of_candidates: float | None
+    ged_squared: float | None
+    d_max: float | None
+    folds: int
+    seeds: int
+    cases: int
+
+
+def read_sessions(work: Path) -> dict[str, list[dict[str, Any]]]:
+    """All sessions by contest, with the fold and seed they are of.
+
+    Raises:
+        NotFoundError: nothing was played yet.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(Path(work).glob("seed_*/fold_*/*.json")):
+        played = json.loads(path.read_text())
+        for name, contest in played["contests"].items():
+            sets = {row["case"]: row for row in contest["sets"]}
+            for session in contest["sessions"]:
+                session |= {"seed": played["seed"], "fold": played["fold"], "set": sets.get(session["case"])}
+                found.setdefault(name, []).append(session)
+    if not found:
+        raise NotFoundError(f"{work} holds no session yet")
+    return found
+
+
+def summary(work: Path, thresholds: Sequence[float] = (0.88, 0.9)) -> list[Line]:
+    """One line a contest, ours first; differences are over the cases and seeds that both have played."""
+    sessions = read_sessions(work)
+    most = len(next(iter(sessions.values()))[0]["dice"]) - 1
+    turns = tuple(turn for turn in SHOWN_TURNS if turn <= most)
+    ours = sessions.get(OURS, [])
+    names = sorted(sessions, key=lambda name: name != OURS)
+    return [_line(name, sessions[name], ours, turns, thresholds) for name in names]
+
+
+def _line(
+    name: str,
+    sessions: list[dict[str, Any]],
+    ours: list[dict[str, Any]],
+    turns: tuple[int, ...],
+    thresholds: Sequence[float],
+) -> Line:
+    table, patients = _table(sessions, turns)
+    intervals = tuple(_interval(table[..., index], patients) for index in range(len(turns)))
+    dice = np.array([session["dice"] for session in sessions])
+    most = min(MOST_INTERACTIONS, dice.shape[1] - 1)
+    counted = {f"{t:g}": summarise(dice, t, most=most) for t in thresholds}
+    sets = [session["set"] for session in sessions if session["set"] is not None]
+    return Line(
+        name=name,
+        dice=intervals,
+        turns=turns,
+        by_raters=tuple(
+            tuple(float(np.nanmean(table[:, row, column])) for column in range(len(turns)))
+            for row in range(table.shape[1])
+        ),
+        against=None if name == OURS or not ours else _differences(ours, sessions, turns),
+        interactions={key: (found.mean, found.failed) for key, found in counted.items()},
+        best_of_samples=_mean(sessions, "best_of_samples"),
+        best_of_candidates=_mean(sessions, "best_of_candidates"),
+        ged_squared=float(np.mean([s["ged_squared"] for s in sets])) if sets else None,
+        d_max=float(np.mean([s["d_max"] for s in sets])) if sets else None,
+        folds=len({session["fold"] for session in sessions}),
+        seeds=len({session["seed"] for session in sessions}),
+        cases=len({session["case"] for session in sessions}),
+    )
+
+
+def _table(sessions: list[dict[str, Any]], turns: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean Dice over seeds and repetitions `(case, raters, turn)`, and the patient of each case."""
+    cases = sorted({session["case"] for session in sessions})
+    most = max(session["raters"] for session in sessions)
+    total = np.zeros((len(cases), most, len(turns)))
+    count = np.zeros((len(cases), most, 1))
+    patients = np.empty(len(cases), dtype=object)
+    for session in sessions:
+        row = cases.index(session["case"])
+        patients[row] = session["patient"]
+        total[row, session["raters"] - 1] += [session["dice"][turn] for turn in turns]
+        count[row, session["raters"] - 1] += 1
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0), patients
+
+
+def _differences(
+    ours: list[dict[str, Any]], theirs: list[dict[str, Any]], turns: tuple[int, ...]
+) -> tuple[Interval, ...]:
+    def key(session: dict[str, Any]) -> tuple[Any, ...]:
+        return (session["case"], session["seed"])
+
+    both = {key(session) for session in ours} & {key(session) for session in theirs}
+    mine, patients = _table([session for session in ours if key(session) in both], turns)
+    other, _ = _table([session for session in theirs if key(session) in both], turns)
+    return tuple(_interval((mine - other)[..., index], patients) for index in range(len(turns)))
+
+
+def _interval(values: np.ndarray, patients: np.ndarray) -> Interval:
+    """Of the mean over cases of the mean over numbers of raters; `values` are `(case, raters)`."""
+    return bootstrap_interval(
+        np.nanmean(values, axis=1),
+        lambda rows: float(rows.mean()),
+        generator=np.random.default_rng(BOOTSTRAP_SEED),
+        groups=patients,
+    )
+
+
+def _mean(sessions: list[dict[str, Any]], what: str) -> float | None:
+    values = [session[what] for session in sessions if session[what] is not None]
+    return float(np.mean(values)) if values else None
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The tables as Markdown."""
+    turns = lines[0].turns
+    heads = [f"t = {turn}" for turn in turns]
+    thresholds = list(lines[0].interactions)
+    rows = [
+        "| system | "
+        + " | ".join(heads)
+        + " | MedUHIP ahead at t = 3 | "
+        + " | ".join(f"interactions to {t} (failed)" for t in thresholds)
+        + " | GED² | D_max | folds × seeds |",
+        "|" + "---|" * (len(turns) + 5 + len(thresholds)),
+    ]
+    at = turns.index(3) if 3 in turns else len(turns) - 1
+    for line in lines:
+        ahead = "" if line.against is None else _signed(line.against[at])
+        counts = [f"{mean:.2f} ({failed:.0%})" for mean, failed in line.interactions.values()]
+        cells = [line.name, *(str(interval) for interval in line.dice), ahead, *counts]
+        cells += [_number(line.ged_squared), _number(line.d_max), f"{line.folds} × {line.seeds}"]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def plot(lines: Sequence[Line], path: Path, sessions: dict[str, list[dict[str, Any]]]) -> None:
+    """Dice over interactions, one curve a contest."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for line in lines:
+        most = len(sessions[line.name][0]["dice"])
+        table, _ = _table(sessions[line.name], tuple(range(most)))
+        curve = np.nanmean(np.nanmean(table, axis=0), axis=0)
+        width, opacity = (2.5, 1.0) if line.name == OURS else (1.2, 0.85)
+        axes.plot(
+            range(most), curve, marker="o", markersize=3, label=line.name, linewidth=width, alpha=opacity
+        )
+    axes.set_xlabel("interactions")
+    axes.set_ylabel("Dice, mean over truths of 1 … n raters")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

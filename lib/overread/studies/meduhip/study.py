@@ -1,0 +1,232 @@
+"""The protocol: folds by patient, ground truths of n raters, every arm trained within one budget, every session played.
+
+    <work>/data/cases/                    prepared cases
+    <work>/seed_S/fold_F/ARM.pt, .json    an arm's weights and its sessions; what is there is not done again
+
+So a long study is made in pieces, and `report` tells what is there so far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from overread.domain import BadInputError, Grid
+from overread.ensemble.member_training import write_json
+from overread.ensemble.orientation import nonzero_box
+from overread.ensemble.plan import Normalisation, Plan
+from overread.imaging.rated import RatedCase, RatedDataset
+from overread.imaging.volumes import Volume
+from overread.meduhip.network import Configuration
+from overread.meduhip.rated_store import RatedStore
+from overread.metrics.set_distance import set_distance
+from overread.raters.chance import generator_of
+from overread.raters.ground_truth import draw_ground_truth
+from overread.studies.meduhip.arms import ARMS, Bench, Contest, arms_named
+
+LARGEST_PATCH = {2: 192, 3: 64}
+SMALLEST_PATCH = 32
+PATCH_STEP = 16
+# Few images are smaller than the patch: what surrounds them there is seen by no network afterwards.
+SMALL_PERCENTILE = 25
+BATCH = {2: 4, 3: 2}
+WIDTH = {2: 16, 3: 12}
+FOLDS_SEED = 20240803
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the study is done.
+
+    Attributes:
+        folds: of the cross-validation, by patient.
+        seeds: repetitions of all trainings.
+        minutes: budget of an arm, of one core's time.
+        turns: interactions at the most.
+        repetitions: ground truths drawn per case and number of raters.
+        arms: by name.
+        ct: whether intensities are Hounsfield units.
+    """
+
+    folds: int = 5
+    seeds: int = 3
+    minutes: float = 4.0
+    turns: int = 6
+    repetitions: int = 1
+    arms: tuple[str, ...] = ()
+    ct: bool = False
+
+    def __post_init__(self) -> None:
+        if self.turns < 1 or self.repetitions < 1 or self.seeds < 1 or self.minutes <= 0:
+            raise BadInputError("a study needs at least one turn, one repetition, one seed and some minutes")
+
+
+def run_study(
+    dataset: RatedDataset,
+    work: Path,
+    protocol: Protocol,
+    progress: Callable[[str, float], None] = lambda _what, _share: None,
+) -> None:
+    """Do what is not done yet, arm by arm over all folds and seeds.
+
+    Args:
+        work: keeps everything; given again, the study goes on.
+        progress: hears what is being done, and the share of the study that is done.
+
+    Raises:
+        BadInputError: the folder holds a study of other data or another protocol, or an arm is not known.
+    """
+    arms = arms_named(protocol.arms)
+    _open(work, dataset, protocol)
+    plan, configuration = _prepare(dataset, work, protocol, progress)
+    folds = dataset.folds(protocol.folds, np.random.default_rng(FOLDS_SEED))
+    pieces = [
+        (arm, seed, fold) for seed in range(protocol.seeds) for arm in arms for fold in range(protocol.folds)
+    ]
+    for done, (arm, seed, fold) in enumerate(pieces):
+        folder = work / f"seed_{seed}" / f"fold_{fold}"
+        progress(f"{arm}, seed {seed}, fold {fold + 1} of {protocol.folds}", done / len(pieces))
+        if (folder / f"{arm}.json").exists():
+            continue
+        bench = Bench(
+            folder,
+            tuple(case.id for case in folds[fold].train),
+            work / "data",
+            plan,
+            configuration,
+            protocol.minutes,
+            seed,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = {
+            contest.name: play_contest(contest, folds[fold].test, work / "data", protocol, seed)
+            for contest in ARMS[arm](bench)
+        }
+        write_json({"arm": arm, "seed": seed, "fold": fold, "contests": rows}, folder / f"{arm}.json")
+    progress("done", 1.0)
+
+
+def play_contest(
+    contest: Contest, cases: Sequence[RatedCase], data: Path, protocol: Protocol, seed: int
+) -> dict[str, Any]:
+    """All sessions of one system with one clinician over the test cases, and how its samples resemble the raters."""
+    store = RatedStore(data / "cases")
+    sessions, sets = [], []
+    for case in cases:
+        image, masks = store.whole(case.id)
+        samples = contest.player.samples(image)
+        if samples is not None:
+            sets.append({"case": case.id, **asdict(set_distance(samples.numpy(), masks.numpy()))})
+        for count in range(1, len(masks) + 1):
+            for repetition in range(protocol.repetitions if count < len(masks) else 1):
+                wanted = torch.from_numpy(draw_ground_truth(masks.numpy(), count, case.id, repetition).mask)
+                rng = generator_of(case.id, count, repetition, seed)
+                turns = protocol.turns if contest.interacts else 0
+                trace = contest.player.play(image, wanted, contest.clinician, turns, rng)
+                dice = list(trace.dice) + [trace.dice[-1]] * (protocol.turns - turns)
+                sessions.append(
+                    {
+                        "case": case.id,
+                        "patient": case.patient,
+                        "raters": count,
+                        "repetition": repetition,
+                        "empty": not bool(wanted.any()),
+                        "dice": dice,
+                        "best_of_samples": _or_none(trace.best_of_samples),
+                        "best_of_candidates": _or_none(trace.best_of_candidates),
+                    }
+                )
+    return {"sessions": sessions, "sets": sets}
+
+
+def _open(work: Path, dataset: RatedDataset, protocol: Protocol) -> None:
+    ids = hashlib.sha256(
+        "\n".join(f"{case.id} {case.patient}" for case in dataset.cases).encode()
+    ).hexdigest()
+    fixed = {key: value for key, value in asdict(protocol).items() if key not in ("arms", "seeds")}
+    wanted = {"dataset": dataset.name, "cases": ids, "protocol": fixed}
+    path = work / "study.json"
+    if path.exists():
+        there = json.loads(path.read_text())
+        if there != wanted:
+            raise BadInputError(
+                f"{work} holds a study of {there['dataset']} with {there['protocol']}; "
+                f"give another --work for {dataset.name} with {fixed}"
+            )
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(wanted, path)
+
+
+def _prepare(
+    dataset: RatedDataset, work: Path, protocol: Protocol, progress: Callable[[str, float], None]
+) -> tuple[Plan, Configuration]:
+    first = dataset.cases[0].read()
+    axes, channels = first.image.ndim - 1, len(first.image)
+    store = RatedStore(work / "data" / "cases")
+    path = work / "data" / "plan.json"
+    if not path.exists():
+        progress("measuring", 0.0)
+        images = [_seen(case.read().image) for case in dataset.cases]
+        shape = np.percentile([image.shape[1:] for image in images], SMALL_PERCENTILE, axis=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plan = study_plan(tuple(int(n) for n in shape), channels, _rules(images, protocol.ct))
+        write_json(plan.to_json(), path)
+    plan = Plan.from_json(json.loads(path.read_text()))
+    rng = np.random.default_rng(0)
+    for case in dataset.cases:
+        if not store.holds(case.id):
+            rated = case.read()
+            grid = Grid(rated.image.shape[1:], np.eye(4))
+            store.add_rated(case.id, Volume(rated.image, grid), rated.masks.astype(np.uint8), plan, rng)
+    configuration = Configuration(
+        backend="unet2d" if axes == 2 else "unet3d", channels=channels, width=WIDTH[axes]
+    )
+    return plan, configuration
+
+
+def study_plan(shape: tuple[int, ...], channels: int, rules: tuple[Normalisation, ...]) -> Plan:
+    """Patch and batch for images of about `shape` voxels; the spacing is left as it is."""
+    axes = len(shape)
+    patch = tuple(
+        int(np.clip(PATCH_STEP * (n // PATCH_STEP), SMALLEST_PATCH, LARGEST_PATCH[axes])) for n in shape
+    )
+    one, two, three = (1,) * axes, (2,) * axes, (3,) * axes
+    return Plan(
+        spacing_mm=(1.0,) * axes,
+        patch=patch,
+        batch=BATCH[axes],
+        kernels=(three, three, three),
+        strides=(one, two, two),
+        features=(16, 32, 64),
+        normalisation=rules if len(rules) == channels else rules[:1] * channels,
+        mirror_axes=tuple(range(axes)),
+        classes=2,
+    )
+
+
+def _rules(images: Sequence[np.ndarray], ct: bool) -> tuple[Normalisation, ...]:
+    if not ct:
+        return tuple(Normalisation("zscore") for _ in images[0])
+    rules = []
+    for channel in range(len(images[0])):
+        values = np.concatenate([image[channel].ravel()[::7] for image in images])
+        low, high = np.percentile(values, (0.5, 99.5))
+        inside = values.clip(low, high)
+        rules.append(Normalisation("ct", float(low), float(high), float(inside.mean()), float(inside.std())))
+    return tuple(rules)
+
+
+def _seen(image: np.ndarray) -> np.ndarray:
+    """The image cut to where it is not 0, as preparation cuts it."""
+    return image[(slice(None), *(slice(*edge) for edge in nonzero_box(image)))]
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value

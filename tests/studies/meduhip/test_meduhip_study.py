@@ -1,0 +1,192 @@
+"""The MedUHIP study: every arm is trained and played, nothing twice, and the tables say what was played."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from overread.cli import app
+from overread.domain import BadInputError, NotFoundError
+from overread.imaging.rated import read_rated
+from overread.meduhip.choosers import ORACLE, Chooser
+from overread.meduhip.network import Configuration, MedUHIP
+from overread.meduhip.prompts import Click
+from overread.studies.meduhip.arms import ARMS, arms_named
+from overread.studies.meduhip.clinicians import CLICKS, EITHER, PICKS, Clinician
+from overread.studies.meduhip.players import FixedPlayer, MedUHIPPlayer, PickingPlayer, dice
+from overread.studies.meduhip.report import markdown, read_sessions, summary
+from overread.studies.meduhip.study import Protocol, run_study, study_plan
+from support.rated import disc, write_picture
+
+SIZE = 40
+# Enough for a few steps of every arm.
+MINUTES = 0.002
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six discs, each drawn by three raters of different generosity."""
+    root = tmp_path_factory.mktemp("discs")
+    rng = np.random.default_rng(0)
+    for case in range(6):
+        centre = rng.uniform(16, 24, 2)
+        picture = 60 * rng.random((SIZE, SIZE)) + 120 * disc((SIZE, SIZE), centre, 9)
+        write_picture(root / "images" / f"case{case}.png", picture.astype(np.uint8))
+        for rater, radius in enumerate((7, 9, 11)):
+            write_picture(root / "masks" / f"case{case}_r{rater}.png", disc((SIZE, SIZE), centre, radius))
+    return root
+
+
+@pytest.fixture(scope="module")
+def studied(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of all arms, as short as it can be."""
+    work = tmp_path_factory.mktemp("study")
+    run_study(read_rated(folder), work, Protocol(folds=2, seeds=1, minutes=MINUTES, turns=3))
+    return work
+
+
+def test_every_arm_is_played_on_every_case_with_truths_of_every_number_of_raters(studied: Path) -> None:
+    sessions = read_sessions(studied)
+    assert {"MedUHIP", "U-Net", "Ensemble of 5", "Clicks, one sample"} <= set(sessions)
+    assert {"Probabilistic U-Net (best of K)", "MedUHIP, collapsed mixture"} <= set(sessions)
+    for played in sessions.values():
+        assert {(s["case"], s["raters"]) for s in played} == {
+            (f"case{case}", count) for case in range(6) for count in (1, 2, 3)
+        }
+        assert all(len(s["dice"]) == 4 and 0 <= min(s["dice"]) <= max(s["dice"]) <= 1 for s in played)
+
+
+def test_no_case_is_tested_by_a_model_that_learnt_from_it(folder: Path, studied: Path) -> None:
+    folds = read_rated(folder).folds(2, np.random.default_rng(20240803))
+    for session in read_sessions(studied)["MedUHIP"]:
+        assert session["case"] not in {case.id for case in folds[session["fold"]].train}
+
+
+def test_what_is_done_is_not_done_again(folder: Path, studied: Path) -> None:
+    files = sorted(studied.glob("seed_*/fold_*/*"))
+    before = {file: file.stat().st_mtime_ns for file in files}
+    run_study(read_rated(folder), studied, Protocol(folds=2, seeds=1, minutes=MINUTES, turns=3))
+    assert {file: file.stat().st_mtime_ns for file in sorted(studied.glob("seed_*/fold_*/*"))} == before
+
+
+def test_a_folder_with_another_protocol_is_refused(folder: Path, studied: Path) -> None:
+    with pytest.raises(BadInputError, match="give another --work"):
+        run_study(read_rated(folder), studied, Protocol(folds=2, seeds=1, minutes=MINUTES, turns=2))
+
+
+def test_the_summary_pairs_by_case_and_counts_interactions(studied: Path) -> None:
+    lines = {line.name: line for line in summary(studied, (0.0, 1.0))}
+    assert next(iter(lines)) == "MedUHIP"
+    assert lines["MedUHIP"].against is None
+    fixed = lines["U-Net"]
+    assert fixed.dice[0] == fixed.dice[-1], "nothing changes without interactions"
+    assert fixed.against is not None
+    ours = lines["MedUHIP"].dice[1].estimate - fixed.dice[1].estimate
+    assert fixed.against[1].estimate == pytest.approx(ours)
+    assert fixed.interactions["0"] == (0.0, 0.0)
+    assert fixed.interactions["1"] == (10.0, 1.0)
+    assert len(fixed.by_raters) == 3
+    text = markdown(list(lines.values()))
+    assert text.count("\n") == len(lines) + 2
+
+
+def test_the_command_reports_what_is_there(folder: Path, studied: Path, tmp_path: Path) -> None:
+    arguments = ["study", "meduhip", "--data", str(folder), "--work", str(studied), "--report"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out"), "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads((tmp_path / "out" / "meduhip.json").read_text())
+    assert told["study"]["protocol"]["folds"] == 2
+    assert (tmp_path / "out" / "meduhip.png").stat().st_size > 1000
+    assert "| MedUHIP |" in (tmp_path / "out" / "meduhip.md").read_text()
+
+
+def test_an_option_without_a_value_and_an_unknown_arm_are_named(folder: Path, tmp_path: Path) -> None:
+    arguments = ["study", "meduhip", "--data", str(folder), "--work", str(tmp_path)]
+    assert "NAME=VALUE" in CliRunner().invoke(app, [*arguments, "--option", "task"]).output
+    assert "no arm is called" in CliRunner().invoke(app, [*arguments, "--arm", "sam9"]).output
+    with pytest.raises(BadInputError, match="no arm"):
+        arms_named(["unknown"])
+    assert arms_named([]) == list(ARMS)
+
+
+def test_nothing_played_yet_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="holds no session yet"):
+        summary(tmp_path)
+
+
+def test_a_protocol_without_turns_is_refused() -> None:
+    with pytest.raises(BadInputError, match="at least one turn"):
+        Protocol(turns=0)
+
+
+def test_an_unknown_ablation_is_refused() -> None:
+    with pytest.raises(BadInputError, match="no ablation"):
+        MedUHIPPlayer(MedUHIP(Configuration(width=4)), ablation="no brain")
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (30, 500), (20, 100, 90)])
+def test_patches_fit_the_network_and_the_machine(shape: tuple[int, ...]) -> None:
+    patch = study_plan(shape, 1, ()).patch
+    assert all(32 <= n <= 192 and n % 16 == 0 for n in patch)
+
+
+class TestClinician:
+    """Who picks and who clicks."""
+
+    wanted = torch.from_numpy(disc((SIZE, SIZE), (20, 20), 10))
+    smaller = torch.from_numpy(disc((SIZE, SIZE), (20, 20), 7))
+    rng = np.random.default_rng(0)
+
+    def test_picks_a_candidate_that_is_clearly_better(self) -> None:
+        candidates = torch.stack([self.smaller, self.wanted])
+        assert EITHER.reacts(self.smaller, candidates, self.wanted, self.rng) == 1
+
+    def test_clicks_on_an_error_where_no_candidate_is_better(self) -> None:
+        reaction = EITHER.reacts(self.smaller, self.smaller[None], self.wanted, self.rng)
+        assert isinstance(reaction, Click)
+        assert reaction.foreground
+        assert bool(self.wanted[reaction.place]) is True
+        assert bool(self.smaller[reaction.place]) is False
+
+    def test_may_only_pick_or_only_click(self) -> None:
+        candidates = torch.stack([self.smaller, self.wanted])
+        assert PICKS.reacts(self.wanted, candidates, self.wanted, self.rng) == 1
+        assert isinstance(CLICKS.reacts(self.smaller, candidates, self.wanted, self.rng), Click)
+
+    def test_who_lapses_picks_anything(self) -> None:
+        careless = Clinician("careless", Chooser(lapse=1.0), "picks")
+        candidates = torch.stack([self.smaller, self.wanted])
+        chosen = {careless.reacts(self.smaller, candidates, self.wanted, self.rng) for _ in range(30)}
+        assert chosen == {0, 1}
+
+
+def test_clicks_painted_in_change_a_fixed_network_where_they_are() -> None:
+    wanted = torch.from_numpy(disc((SIZE, SIZE), (20, 20), 10))
+    said = torch.full((SIZE, SIZE), -0.1)
+    player = FixedPlayer(lambda _: said, honours=True)
+    trace = player.play(torch.zeros(1, SIZE, SIZE), wanted, CLICKS, 3, np.random.default_rng(0))
+    assert trace.dice[0] == 0
+    assert trace.dice[3] > trace.dice[1] > 0
+
+
+def test_a_picking_player_never_gets_worse_with_an_oracle() -> None:
+    wanted = torch.from_numpy(disc((SIZE, SIZE), (20, 20), 10))
+
+    def draw(_: torch.Tensor, seed: int) -> torch.Tensor:
+        radii = np.random.default_rng(seed).uniform(5, 14, 6)
+        return torch.stack([20.0 * torch.from_numpy(disc((SIZE, SIZE), (20, 20), r)) - 10 for r in radii])
+
+    clinician = Clinician("oracle", ORACLE, "picks")
+    trace = PickingPlayer(draw).play(
+        torch.zeros(1, SIZE, SIZE), wanted, clinician, 4, np.random.default_rng(1)
+    )
+    assert list(trace.dice) == sorted(trace.dice)
+    assert trace.best_of_samples >= trace.best_of_candidates
+
+
+def test_two_empty_masks_agree() -> None:
+    empty = torch.zeros(3, 3, dtype=torch.bool)
+    assert dice(empty, empty) == 1.0
