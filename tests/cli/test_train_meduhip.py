@@ -76,8 +76,8 @@ def test_all_that_is_wrong_is_told_in_one_table(discs: Path, tmp_path: Path):
     ("arguments", "message"),
     [
         (["tiny_discs", "--members", "3"], "has no members"),
-        (["other", "--layout", "task=2"], "add --model meduhip"),
-        (["tiny_discs", "--layout", "task"], "is not KEY=VALUE"),
+        (["other", "--option", "task=2"], "add --model meduhip"),
+        (["other", "--layout", "rated"], "add --model meduhip"),
     ],
 )
 def test_options_of_the_other_kind_of_model_are_refused(
@@ -90,8 +90,26 @@ def test_options_of_the_other_kind_of_model_are_refused(
     assert message in result.stderr
 
 
-def test_an_option_that_the_layout_does_not_know_is_refused(discs: Path, tmp_path: Path):
-    arguments = ["--data", str(discs), "--models", str(tmp_path), "--layout", "task=2"]
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("task=2", "layout rated has no option 'task'"), ("task", "--option 'task' is not KEY=VALUE")],
+)
+def test_an_option_that_the_layout_does_not_know_is_refused(
+    discs: Path, tmp_path: Path, option: str, message: str
+):
+    arguments = ["--data", str(discs), "--models", str(tmp_path), "--option", option]
     result = runner.invoke(app, ["train", "tiny_discs", *arguments])
     assert result.exit_code == 1
-    assert "layout rated has no option 'task'" in result.stderr
+    assert message in result.stderr
+
+
+def test_a_layout_and_the_model_can_be_named_on_the_command_line(tmp_path: Path):
+    data, models = write_balls(tmp_path / "data", 2, (18, 18, 18)), tmp_path / "models"
+    arguments = ["--data", str(data), "--models", str(models), *ARGUMENTS, "--json"]
+    named = ["--model", "meduhip", "--layout", "nnunet_raw", "--option", "structure=ball"]
+    result = runner.invoke(app, ["train", "unwritten", *arguments, *named], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert load_reader(Path(told["folder"])).classes == ("background", "ball")
+    assert told["pseudo_raters"]
+    assert told["calibration"] is None

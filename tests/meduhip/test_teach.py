@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,17 +18,18 @@ import torch
 
 from overread.domain import BadInputError
 from overread.domain.labels import IGNORE
-from overread.ensemble.fingerprint import Fingerprint, Intensities
+from overread.ensemble.calibrate import calibrate_on
+from overread.ensemble.ensemble import Calibration
 from overread.ensemble.prediction import predict
 from overread.ensemble.storage import load_ensemble, read_description
 from overread.ensemble.training import StoppedError, TrainingProgress
 from overread.imaging.dataset import BrokenDatasetError, read_dataset
 from overread.imaging.rated import read_rated
-from overread.meduhip.lessons import RatedLessons, SingleLessons, draw_pseudo_raters, pseudo_labels
+from overread.meduhip.lessons import Lessons, RatedLessons, SingleLessons, draw_pseudo_raters, pseudo_labels
 from overread.meduhip.rated_store import RatedStore
 from overread.meduhip.session import answer, begin
 from overread.meduhip.storage import MEMBERS, load_reader
-from overread.meduhip.teach import CPU, Wishes, calibrate_taught, plan_for, teach
+from overread.meduhip.teach import Wishes, teach
 from overread.raters.pseudo import Style
 from support.datasets import write_balls, write_description, write_nifti_case
 from support.rated import disc, write_rated, write_volume
@@ -73,6 +73,10 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_discs(tmp_path_factory.mktemp("discs"))
 
 
+def calibrated(folder: Path, lessons: Lessons) -> Calibration | None:
+    return calibrate_on(folder, lessons.name, lessons.patients, lessons.judged)
+
+
 def weights(work: Path) -> Mapping[str, torch.Tensor]:
     return torch.load(work / "ensemble" / "member_0.pt", weights_only=True)
 
@@ -92,7 +96,7 @@ def test_several_raters_teach_a_model_that_answers_and_is_calibrated(discs: Path
     assert facts["iterations"] == 2
     # Patients are held out as a whole.
     assert facts["held_out"] in (["case0", "case1"], ["case2"], ["case3"], ["case4"])
-    calibration = calibrate_taught(folder, lessons)
+    calibration = calibrated(folder, lessons)
     assert calibration is not None
     assert calibration.bands["mutual_information"].cases == len(facts["held_out"])
     reader = load_reader(folder)
@@ -148,7 +152,7 @@ def test_volumes_of_several_raters_are_taught_where_they_lie(tmp_path: Path):
     # Turned to run to the right: the ball is on the other side.
     assert np.argwhere(label > 1)[:, 0].mean() == pytest.approx(17 - 5, abs=0.5)
     # Two cases are too few to keep one.
-    assert calibrate_taught(folder, lessons) is None
+    assert calibrated(folder, lessons) is None
 
 
 def test_one_rater_and_several_classes_are_taught_by_pseudo_raters(tmp_path: Path):
@@ -166,7 +170,7 @@ def test_one_rater_and_several_classes_are_taught_by_pseudo_raters(tmp_path: Pat
     assert description["classes"] == ["background", "large", "small"]
     assert len(description["plan"]["training"]["pseudo_raters"]) == 5
     assert description["plan"]["held_out"] == [description["plan"]["training"]["held_out"]] * MEMBERS
-    calibration = calibrate_taught(folder, lessons)
+    calibration = calibrated(folder, lessons)
     assert calibration is not None
     assert calibration.bands["variance"].cases == 1
     # The first pseudo-rater is the reference itself.
@@ -224,6 +228,7 @@ teach("disc", rated(Path(sys.argv[1])), Path(sys.argv[2]), wanted, plan_override
 """
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_where_it_was(discs: Path, tmp_path: Path):
     work = tmp_path / "work"
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'lib'}:{ROOT / 'tests'}"}
@@ -315,33 +320,12 @@ def test_what_does_not_fit_the_images_is_refused(discs: Path, tmp_path: Path):
         BadInputError, match="backend unet3d is for 3-D images, these are 2-D; use unet2d, sam"
     ):
         teach("disc", rated(discs), tmp_path / "a", Wishes.of({**TINY, "backend": "unet3d"}, device="cpu"))
-    with pytest.raises(BadInputError, match=r"patch \(20, 32\) does not suit 2-D images"):
-        teach("disc", rated(discs), tmp_path / "b", wishes(), plan_overrides={"patch": (20, 32)})
-    with pytest.raises(BadInputError, match=r"patch \(16, 16\) is too small: make an edge 32"):
-        teach("disc", rated(discs), tmp_path / "c", wishes(), plan_overrides={"patch": (16, 16)})
+    with pytest.raises(BadInputError, match="a plan has no 'patches'"):
+        teach("disc", rated(discs), tmp_path / "b", wishes(), plan_overrides={"patches": (32, 32)})
     with pytest.raises(BadInputError, match="validation_share is 1"):
-        teach("disc", rated(discs), tmp_path / "d", wishes(), validation_share=1)
-
-
-def seen(*shape: int) -> Fingerprint:
-    some = Intensities(0, 1, -1, 1)
-    return Fingerprint(
-        (shape,) * 4, ((1.0,) * len(shape),) * 4, (some,), 1.0, ("background", "a"), ("image",)
-    )
-
-
-@pytest.mark.parametrize(
-    ("shape", "patch"),
-    [
-        ((32, 32), (32, 32)),
-        ((500, 300), (160, 96)),
-        ((10, 9), (32, 16)),
-        ((40, 56, 40), (48, 48, 48)),
-        ((200, 200, 12), (80, 80, 16)),
-    ],
-)
-def test_patches_can_be_halved_four_times_and_train_on_two_cores(shape: tuple, patch: tuple):
-    plan = plan_for(seen(*shape), CPU, {})
-    assert plan.patch == patch
-    assert plan.batch >= 2
-    assert plan_for(seen(*shape), replace(CPU, batch={2: 1, 3: 1}), {"batch": 3}).batch == 3
+        teach("disc", rated(discs), tmp_path / "c", wishes(), validation_share=1)
+    write_balls(tmp_path / "data", 2)
+    lessons = SingleLessons(read_dataset(tmp_path / "data"))
+    lessons.classes = tuple(map(str, range(256)))
+    with pytest.raises(BadInputError, match="256 classes do not fit 8 bits; at most 255 are trained"):
+        teach("disc", lessons, tmp_path / "d", wishes())

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from overread.cli.console import JsonOption, answers, print_json, progress_bar, remarks
+from overread.cli.rated import AUTO, LayoutOption, LayoutOptionsOption, rated_in
 
 WORK = Path(".study")
 
@@ -26,14 +27,8 @@ def meduhip(
             help="Images that several people labelled; which layouts are read, an unrecognised folder tells.",
         ),
     ],
-    layout: Annotated[str, typer.Option(help="Layout of the folder; `auto` recognises it.")] = "auto",
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Option of the layout, such as `task=2` or `structure=disc`; may be given several times.",
-            show_default=False,
-        ),
-    ] = None,
+    layout: LayoutOption = AUTO,
+    option: LayoutOptionsOption = None,
     arm: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,15 +84,11 @@ def meduhip(
 
         overread study meduhip --data QUBIQ/brain-growth --layout qubiq --option task=1 --seeds 1 --arm meduhip
     """
-    from overread.domain import BadInputError
-    from overread.imaging.rated import ensure_rated_sound, read_rated
+    from overread.imaging.rated import ensure_rated_sound
     from overread.studies.meduhip.report import markdown, plot, read_sessions, summary
     from overread.studies.meduhip.study import Protocol, run_study
 
-    pairs = [text.partition("=") for text in option or []]
-    if bad := [key for key, sign, _ in pairs if not sign]:
-        raise BadInputError(f"--option {bad[0]!r}: expected NAME=VALUE")
-    dataset = read_rated(data, layout, **{key: _value(value) for key, _, value in pairs})
+    dataset = rated_in(data, layout, option)
     folder = work or WORK / f"meduhip-{dataset.name}"
     if not report_only:
         protocol = Protocol(
@@ -135,15 +126,3 @@ def meduhip(
         print_json(told)
     else:
         answers.print(tables, markup=False, soft_wrap=True)
-
-
-def _value(text: str) -> Any:
-    """A number or a truth value where the text is one."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from overread.cli.console import chosen_device, progress_bar
+from overread.cli.rated import AUTO, layout_options, rated_in
 
 if TYPE_CHECKING:
     from overread.learning.champions import ChampionStore
@@ -22,7 +21,8 @@ def learn_meduhip(
     store: ChampionStore,
     work: Path | None = None,
     *,
-    layout: dict[str, Any] | None = None,
+    layout: str = AUTO,
+    option: Sequence[str] | None = None,
     iterations: int | None = None,
     minutes: float | None = None,
     validation_share: float | None = None,
@@ -40,18 +40,19 @@ def learn_meduhip(
         BadInputError: options that do not fit, or the work folder holds another training.
     """
     from overread.cli.train import WORK, calibration_summary, training_bar
+    from overread.ensemble.calibrate import calibrate_on
     from overread.ensemble.compute import leave_a_core
     from overread.ensemble.storage import read_description
     from overread.learning.central import protected_of, remember_central
     from overread.learning.champions import checked_recipe_name
     from overread.meduhip.lessons import SingleLessons
-    from overread.meduhip.teach import VALIDATION_SHARE, Wishes, calibrate_taught, teach
+    from overread.meduhip.teach import VALIDATION_SHARE, Wishes, teach
     from overread.recipes import recipe_named
 
     recipe = recipe_named(checked_recipe_name(name))
     chosen = chosen_device(device)
     wishes = Wishes.of(recipe.meduhip, iterations=iterations, minutes=minutes, seed=seed, device=chosen)
-    lessons = lessons_in(data, name, layout or {}, seed)
+    lessons = lessons_in(data, name, layout, option, seed)
     work = work or store.root / WORK / name
     with training_bar() as report:
         folder = teach(
@@ -67,7 +68,14 @@ def learn_meduhip(
     leave_a_core()
     with progress_bar() as bar:
         task = bar.add_task("calibrating the doubt", total=1)
-        calibration = calibrate_taught(folder, lessons, chosen, lambda done: bar.update(task, completed=done))
+        calibration = calibrate_on(
+            folder,
+            lessons.name,
+            lessons.patients,
+            lessons.judged,
+            device=chosen,
+            progress=lambda share: bar.update(task, completed=share),
+        )
         bar.update(task, completed=1)
     published = store.publish(name, folder)
     training = read_description(published)["plan"]["training"]
@@ -88,29 +96,17 @@ def learn_meduhip(
     }
 
 
-def lessons_in(data: Path, name: str, layout: dict[str, Any], seed: int) -> Lessons:
+def lessons_in(data: Path, name: str, layout: str, option: Sequence[str] | None, seed: int) -> Lessons:
     """The cases of a folder: of one rater in nnU-Net's raw layout, or of several in any layout that is known.
 
     Args:
         name: of the structure, where the layout's options name none.
-        layout: options of `read_rated`; with any, nnU-Net's raw layout is read as one structure.
+        layout, option: see `rated_in`; with any, one structure of nnU-Net's raw layout is read.
     """
     from overread.imaging.dataset import DESCRIPTION, read_dataset
-    from overread.imaging.rated import read_rated
     from overread.meduhip.lessons import RatedLessons, SingleLessons
 
-    if (data / DESCRIPTION).is_file() and not layout:
+    if (data / DESCRIPTION).is_file() and layout == AUTO and not option:
         return SingleLessons(read_dataset(data), seed)
-    return RatedLessons(read_rated(data, **layout), str(layout.get("structure", name)), seed)
-
-
-def layout_options(said: Sequence[str]) -> dict[str, Any]:
-    """`KEY=VALUE` as options: whole numbers, `yes` and `no`, else words. Raises typer.BadParameter."""
-    chosen: dict[str, Any] = {}
-    for each in said:
-        key, equals, value = each.partition("=")
-        if not key or not equals or not value:
-            raise typer.BadParameter(f"--layout {each!r} is not KEY=VALUE, such as task=2")
-        words = {"yes": True, "no": False}
-        chosen[key] = int(value) if value.isdigit() else words.get(value, value)
-    return chosen
+    structure = str(layout_options(option).get("structure", name))
+    return RatedLessons(rated_in(data, layout, option), structure, seed)

@@ -26,6 +26,7 @@ from overread.cli.console import (
     progress_bar,
     remarks,
 )
+from overread.cli.rated import AUTO, LayoutOption, LayoutOptionsOption
 
 if TYPE_CHECKING:
     from overread.ensemble.ensemble import Calibration
@@ -70,15 +71,8 @@ def train(
             show_default=False,
         ),
     ] = None,
-    layout: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="How to read cases that several people labelled, such as `task=2` of QUBIQ or `structure=disc` of "
-            "REFUGE2; `kind=NAME` names the layout. May be given several times.",
-            show_default=False,
-        ),
-    ] = None,
+    layout: LayoutOption = AUTO,
+    option: LayoutOptionsOption = None,
     members: Annotated[
         int | None,
         typer.Option(min=1, help="Networks to train. [default: the recipe's, 5]", show_default=False),
@@ -95,8 +89,8 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Training steps of each member. [default: 2000 on the CPU, 50000 on a GPU; as many as --minutes "
-            "allows where that is given]",
+            help="Training steps of each member. [default: 2000 on the CPU, 50000 on a GPU, for `meduhip` 1500 and "
+            "20000; as many as --minutes allows where that is given]",
             show_default=False,
         ),
     ] = None,
@@ -142,49 +136,35 @@ def train(
 
         overread train liver --data Dataset501_Liver --members 3 --minutes 60 --device cuda
 
-        overread train cup --model meduhip --data REFUGE2 --layout structure=cup
+        overread train cup --model meduhip --data REFUGE2 --option structure=cup
     """
-    from overread.cli.teach import layout_options, learn_meduhip
+    from overread.cli.teach import learn_meduhip
     from overread.learning.champions import checked_recipe_name
     from overread.recipes import recipe_named
 
     store = champion_store(app, models)
-    kind = model.value if model else recipe_named(checked_recipe_name(recipe)).model
-    if kind == ModelKind.meduhip and (members is not None or scheme is not None):
+    kind = model or ModelKind(recipe_named(checked_recipe_name(recipe)).model)
+    if kind is ModelKind.meduhip and (members is not None or scheme is not None):
         raise typer.BadParameter("a MedUHIP model has no members: leave out --members and --scheme")
-    if kind == ModelKind.ensemble and layout:
-        raise typer.BadParameter("--layout is about cases that several people labelled: add --model meduhip")
-    with problems_told(as_json):
-        answer = (
-            learn_meduhip(
-                recipe,
-                data,
-                store,
-                work,
-                layout=layout_options(layout or []),
-                iterations=iterations,
-                minutes=minutes,
-                validation_share=validation_share,
-                seed=seed,
-                device=device,
-                restart=restart,
-            )
-            if kind == ModelKind.meduhip
-            else learn(
-                recipe,
-                data,
-                store,
-                work,
-                members=members,
-                scheme=scheme.value if scheme else None,
-                iterations=iterations,
-                minutes=minutes,
-                validation_share=validation_share,
-                seed=seed,
-                device=device,
-                restart=restart,
-            )
+    if kind is ModelKind.ensemble and (layout != AUTO or option):
+        raise typer.BadParameter(
+            "--layout and --option are about cases that several people labelled: add --model meduhip"
         )
+    asked: dict[str, Any] = {
+        "iterations": iterations,
+        "minutes": minutes,
+        "validation_share": validation_share,
+        "seed": seed,
+        "device": device,
+        "restart": restart,
+    }
+    with problems_told(as_json):
+        if kind is ModelKind.meduhip:
+            answer = learn_meduhip(recipe, data, store, work, layout=layout, option=option, **asked)
+        else:
+            answer = learn(
+                recipe, data, store, work, members=members, scheme=scheme and scheme.value, **asked
+            )
     if as_json:
         print_json(answer)
         return

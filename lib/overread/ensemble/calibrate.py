@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from overread.domain.labels import IGNORE
 from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.prediction import predict
 from overread.ensemble.storage import calibration_to_json, load_ensemble, read_description, write_description
-from overread.imaging.dataset import Case, Dataset
+from overread.imaging.dataset import Dataset
 from overread.imaging.volumes import Volume, read_label_of, read_volume
 from overread.metrics.calibration import Reliability, foreground_region, plot_reliability, reliability
 from overread.uncertainty.calibration import choose_bands, fit_temperature
@@ -28,21 +28,15 @@ BAND_VOXELS_PER_CASE = 300_000
 DIAGRAM = "reliability.png"
 
 
-# From a case to its image, and class indices or `IGNORE` on the image's grid.
-Read = Callable[[Case], tuple[Volume, np.ndarray]]
-
-
-def read_files(case: Case) -> tuple[Volume, np.ndarray]:
-    """Image and label as the case's files hold them."""
-    volume = read_volume(case.channels)
-    return volume, read_label_of(case.label, volume.grid)
+# From a case's id to its image, and class indices or `IGNORE` on the image's grid.
+Read = Callable[[str], tuple[Volume, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class _HeldOut:
     """A case and the members that may speak about it, having never seen it."""
 
-    case: Case
+    case: str
     members: tuple[int, ...]
 
 
@@ -52,7 +46,25 @@ def calibrate(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[float], None] | None = None,
-    read: Read = read_files,
+) -> Calibration | None:
+    """`calibrate_on` the cases of a data set."""
+    cases = {case.id: case for case in dataset.cases}
+
+    def read(case: str) -> tuple[Volume, np.ndarray]:
+        volume = read_volume(cases[case].channels)
+        return volume, read_label_of(cases[case].label, volume.grid)
+
+    return calibrate_on(folder, dataset.name, cases, read, device=device, progress=progress)
+
+
+def calibrate_on(
+    folder: Path,
+    name: str,
+    cases: Collection[str],
+    read: Read,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[float], None] | None = None,
 ) -> Calibration | None:
     """Fit the temperature and the doubt bands and write them into the ensemble's description.
 
@@ -67,14 +79,18 @@ def calibrate(
 
     Args:
         folder: a trained ensemble; its plan's `held_out` names, per member, the cases it did not see.
-        dataset: holds those cases with their labels.
-        read: how a case is read, where it is not from its files.
+        name: of the data set.
+        cases: ids of all its cases.
+        read: gives a case with its label.
 
     Returns:
         The calibration, or None where no case was held out (the folder is left as it was).
+
+    Raises:
+        BadInputError: a case that was held out is not among them.
     """
     description = read_description(folder)
-    held_out = _held_out(description["plan"].get("held_out", []), dataset)
+    held_out = _held_out(description["plan"].get("held_out", []), name, cases)
     if not held_out:
         return None
     ensemble = replace(load_ensemble(folder, device), calibration=Calibration())
@@ -114,17 +130,14 @@ def calibrate(
     return calibration
 
 
-def _held_out(per_member: Sequence[Sequence[str]], dataset: Dataset) -> list[_HeldOut]:
-    cases = {case.id: case for case in dataset.cases}
+def _held_out(per_member: Sequence[Sequence[str]], name: str, cases: Collection[str]) -> list[_HeldOut]:
     speakers: dict[str, list[int]] = {}
     for member, ids in enumerate(per_member):
-        for case_id in ids:
-            if case_id not in cases:
-                raise BadInputError(
-                    f"held-out case {case_id} is not in {dataset.name}; is it the training data?"
-                )
-            speakers.setdefault(case_id, []).append(member)
-    return [_HeldOut(cases[case_id], tuple(members)) for case_id, members in sorted(speakers.items())]
+        for case in ids:
+            if case not in cases:
+                raise BadInputError(f"held-out case {case} is not in {name}; is it the training data?")
+            speakers.setdefault(case, []).append(member)
+    return [_HeldOut(case, tuple(members)) for case, members in sorted(speakers.items())]
 
 
 def _speaking(ensemble: Ensemble, item: _HeldOut) -> Ensemble:

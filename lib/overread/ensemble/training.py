@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal
@@ -197,20 +198,16 @@ def hold_out(dataset: Dataset, options: TrainingOptions) -> list[list[str]]:
     Raises:
         BadInputError: there are too few cases, or too few patients.
     """
-    cases: dict[str, list[str]] = {}
-    for case in dataset.cases:
-        cases.setdefault(dataset.patient_of(case.id), []).append(case.id)
-    names = sorted(cases)
-    order = [names[i] for i in np.random.default_rng(options.seed).permutation(len(names))]
-    if options.scheme == "folds":
-        if len(order) < options.members:
-            raise BadInputError(
-                f"{options.members} folds need as many {'patients' if dataset.patients else 'cases'}, "
-                f"dataset {dataset.name} has {len(order)}"
-            )
-        folds = [order[member :: options.members] for member in range(options.members)]
-        return [sorted(case for patient in fold for case in cases[patient]) for fold in folds]
-    return [_of_first_patients(cases, order, options.validation_share)] * options.members
+    patients = {case.id: dataset.patient_of(case.id) for case in dataset.cases}
+    if options.scheme == "deep":
+        return [hold_out_share(patients, options.validation_share, options.seed)] * options.members
+    groups = _shuffled_patients(patients, options.seed)
+    if len(groups) < options.members:
+        raise BadInputError(
+            f"{options.members} folds need as many {'patients' if dataset.patients else 'cases'}, "
+            f"dataset {dataset.name} has {len(groups)}"
+        )
+    return [sorted(chain(*groups[member :: options.members])) for member in range(options.members)]
 
 
 def hold_out_share(patients: Mapping[str, str], share: float, seed: int) -> list[str]:
@@ -221,25 +218,24 @@ def hold_out_share(patients: Mapping[str, str], share: float, seed: int) -> list
         share: of the cases; about.
         seed: the same gives the same.
     """
-    cases: dict[str, list[str]] = {}
-    for case in sorted(patients):
-        cases.setdefault(patients[case], []).append(case)
-    names = sorted(cases)
-    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    return _of_first_patients(cases, order, share)
-
-
-def _of_first_patients(cases: Mapping[str, list[str]], order: Sequence[str], share: float) -> list[str]:
-    total = sum(len(of_patient) for of_patient in cases.values())
-    count = round(share * total)
-    if share > 0 and total >= FEWEST_CASES_TO_HOLD_OUT:
+    count = round(share * len(patients))
+    if share > 0 and len(patients) >= FEWEST_CASES_TO_HOLD_OUT:
         count = max(1, count)
     unseen: list[str] = []
     # The last patient stays for training, whatever the share.
-    for patient in order[:-1]:
+    for group in _shuffled_patients(patients, seed)[:-1]:
         if len(unseen) < count:
-            unseen += cases[patient]
+            unseen += group
     return sorted(unseen)
+
+
+def _shuffled_patients(patients: Mapping[str, str], seed: int) -> list[list[str]]:
+    """The cases of each patient, patients in random order."""
+    groups: dict[str, list[str]] = {}
+    for case, patient in patients.items():
+        groups.setdefault(patient, []).append(case)
+    names = sorted(groups)
+    return [groups[names[i]] for i in np.random.default_rng(seed).permutation(len(names))]
 
 
 def train_members(

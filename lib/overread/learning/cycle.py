@@ -32,7 +32,7 @@ from overread.learning.champions import HASH_LENGTH, ChampionStore
 from overread.learning.durable import write_json_durably
 from overread.learning.gate import Decision, GateOptions, judge, too_few
 from overread.learning.retraining import RetrainingOptions, retrain
-from overread.learning.training_set import LocalCase, TrainingSet, training_set
+from overread.learning.training_set import LocalCase, TrainingSet, ensure_retrainable, training_set
 from overread.learning.versions import record_decision, settle
 from overread.state.database import Database
 from overread.state.decisions import decisions
@@ -137,7 +137,9 @@ def run_cycle(
             return decided
         kept = None
     champion = store.current(recipe)
-    classes = read_description(champion)["classes"]
+    description = read_description(champion)
+    ensure_retrainable(description)
+    classes = description["classes"]
 
     tell("checking", 0.0, "checking the accepted labels")
     accepted.check(recipe, image_of, classes, time.time())

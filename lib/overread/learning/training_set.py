@@ -165,8 +165,8 @@ def ensure_retrainable(description: Mapping[str, Any]) -> None:
     """Raise BadInputError unless the ensemble is of a kind that was trained here."""
     if description["kind"] != "dynunet":
         raise BadInputError(
-            f"model {description['name']} is of kind {description['kind']}, and only models that `overread train` made "
-            "(kind dynunet) learn from accepted labels; train one of that kind on your data first"
+            f"model {description['name']} is of kind {description['kind']}, and only ensembles that `overread train` "
+            "made (kind dynunet) learn from accepted labels; train one of that kind on your data first"
         )
 
 

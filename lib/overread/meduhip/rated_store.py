@@ -43,14 +43,16 @@ class RatedStore(PatchStore):
         self.folder.mkdir(parents=True, exist_ok=True)
         prepared = prepare(plan, volume)
         turned = np.stack([prepare_labels(label, prepared, plan.classes).numpy() for label in labels])
-        rows, index = np.unique(turned.reshape(len(turned), -1).T, axis=0, return_inverse=True)
-        nobody = np.zeros((1, len(turned)), dtype=np.uint8)
-        known = np.concatenate([nobody, rows.astype(np.uint8)])
-        if len(known) > MOST_ROWS:
+        # Most voxels are background by all; only the others are sorted.
+        somewhere = turned.any(axis=0)
+        rows, index = np.unique(turned[:, somewhere].T, axis=0, return_inverse=True)
+        if len(rows) >= MOST_ROWS:
             raise BadInputError(
                 f"case {case}: {len(turned)} raters disagree in {len(rows)} ways, at most {MOST_ROWS - 1} are kept"
             )
-        codes = (index.reshape(turned.shape[1:]) + 1).astype(np.uint16)
+        known = np.concatenate([np.zeros((1, len(turned)), np.uint8), rows])
+        codes = np.zeros(somewhere.shape, np.uint16)
+        codes[somewhere] = index.reshape(-1) + 1
         places = [
             self._places_of(structure, (turned == structure).any(axis=0), rng)
             for structure in range(1, plan.classes)

@@ -21,15 +21,13 @@ import torch
 
 from overread.domain import BadInputError
 from overread.domain.labels import IGNORE
-from overread.ensemble.calibrate import calibrate
+from overread.ensemble import plan as ensemble_plan
 from overread.ensemble.compute import choose_device
-from overread.ensemble.ensemble import Calibration
-from overread.ensemble.fingerprint import Fingerprint, fingerprint_of
+from overread.ensemble.fingerprint import fingerprint_of
 from overread.ensemble.member_training import write_json
-from overread.ensemble.plan import Hardware, Plan, make_plan
+from overread.ensemble.plan import Plan, make_plan
 from overread.ensemble.storage import DESCRIPTION
 from overread.ensemble.training import Report, TrainingProgress, hold_out_share, open_session
-from overread.imaging.dataset import Case, Dataset
 from overread.meduhip.episode import EpisodeOptions
 from overread.meduhip.lessons import Lessons
 from overread.meduhip.network import AXES, Configuration
@@ -38,11 +36,8 @@ from overread.meduhip.storage import save_model
 from overread.meduhip.training import MedUHIPOptions, MedUHIPProgress, train_meduhip
 
 # An episode answers several times, with many samples: patches are smaller than those of an ensemble's members.
-CPU = Hardware({2: 128**2, 3: 48**3}, {2: 4 * 128**2, 3: 2 * 48**3}, 16, {2: 128, 3: 128}, 5)
-GPU = Hardware({2: 256**2, 3: 96**3}, {2: 12 * 256**2, 3: 2 * 96**3}, 32, {2: 512, 3: 320}, 5)
-# The U-Net halves four times.
-HALVINGS = 4
-DIVISOR = 2**HALVINGS
+CPU = replace(ensemble_plan.CPU, patch={2: 128**2, 3: 48**3}, batch={2: 4 * 128**2, 3: 2 * 48**3})
+GPU = replace(ensemble_plan.GPU, patch={2: 256**2, 3: 96**3}, batch={2: 12 * 256**2, 3: 2 * 96**3})
 BACKENDS = {2: "unet2d", 3: "unet3d"}
 # Of the cases, kept from training where nothing else is said.
 VALIDATION_SHARE = 0.2
@@ -126,6 +121,8 @@ def teach(
     """
     if not 0 <= validation_share < 1:
         raise BadInputError(f"validation_share is {validation_share}, expected 0 to below 1")
+    if len(lessons.classes) > IGNORE:
+        raise BadInputError(f"{len(lessons.classes)} classes do not fit 8 bits; at most {IGNORE} are trained")
     report: Report = progress or (lambda _: None)
     work, overrides = Path(work), plan_overrides or {}
     unseen = hold_out_share(lessons.patients, validation_share, wishes.options.seed)
@@ -169,50 +166,6 @@ def teach(
     return finished
 
 
-def calibrate_taught(
-    folder: Path, lessons: Lessons, device: str = "cpu", progress: Any = None
-) -> Calibration | None:
-    """Calibrate a finished model on the cases that were kept from it, against what most raters say.
-
-    Returns:
-        None where no case was held out.
-    """
-    cases = tuple(Case(case, (), Path(case)) for case in sorted(lessons.patients))
-    dataset = Dataset(lessons.name, lessons.classes, lessons.channels, cases, len(cases), lessons.patients)
-    return calibrate(
-        folder, dataset, device=device, progress=progress, read=lambda case: lessons.judged(case.id)
-    )
-
-
-def plan_for(fingerprint: Fingerprint, hardware: Hardware, overrides: Mapping[str, Any]) -> Plan:
-    """Spacing and normalisation as for an ensemble; a patch that the U-Net can halve four times.
-
-    Raises:
-        BadInputError: an override does not fit.
-    """
-    own = ("patch", "batch", "kernels", "strides", "features")
-    planned = make_plan(
-        fingerprint, hardware, {name: value for name, value in overrides.items() if name not in own}
-    )
-    axes = planned.axes
-    patch = tuple(overrides.get("patch") or _patch(planned.patch, hardware.patch[axes]))
-    if len(patch) != axes or any(edge % DIVISOR or edge < DIVISOR for edge in patch):
-        raise BadInputError(
-            f"patch {patch} does not suit {axes}-D images; its {axes} edges are multiples of {DIVISOR}"
-        )
-    if max(patch) == DIVISOR:
-        raise BadInputError(f"patch {patch} is too small: make an edge {2 * DIVISOR}")
-    batch = overrides.get("batch") or max(2, hardware.batch[axes] // int(np.prod(patch)))
-    return replace(
-        planned,
-        patch=patch,
-        batch=batch,
-        kernels=((3,) * axes,) * (HALVINGS + 1),
-        strides=((1,) * axes, *((2,) * axes,) * HALVINGS),
-        features=tuple(hardware.first_features * 2**level for level in range(HALVINGS + 1)),
-    )
-
-
 def configured(plan: Plan, lessons: Lessons, network: Mapping[str, Any]) -> Configuration:
     """The network for a plan. Raises BadInputError where the recipe's backend has another number of axes."""
     configuration = Configuration(
@@ -232,17 +185,6 @@ def configured(plan: Plan, lessons: Lessons, network: Mapping[str, Any]) -> Conf
     return configuration
 
 
-def _patch(wanted: tuple[int, ...], most_voxels: int) -> tuple[int, ...]:
-    """The next larger patch that can be halved, cut down along its longest axis until it costs no more than allowed."""
-    edges = [max(DIVISOR, -(-edge // DIVISOR) * DIVISOR) for edge in wanted]
-    while np.prod(edges) > most_voxels and max(edges) > 2 * DIVISOR:
-        edges[int(np.argmax(edges))] -= DIVISOR
-    if max(edges) == DIVISOR:
-        # The U-Net's normalisation needs more than one voxel at its coarsest.
-        edges[int(np.argmax(wanted))] = 2 * DIVISOR
-    return tuple(edges)
-
-
 def _prepare(
     lessons: Lessons, work: Path, wishes: Wishes, overrides: Mapping[str, Any], report: Report
 ) -> Plan:
@@ -254,7 +196,7 @@ def _prepare(
     if not path.exists():
         lessons.check(lambda done, of: stage("checking", done, of))
         fingerprint = fingerprint_of(
-            (_marked(lessons, case) for case in cases),
+            (lessons.judged(case) for case in cases),
             np.random.default_rng(seed),
             lessons.name,
             lessons.classes,
@@ -263,12 +205,10 @@ def _prepare(
             progress=lambda done: stage("measuring", done, len(cases)),
         )
         hardware = CPU if choose_device(wishes.options.device).type == "cpu" else GPU
-        plan = plan_for(fingerprint, hardware, overrides)
+        plan = make_plan(fingerprint, hardware, overrides)
         configured(plan, lessons, wishes.network)
         write_json(plan.to_json(), path)
     plan = Plan.from_json(json.loads(path.read_text()))
-    if plan.classes > IGNORE:
-        raise BadInputError(f"{plan.classes} classes do not fit 8 bits; at most {IGNORE} are trained")
     store = RatedStore(work / "cases")
     for index, case in enumerate(cases):
         if not store.holds(case):
@@ -277,12 +217,6 @@ def _prepare(
             store.add_rated(case, *lessons.read(case), plan, rng)
         stage("preparing", index + 1, len(cases))
     return plan
-
-
-def _marked(lessons: Lessons, case: str) -> tuple[Any, np.ndarray]:
-    """The image, and what anybody marked in it, for the statistics of the foreground."""
-    volume, labels = lessons.read(case)
-    return volume, labels.max(axis=0)
 
 
 def _session(

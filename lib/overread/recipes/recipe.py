@@ -47,4 +47,4 @@ def recipe_named(name: str) -> Recipe:
     """The recipe of that name; one with the defaults where none was written for it."""
     for module in pkgutil.iter_modules(importlib.import_module("overread.recipes").__path__):
         importlib.import_module(f"overread.recipes.{module.name}")
-    return RECIPES[name] if name in RECIPES else Recipe(name, f"Ensemble segmentation: {name}")
+    return RECIPES[name] if name in RECIPES else Recipe(name, f"Segmentation: {name}")

@@ -123,6 +123,9 @@ def test_volumes_hold_a_nodule_from_foot_to_head(tmp_path: Path):
     # Slices -108 to -100; 2 mm are 4 columns and 3 rows around 10..16 and 5..9.
     assert image.image.shape == (1, 15, 11, 5)
     assert image.spacing_mm == (0.5, 0.7, 2.0)
+    # To the left, to the back, to the head.
+    assert image.grid is not None
+    assert np.diag(image.grid.affine).tolist() == [-0.5, -0.7, 2.0, 1.0]
     assert image.masks[0].any(axis=(0, 1)).tolist() == [False, False, True, True, False]
     assert image.masks[1].any(axis=(0, 1)).tolist() == [False, True, True, True, False]
     flat = read_rated(tmp_path, cut="volume", margin_mm=0.0).cases[1].read()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from overread.domain import BadInputError, NotFoundError
+from overread.domain import BadInputError, Grid, NotFoundError
 from overread.imaging.dataset import BrokenDatasetError, Problem
 from overread.imaging.rated import RatedDataset, RatedImage, check_rated, ensure_rated_sound, read_rated
 from support.rated import disc, shared, write_picture, write_rated, write_volume
@@ -51,11 +51,25 @@ def test_an_image_knows_which_share_of_its_raters_marked_a_voxel():
         ({"masks": np.zeros((2, 4, 3), np.uint8)}, "got uint8"),
         ({"spacing_mm": (1.0,)}, "2 axes need as many spacings"),
         ({"spacing_mm": (1.0, 0.0)}, "above 0"),
+        (
+            {"grid": Grid((3, 4), np.eye(4))},
+            r"grid \(3, 4\) of a rated image does not fit its \(4, 3\) voxels",
+        ),
     ],
 )
 def test_what_is_no_rated_image_is_refused(changes, message):
     with pytest.raises(BadInputError, match=message):
         rated(**changes)
+
+
+def test_an_image_is_a_volume_where_it_lies():
+    assert rated().volume.grid.spacing_mm == (1, 1)
+    flat: dict = {"image": np.zeros((1, 4, 3, 2), np.float32), "masks": np.zeros((2, 4, 3, 2), bool)}
+    there = Grid((4, 3, 2), np.diag([-1.0, 2.0, 3.0, 1.0]))
+    assert rated(**flat, spacing_mm=(1, 2, 3), grid=there).volume.grid is there
+    # Nobody wrote down where, or not even how large the voxels are.
+    assert np.diag(rated(**flat, spacing_mm=(1, 2, 3)).volume.grid.affine).tolist() == [1, 2, 3, 1]
+    assert np.diag(rated(**flat, spacing_mm=None).volume.grid.affine).tolist() == [1, 1, 1, 1]
 
 
 def test_pictures_are_x_y_and_raters_are_in_order(tmp_path: Path):

@@ -105,7 +105,7 @@ def test_the_command_reports_what_is_there(folder: Path, studied: Path, tmp_path
 
 def test_an_option_without_a_value_and_an_unknown_arm_are_named(folder: Path, tmp_path: Path) -> None:
     arguments = ["study", "meduhip", "--data", str(folder), "--work", str(tmp_path)]
-    assert "NAME=VALUE" in CliRunner().invoke(app, [*arguments, "--option", "task"]).output
+    assert "KEY=VALUE" in CliRunner().invoke(app, [*arguments, "--option", "task"]).output
     assert "no arm is called" in CliRunner().invoke(app, [*arguments, "--arm", "sam9"]).output
     with pytest.raises(BadInputError, match="no arm"):
         arms_named(["unknown"])
