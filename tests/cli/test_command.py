@@ -18,7 +18,7 @@ COMMANDS = [
 ]
 # Commands of their own below a common name.
 GROUPS = {
-    "study": ["meduhip"],
+    "study": ["meduhip", "preference"],
     "models": ["list", "show", "diff", "rollback"],
     "audit": ["verify", "export"],
     "preference": ["show", "export", "reset", "replay"],
