@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,7 @@ from threading import Event
 
 import numpy as np
 import torch
+from torch import nn
 
 from overread.domain import BadInputError
 from overread.ensemble.augmentation import augment
@@ -206,7 +207,7 @@ class _Training:
         if start is not None:
             self.model.load_state_dict(start.state_dict())
         self.model.train()
-        self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self.average = {name: value.detach().clone() for name, value in averaged(self.model)}
         self.optimiser = three_optimisers(self.model, options.learning_rate)
         self.most = options.iterations
         if self.most is None and options.minutes is None:
@@ -253,8 +254,8 @@ class _Training:
         self.optimiser.step()
         weight = 1 - min(AVERAGING, (1 + self.iteration) / (10 + self.iteration))
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                self.average[name].lerp_(parameter, weight)
+            for name, value in averaged(self.model):
+                self.average[name].lerp_(value, weight)
         self.loss = value if self.loss is None else (1 - RUNNING) * self.loss + RUNNING * value
         self.iteration += 1
         self.spent_s += self.clock() - started
@@ -264,8 +265,8 @@ class _Training:
     def finished(self) -> MedUHIP:
         """The model with its averaged weights."""
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(self.average[name])
+            for name, value in averaged(self.model):
+                value.copy_(self.average[name])
         return self.model.eval()
 
     def save(self) -> None:
@@ -293,6 +294,13 @@ class _Training:
         self.average, self.loss = state["average"], state["loss"]
         self.iteration, self.spent_s = state["iteration"], state["spent_s"]
         self.saved_s = self.spent_s
+
+
+def averaged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What is averaged over steps: parameters, and the statistics of batch normalisation."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_floating_point():
+            yield name, value
 
 
 def three_optimisers(model: MedUHIP, rate: float) -> torch.optim.Optimizer:

@@ -44,7 +44,7 @@ class UNetBackend(nn.Module):
         super().__init__()
         self.axes, self.context_width = axes, width
         widths = (width, width, 2 * width, 4 * width, 8 * width, width)
-        self.encoder = BasicUNet(axes, channels, width, features=widths, norm=("instance", {"affine": True}))
+        self.encoder = BasicUNet(axes, channels, width, features=widths, norm="batch")
         self.decoders = nn.ModuleList(_Decoder(axes, width, dimension) for _ in range(structures))
 
     def encode(self, image: torch.Tensor) -> Cache:
@@ -152,9 +152,10 @@ class _Refinement(nn.Module):
 class _Block(nn.Sequential):
     def __init__(self, axes: int, channels: int, width: int) -> None:
         convolution = nn.Conv2d if axes == 2 else nn.Conv3d
-        norm = nn.InstanceNorm2d if axes == 2 else nn.InstanceNorm3d
+        import os
+        norm = {'bn': nn.BatchNorm2d if axes == 2 else nn.BatchNorm3d, 'none': nn.Identity}[os.environ.get('NORM','bn')]
         super().__init__(
             convolution(channels, width, 3, padding=1),
-            norm(width, affine=True),
+            norm(width),
             nn.LeakyReLU(0.01, inplace=True),
         )

@@ -15,7 +15,7 @@ from overread.meduhip.backend import Cache
 from overread.meduhip.episode import EpisodeOptions
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.session import answer, begin
-from overread.meduhip.training import MedUHIPOptions, PatchSource, train_meduhip
+from overread.meduhip.training import MedUHIPOptions, PatchSource, averaged, train_meduhip
 from overread.meduhip.vote import log_soft_vote
 from overread.studies.meduhip.clinicians import (
     CLICKS,
@@ -213,7 +213,7 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
     source = PatchSource(bench.data, bench.cases, bench.plan, bench.seed)
     options = MedUHIPOptions()
     optimiser = torch.optim.AdamW(model.parameters(), options.learning_rate, betas=(0.9, 0.99))
-    average = {name: value.detach().clone() for name, value in model.named_parameters()}
+    average = {name: value.detach().clone() for name, value in averaged(model)}
     began, iteration = time.thread_time(), 0
     torch.set_num_threads(1)
     while (share := (time.thread_time() - began) / (60 * bench.minutes)) < 1:
@@ -228,11 +228,11 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
         optimiser.step()
         weight = 1 - min(0.99, (1 + iteration) / (10 + iteration))
         with torch.no_grad():
-            for name, value in model.named_parameters():
+            for name, value in averaged(model):
                 average[name].lerp_(value, weight)
         iteration += 1
     with torch.no_grad():
-        for name, value in model.named_parameters():
+        for name, value in averaged(model):
             value.copy_(average[name])
     _save(model, finished)
     return model.eval()
