@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from overread.ensemble.augmentation import augment
+from overread.ensemble.augmentation import augment, augment_lightly
 from overread.ensemble.plan import Normalisation, Plan
 from support.plans import tiny_plan
 
@@ -101,3 +101,42 @@ def test_rgb_stays_between_black_and_white_and_looks_like_before() -> None:
         # Turned corners are black; in the middle a pink stays a pink.
         middle = new[:, 6:10, 6:10].mean(dim=(1, 2))
         assert ((middle - 0.6).abs() < 0.3).all(), seed
+
+
+def lightly(
+    image: torch.Tensor, label: torch.Tensor, plan: Plan, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return augment_lightly(image, label, plan, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_lightly_every_patch_is_changed_a_little_and_its_label_with_it(axes: int) -> None:
+    plan = tiny_plan(axes=axes)
+    label = block(plan.patch, *(slice(4, n - 4) for n in plan.patch))
+    image = label[None].float()
+    before = image.clone()
+    for seed in SEEDS:
+        new_image, new_label = lightly(image, label, plan, seed)
+        assert new_image.shape == image.shape
+        assert new_label.dtype == torch.int64
+        assert not torch.equal(new_image, image)
+        # Scaled by 15 % at the most, and a voxel more or less at each edge.
+        share = float(new_label.sum()) / float(label.sum())
+        assert 0.65**axes < share < 1.35**axes
+        # Inside and outside stay apart: nothing is blurred or drowned in noise.
+        inside, outside = new_image[0][new_label == 1], new_image[0][new_label == 0]
+        assert float(inside.mean() - outside.mean()) > 0.6
+        again = lightly(image, label, plan, seed)
+        assert torch.equal(again[0], new_image)
+        assert torch.equal(again[1], new_label)
+    assert torch.equal(image, before)
+
+
+def test_lightly_rgb_stays_between_black_and_white() -> None:
+    plan = replace(tiny_plan(axes=2, channels=3), normalisation=(Normalisation("rgb"),) * 3)
+    image = torch.rand(3, *plan.patch, generator=torch.Generator().manual_seed(0))
+    label = (image[0] > 0.5).long()
+    for seed in SEEDS:
+        varied_image, _ = lightly(image, label, plan, seed)
+        assert float(varied_image.min()) >= 0
+        assert float(varied_image.max()) <= 1

@@ -123,7 +123,7 @@ def test_descending_the_losses_lowers_them():
     model = model_of()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     history = []
-    for step in range(12):
+    for step in range(20):
         losses = played(replace(OPTIONS, turns=2), seed=step, model=model)
         optimizer.zero_grad()
         losses.total.backward()

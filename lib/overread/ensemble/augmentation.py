@@ -1,6 +1,7 @@
-"""Variations of a training patch, after nnU-Net's default augmentation, with most patches left mostly alone.
+"""Variations of a training patch.
 
-Isensee et al. 2021 (Nature Methods 18:203), supplementary note 4: order, probabilities and ranges.
+`augment` is nnU-Net's default: Isensee et al. 2021 (Nature Methods 18:203), supplementary note 4: order, probabilities
+and ranges. `augment_lightly` changes every patch a little: what networks learn by in a few hundred steps.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ LOW_RESOLUTION = 0.25
 GAMMA_INVERTED = 0.1
 GAMMA = 0.3
 MIRROR = 0.5
+# Of the light augmentation: degrees either way, scale, and of brightness what is multiplied and added (values whose
+# standard deviation is 1; of RGB only the first, and less).
+LIGHT_ROTATION = 30.0
+LIGHT_SCALE = (0.85, 1.15)
+LIGHT_FACTOR = 0.2
+LIGHT_OFFSET = 0.2
+LIGHT_RGB_FACTOR = 0.1
 # Degrees either way: volumes turn a little, pictures and the plane of thick slices turn freely.
 VOLUME_ROTATION = 30.0
 PLANE_ROTATION = 180.0
@@ -59,6 +67,28 @@ def augment(
         image = _gamma(image, _between(0.7, 1.5, generator))
     if plan.is_rgb:
         image = image.clamp(0, 1)
+    return _mirror(image, label, plan, generator)
+
+
+def augment_lightly(
+    image: torch.Tensor, label: torch.Tensor, plan: Plan, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `augment`: every patch turned, scaled, brightened a little and mirrored, and nothing else."""
+    mm = _rotation(plan, generator, LIGHT_ROTATION)
+    image, label = _resampled(image, label, plan, mm * _scale(plan, generator, LIGHT_SCALE))
+    if plan.stain > 0:
+        image = vary_stain(image, plan.stain, generator)
+    if plan.is_rgb:
+        image = (image * _between(1 - LIGHT_RGB_FACTOR, 1 + LIGHT_RGB_FACTOR, generator)).clamp(0, 1)
+    else:
+        image = image * _between(1 - LIGHT_FACTOR, 1 + LIGHT_FACTOR, generator)
+        image = image + _between(-LIGHT_OFFSET, LIGHT_OFFSET, generator)
+    return _mirror(image, label, plan, generator)
+
+
+def _mirror(
+    image: torch.Tensor, label: torch.Tensor, plan: Plan, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     mirrored = [axis for axis in plan.mirror_axes if _chance(MIRROR, generator)]
     if mirrored:
         image = image.flip([axis + 1 for axis in mirrored])
@@ -72,14 +102,26 @@ def _rotate_and_scale(
     turns, scales = _chance(ROTATION, generator), _chance(SCALING, generator)
     if not turns and not scales:
         return image, label
-    axes = plan.axes
-    mm = _rotation(plan, generator) if turns else torch.eye(axes)
+    most = PLANE_ROTATION if len(_planes(plan)) == 1 else VOLUME_ROTATION
+    mm = _rotation(plan, generator, most) if turns else torch.eye(plan.axes)
     if scales:
-        # Sampling positions that lie farther apart show the patch smaller.
-        factor = torch.full((axes,), 1 / _between(*SCALE, generator))
-        if (coarse := _coarse_axis(plan)) is not None:
-            factor[coarse] = 1
-        mm = mm * factor
+        mm = mm * _scale(plan, generator, SCALE)
+    return _resampled(image, label, plan, mm)
+
+
+def _scale(plan: Plan, generator: torch.Generator, scale: tuple[float, float]) -> torch.Tensor:
+    """A factor an axis; sampling positions that lie farther apart show the patch smaller."""
+    factor = torch.full((plan.axes,), 1 / _between(*scale, generator))
+    if (coarse := _coarse_axis(plan)) is not None:
+        factor[coarse] = 1
+    return factor
+
+
+def _resampled(
+    image: torch.Tensor, label: torch.Tensor, plan: Plan, mm: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image and label seen through a linear map of millimetres around the patch's centre."""
+    axes = plan.axes
     spacing = torch.tensor(plan.spacing_mm)
     half = torch.tensor(label.shape) / 2
     # From millimetres to voxels to grid_sample's -1..1, whose axes run in the opposite order.
@@ -93,14 +135,17 @@ def _rotate_and_scale(
     return moved[0], moved_label[0, 0].round().to(label.dtype)
 
 
-def _rotation(plan: Plan, generator: torch.Generator) -> torch.Tensor:
-    """A rotation in millimetres; within the slices only where they are thick."""
-    matrix = torch.eye(plan.axes)
+def _planes(plan: Plan) -> list[tuple[int, int]]:
+    """In which planes patches are turned: within the slices only where they are thick."""
     coarse = _coarse_axis(plan)
     planes = [(0, 1), (0, 2), (1, 2)] if plan.axes == 3 else [(0, 1)]
-    planes = [plane for plane in planes if coarse not in plane]
-    most = PLANE_ROTATION if len(planes) == 1 else VOLUME_ROTATION
-    for first, second in planes:
+    return [plane for plane in planes if coarse not in plane]
+
+
+def _rotation(plan: Plan, generator: torch.Generator, most: float) -> torch.Tensor:
+    """A rotation in millimetres, by at most so many degrees in each plane."""
+    matrix = torch.eye(plan.axes)
+    for first, second in _planes(plan):
         angle = math.radians(_between(-most, most, generator))
         turn = torch.eye(plan.axes)
         turn[first, first] = turn[second, second] = math.cos(angle)

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from overread.domain import BadInputError
-from overread.ensemble.augmentation import augment
+from overread.ensemble.augmentation import augment, augment_lightly
 from overread.ensemble.compute import choose_device
 from overread.ensemble.member_training import LARGEST_GRADIENT, DivergedError
 from overread.ensemble.plan import Plan
@@ -42,6 +42,9 @@ AVERAGING = 0.99
 # Share of the patches that are centred on foreground.
 FOREGROUND_SHARE = 1 / 2
 RUNNING = 0.05
+AUGMENTATIONS = {"full": augment, "light": augment_lightly}
+# A few hundred steps are too few to profit from everything that nnU-Net varies.
+DEFAULT_AUGMENTATION = {"cpu": "light", "cuda": "full"}
 DEFAULT_ITERATIONS = {"cpu": 1_500, "cuda": 20_000}
 
 
@@ -61,6 +64,7 @@ class MedUHIPOptions:
         clock: `wall` or `processor`, for comparisons on a busy machine.
         learning_rate: of all three optimisers at the start; it falls to 0 over the budget.
         episode: how episodes are played.
+        augmentation: `full` or `light`, see `ensemble.augmentation`; None takes `light` on the CPU, else `full`.
     """
 
     iterations: int | None = None
@@ -73,6 +77,7 @@ class MedUHIPOptions:
     clock: str = "wall"
     learning_rate: float = LEARNING_RATE
     episode: EpisodeOptions = field(default_factory=EpisodeOptions)
+    augmentation: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("iterations", "minutes", "threads"):
@@ -81,6 +86,10 @@ class MedUHIPOptions:
                 raise BadInputError(f"{name} is {value}, expected more than 0")
         if not 0 <= self.warm_share < 1:
             raise BadInputError(f"warm_share is {self.warm_share}, expected 0 to below 1")
+        if self.augmentation not in (None, *AUGMENTATIONS):
+            raise BadInputError(
+                f"augmentation {self.augmentation!r} is not known; there are {', '.join(AUGMENTATIONS)}"
+            )
         if self.clock not in ("wall", "processor"):
             raise BadInputError(f"clock {self.clock!r} is not known; use wall or processor")
 
@@ -157,10 +166,14 @@ class PatchSource:
         cases: ids to draw from.
         plan: of patches and augmentation.
         seed: of the draws.
+        augmentation: by name.
     """
 
-    def __init__(self, prepared: Path, cases: Sequence[str], plan: Plan, seed: int) -> None:
+    def __init__(
+        self, prepared: Path, cases: Sequence[str], plan: Plan, seed: int, augmentation: str = "light"
+    ) -> None:
         self.store, self.cases, self.plan, self.seed = RatedStore(prepared / "cases"), cases, plan, seed
+        self.vary = AUGMENTATIONS[augmentation]
 
     def batch(self, iteration: int, structure: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Images `(batch, channel, *patch)` and what each rater said of a structure `(batch, rater, *patch)`.
@@ -173,7 +186,7 @@ class PatchSource:
             case = self.cases[int(torch.randint(len(self.cases), (1,), generator=generator))]
             on_foreground = float(torch.rand(1, generator=generator)) < FOREGROUND_SHARE
             image, codes = self.store.sample(case, self.plan.patch, generator, on_foreground=on_foreground)
-            image, codes = augment(image, codes, self.plan, generator)
+            image, codes = self.vary(image, codes, self.plan, generator)
             images.append(image)
             masks.append((self.store.raters(case, codes) == structure + 1).float())
         most = max(len(mask) for mask in masks)
@@ -197,7 +210,8 @@ class _Training:
     ) -> None:
         self.work, self.options = Path(work), options
         self.device = choose_device(options.device)
-        self.source = PatchSource(prepared, cases, plan, options.seed)
+        augmentation = options.augmentation or DEFAULT_AUGMENTATION[self.device.type]
+        self.source = PatchSource(prepared, cases, plan, options.seed, augmentation)
         self.clock: Callable[[], float] = time.monotonic if options.clock == "wall" else time.thread_time
         if options.threads and self.device.type == "cpu":
             torch.set_num_threads(options.threads)
@@ -254,8 +268,8 @@ class _Training:
         self.optimiser.step()
         weight = 1 - min(AVERAGING, (1 + self.iteration) / (10 + self.iteration))
         with torch.no_grad():
-            for name, value in averaged(self.model):
-                self.average[name].lerp_(value, weight)
+            for name, current in averaged(self.model):
+                self.average[name].lerp_(current, weight)
         self.loss = value if self.loss is None else (1 - RUNNING) * self.loss + RUNNING * value
         self.iteration += 1
         self.spent_s += self.clock() - started

@@ -44,6 +44,7 @@ class UNetBackend(nn.Module):
         super().__init__()
         self.axes, self.context_width = axes, width
         widths = (width, width, 2 * width, 4 * width, 8 * width, width)
+        # Not instance normalisation, whose statistics are a patch's in training and the whole image's afterwards.
         self.encoder = BasicUNet(axes, channels, width, features=widths, norm="batch")
         self.decoders = nn.ModuleList(_Decoder(axes, width, dimension) for _ in range(structures))
 
@@ -127,7 +128,10 @@ def _as_large(values: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 class _Refinement(nn.Module):
-    """What clicks and the chosen mask change in the features; a small U-Net of its own, so that a click reaches far."""
+    """What clicks and the chosen mask change in the features; a small U-Net of its own, so that a click reaches far.
+
+    Without normalisation: what an answer before any click looks like must not depend on answers after one.
+    """
 
     def __init__(self, axes: int, width: int) -> None:
         super().__init__()
@@ -152,10 +156,7 @@ class _Refinement(nn.Module):
 class _Block(nn.Sequential):
     def __init__(self, axes: int, channels: int, width: int) -> None:
         convolution = nn.Conv2d if axes == 2 else nn.Conv3d
-        import os
-        norm = {'bn': nn.BatchNorm2d if axes == 2 else nn.BatchNorm3d, 'none': nn.Identity}[os.environ.get('NORM','bn')]
         super().__init__(
             convolution(channels, width, 3, padding=1),
-            norm(width),
             nn.LeakyReLU(0.01, inplace=True),
         )

@@ -13,8 +13,9 @@ from overread.meduhip.prompts import Click
 from overread.meduhip.vote import sample_dice
 
 Acts = Literal["either", "picks", "clicks"]
-# A candidate is picked rather than an error clicked when it is better than what is shown by this much Dice.
-WORTH_PICKING = 0.003
+# A candidate is picked rather than an error clicked when it is better than what is shown by this much Dice: by less, a
+# click does more (chosen on validation cases).
+WORTH_PICKING = 0.01
 
 
 @dataclass(frozen=True)

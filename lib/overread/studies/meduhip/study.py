@@ -34,8 +34,6 @@ from overread.studies.meduhip.arms import ARMS, Bench, Contest, arms_named
 LARGEST_PATCH = {2: 192, 3: 64}
 SMALLEST_PATCH = 32
 PATCH_STEP = 16
-# Few images are smaller than the patch: what surrounds them there is seen by no network afterwards.
-SMALL_PERCENTILE = 25
 BATCH = {2: 4, 3: 2}
 WIDTH = {2: 16, 3: 12}
 FOLDS_SEED = 20240803
@@ -174,7 +172,7 @@ def _prepare(
     if not path.exists():
         progress("measuring", 0.0)
         images = [_seen(case.read().image) for case in dataset.cases]
-        shape = np.percentile([image.shape[1:] for image in images], SMALL_PERCENTILE, axis=0)
+        shape = np.median([image.shape[1:] for image in images], axis=0)
         path.parent.mkdir(parents=True, exist_ok=True)
         plan = study_plan(tuple(int(n) for n in shape), channels, _rules(images, protocol.ct))
         write_json(plan.to_json(), path)
