@@ -32,7 +32,9 @@ from support.styles import (
     shells,
 )
 
-FORCED = {"result_extension": ".nrrd", "result_dtype": "uint8"}
+# What was accepted in one test is to change nothing in the next.
+FORCED = {"result_extension": ".nrrd", "result_dtype": "uint8", "preference": "off"}
+USUAL = {"preference": "my usual style"}
 # Right-handed, so that 3D Slicer counts voxels as they are stored.
 GRID = Grid(SHAPE, np.diag([-1.0, -1, 1, 1]))
 CANDIDATES = ["candidate A", "candidate B", "candidate C", "candidate D"]
@@ -141,7 +143,7 @@ def refusal(desk: Desk, model: str, case: str, **params: Any) -> str:
     answer = requests.post(
         f"{desk.url}/infer/{model}",
         params={"image": case},
-        files={"params": (None, json.dumps({"client_id": "anna"} | params))},
+        files={"params": (None, json.dumps(FORCED | {"client_id": "anna"} | params))},
         timeout=120,
     )
     assert answer.status_code == 400, answer.text
@@ -402,7 +404,7 @@ def test_a_sitting_survives_a_restart_of_the_server(desk, tmp_path):
 
 def accepts(desk: Desk, client: MONAILabelClient, folder: Path, case: str, mask: np.ndarray) -> None:
     """A person looks at a case, and then submits a mask of their own."""
-    asked(client, "shells", case, candidates="off")
+    asked(client, "shells", case, candidates="off", **USUAL)
     path = folder / "submitted.nii.gz"
     write_nifti(path, mask.astype(np.uint8), GRID)
     client.save_label(case, str(path), params={"label_info": [{"name": "organ"}]})
@@ -429,7 +431,7 @@ def wait_until(done: Callable[[], bool]) -> None:
 def test_the_next_case_starts_from_what_its_reader_accepted_and_only_theirs(habits, tmp_path):
     desk = habits
     client = desk.client(tmp_path)
-    first, facts = asked(client, "shells", "habit_new", candidates="off")
+    first, facts = asked(client, "shells", "habit_new", candidates="off", **USUAL)
     np.testing.assert_array_equal(first, MIDDLE)
     assert facts["preference"]["applied"] is False
     for index in range(HABITS):
@@ -440,7 +442,7 @@ def test_the_next_case_starts_from_what_its_reader_accepted_and_only_theirs(habi
     assert "larger than the model's own answer" in known["in_words"]
 
     def proposal(who: MONAILabelClient, **params: Any) -> tuple[np.ndarray, bool]:
-        labels, facts = asked(who, "shells", "habit_next", candidates="off", **params)
+        labels, facts = asked(who, "shells", "habit_next", candidates="off", **(USUAL | params))
         return labels, facts["preference"]["applied"]
 
     mine, applied = proposal(client)
@@ -466,7 +468,7 @@ def test_preferences_survive_a_restart_and_a_new_champion_whose_parts_mean_other
     publish_styles(desk.app_dir, "shells", structures=(turned,))
     desk.start()
     client = desk.client(tmp_path)
-    asked(client, "shells", "habit_new", candidates="off")
+    asked(client, "shells", "habit_new", candidates="off", **USUAL)
 
     def is_replayed() -> bool:
         (now,) = learnt(desk, "anna")
@@ -475,6 +477,6 @@ def test_preferences_survive_a_restart_and_a_new_champion_whose_parts_mean_other
     wait_until(is_replayed)
     (after,) = learnt(desk, "anna")
     np.testing.assert_allclose(after["components"], before["components"][::-1], atol=0.02)
-    labels, facts = asked(client, "shells", "habit_last", candidates="off")
+    labels, facts = asked(client, "shells", "habit_last", candidates="off", **USUAL)
     assert facts["preference"]["applied"]
     np.testing.assert_array_equal(labels, OUTER)
