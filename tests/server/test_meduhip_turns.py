@@ -428,15 +428,19 @@ def wait_until(done: Callable[[], bool]) -> None:
     raise AssertionError("it was waited for a minute in vain")
 
 
+def teach_anna(desk: Desk, client: MONAILabelClient, folder: Path) -> None:
+    for index in range(HABITS):
+        accepts(desk, client, folder, f"habit_{index}", OUTER)
+    wait_until(lambda: [row["cases"] for row in learnt(desk, "anna")] == [HABITS])
+
+
 def test_the_next_case_starts_from_what_its_reader_accepted_and_only_theirs(habits, tmp_path):
     desk = habits
     client = desk.client(tmp_path)
     first, facts = asked(client, "shells", "habit_new", candidates="off", **USUAL)
     np.testing.assert_array_equal(first, MIDDLE)
     assert facts["preference"]["applied"] is False
-    for index in range(HABITS):
-        accepts(desk, client, tmp_path, f"habit_{index}", OUTER)
-    wait_until(lambda: [row["cases"] for row in learnt(desk, "anna")] == [HABITS])
+    teach_anna(desk, client, tmp_path)
     (known,) = learnt(desk, "anna")
     assert (known["recipe"], known["purpose"], known["structure"]) == ("shells", "diagnosis", "organ")
     assert "larger than the model's own answer" in known["in_words"]
@@ -462,7 +466,9 @@ def test_the_next_case_starts_from_what_its_reader_accepted_and_only_theirs(habi
 
 def test_preferences_survive_a_restart_and_a_new_champion_whose_parts_mean_other_things(habits, tmp_path):
     desk = habits
-    before = learnt(desk, "anna")[0]
+    if not learnt(desk, "anna"):
+        teach_anna(desk, desk.client(tmp_path), tmp_path)
+    (before,) = learnt(desk, "anna")
     turned = tuple(reversed(THRESHOLDS))
     desk.stop()
     publish_styles(desk.app_dir, "shells", structures=(turned,))
