@@ -83,6 +83,6 @@ def test_points_are_honoured_one_after_another_and_taken_back(turning: Server):
     assert tumours([], []) == []
 
 
-def test_an_ensemble_of_draws_says_what_it_is(turning: Server):
+def test_it_is_listed_among_the_models_for_slides(turning: Server):
     answer = requests.get(f"{turning.url}/info/", timeout=60).json()
     assert answer["models"][RECIPE]["pathology"] is True

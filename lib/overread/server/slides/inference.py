@@ -132,7 +132,7 @@ class SlideTask(InferTask):
             else:
                 prediction = self._prediction(ensemble, slide, region, chosen, bool(key.case))
                 clicks = in_order(earlier, place)
-                client = str(request.get("asked_by") or request.get("client_id") or "")
+                client = str(request.get("client_id") or "")
                 labels = (
                     self._after_clicks(prediction, slide, clicks, client) if clicks else prediction.labels
                 )

@@ -1,9 +1,9 @@
 """Does a memory of a clinician's habits spare them interactions? On computed pictures, with raters of known style.
 
 A picture shows shells round a core, each a little darker than the one inside. Every rater draws up to one of them, or
-generously beyond: that is a style, and it is the same in every picture. A model learns from
-pictures that all of them drew. Then each rater, alone, works through a row of new cases, with memory and without, until
-what is shown has a Dice of 0.9 with what they want. The memory sees what was shown in the end, not what was wanted.
+generously beyond: that is a style, and it is the same in every picture. A model learns from pictures that all of them
+drew. Then each rater, alone, works through a row of new cases, with memory and without, until what is shown has a Dice
+of 0.9 with what they want. The memory sees what was shown in the end, not what was wanted.
 """
 
 from __future__ import annotations
