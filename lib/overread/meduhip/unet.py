@@ -113,7 +113,8 @@ class _Decoder(nn.Module):
         """
         batch, count, _ = styles.shape
         flat = fused.flatten(2)[:, None]
-        block = flat.shape[-1] if torch.is_grad_enabled() else VOXELS_AT_ONCE
+        whole = torch.is_grad_enabled() or flat.is_cuda
+        block = flat.shape[-1] if whole else VOXELS_AT_ONCE
         parts = []
         for part in flat.split(block, dim=-1):
             hidden = F.relu(_pointwise(self.middle, F.relu(part + styles[..., None])))

@@ -39,8 +39,9 @@ def vote_log_odds(logits: torch.Tensor) -> torch.Tensor:
     what is computed on the way stays in a processor's cache. Logits beyond `LARGEST_LOGIT` count as that.
     """
     flat = logits.flatten(1)
+    block = flat.shape[1] if flat.is_cuda else VOXELS_AT_ONCE
     odds = torch.empty(flat.shape[1], device=flat.device)
-    for masks, out in zip(flat.split(VOXELS_AT_ONCE, dim=1), odds.split(VOXELS_AT_ONCE), strict=True):
+    for masks, out in zip(flat.split(block, dim=1), odds.split(block), strict=True):
         sure = masks.float().clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
         inside, outside = sure.sigmoid().sum(dim=0), sure.neg_().sigmoid_().sum(dim=0)
         torch.sub(inside.log_(), outside.log_(), out=out)
