@@ -94,14 +94,17 @@ def draw_turns(image: Path, first: Told, then: Told, label: str, choose: str, pi
     class_colours = {name: CLASS_COLOURS[n % len(CLASS_COLOURS)] for n, name in enumerate(classes)}
     fills = dict.fromkeys(classes, CLASS_FILL) | dict.fromkeys(CANDIDATE_COLOURS, CANDIDATE_FILL)
     legend = class_colours | {
-        f"{one['name']}: {one['words']} ({one['support']:.0%})": CANDIDATE_COLOURS[one["name"]]
+        # The font has no minus sign.
+        f"{one['name']}: {one['words'].replace('−', '-')} ({one['support']:.0%})": CANDIDATE_COLOURS[
+            one["name"]
+        ]
         for one in offered
     }
     with tempfile.TemporaryDirectory() as folder, in_own_process() as slicer:
         panels = [Path(folder) / f"{name}.png" for name in ("plain", "offered", "chosen")]
         colours = class_colours | CANDIDATE_COLOURS
         answers = [(one.file, one.facts["label_names"]) for one in (first, then)]
-        slicer.submit(_draw_panels, image, answers, panels, colours, fills).result()
+        slicer.submit(_draw_panels, image, answers, label, panels, colours, fills).result()
         captions = ("the image", "Run: what is shown, and the candidates", f"candidate {choose} was chosen")
         beside_each_other([Image.open(panel).convert("RGB") for panel in panels], legend, picture, captions)
 
@@ -109,16 +112,21 @@ def draw_turns(image: Path, first: Told, then: Told, label: str, choose: str, pi
 def _draw_panels(
     image: Path,
     answers: Sequence[tuple[Path, dict[str, int]]],
+    label: str,
     panels: Sequence[Path],
     colours: dict[str, tuple[float, float, float]],
     fills: dict[str, float],
 ) -> None:
-    """In Slicer's process: the volume alone, and with each answer in turn, in the slice with most to choose from."""
+    """In Slicer's process: the volume alone, and with each answer in turn.
+
+    In the slice with most to choose from, of those in which much of the structure is seen.
+    """
     scene = SlicerScene(image, drawn=True)
     scene.import_result(*answers[0])
     segments = scene.segment_voxels()
     disputed = sum(segments[name].sum(axis=(0, 1)) for name in CANDIDATE_COLOURS if name in segments)
-    slice_k = int(disputed.argmax())
+    seen = segments[label].sum(axis=(0, 1))
+    slice_k = int((disputed * (seen >= seen.max() / 2)).argmax())
     scene.show_segments(False)
     scene.render(panels[0], slice_k, WINDOW_HU, colours, fills, PANEL_PX)
     scene.show_segments(True)
