@@ -6,13 +6,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine
 
 from overread.domain.errors import NotFoundError
-from overread.state.engines import BUSY_TIMEOUT_S, WRITES, make_engine, url_of
+from overread.state.engines import BUSY_TIMEOUT_S, WRITER_LOCK, WRITES, make_engine, url_of
 from overread.state.failures import StateError, telling
 from overread.state.migration import upgrade, version_of
 from overread.state.schema import VERSION
@@ -97,6 +97,28 @@ class Database:
                     yield connection
         finally:
             self._mine.is_writing = False
+
+    def ensure_writable(self, patience_s: float) -> None:
+        """Return when a writer could begin now; nothing is written.
+
+        Raises:
+            StateError: none could within this time, or the database failed.
+        """
+        with telling(self.name):
+            if self._is_sqlite:
+                assert self._engine.url.database is not None
+                file = Path(self._engine.url.database)
+                # A connection would make a file that is gone.
+                with closing(
+                    sqlite3.connect(f"{file.as_uri()}?mode=rw", timeout=patience_s, uri=True)
+                ) as own:
+                    own.isolation_level = None
+                    own.execute("BEGIN IMMEDIATE")
+                    own.execute("ROLLBACK")
+                return
+            with self._engine.connect() as connection, connection.begin():
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(1000 * patience_s)}")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
 
     def damage(self) -> list[str]:
         """What SQLite finds broken in its file, a sentence each; empty where it is whole, and for PostgreSQL."""
