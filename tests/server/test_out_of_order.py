@@ -5,6 +5,8 @@ Also what `/healthz` and `/metrics` say meanwhile, and that all is well again wh
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import shutil
@@ -13,17 +15,18 @@ import sqlite3
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import requests
 from fastapi import FastAPI, UploadFile
-from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from overread.ensemble.storage import read_description, write_description
@@ -314,15 +317,18 @@ def test_an_upload_that_cannot_be_kept_meanwhile_is_not_called_unreadable(tmp_pa
     def put(file: UploadFile) -> str:
         return file.filename or ""
 
-    client = TestClient(app)
-    sent = {"file": ("image.nii.gz", bytes(2 << 20))}
-    assert client.put("/", files=sent).json() == "image.nii.gz"
+    async def asked(method: str, path: str, **sent: Any) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ward") as client:
+            return await client.request(method, path, **sent)
+
+    sent = {"files": {"file": ("image.nii.gz", bytes(2 << 20))}}
+    assert asyncio.run(asked("PUT", "/", **sent)).json() == "image.nii.gz"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    refused = client.put("/", files=sent)
+    refused = asyncio.run(asked("PUT", "/", **sent))
     assert refused.status_code == 503
     assert refused.json()["detail"].startswith(
         "the server cannot reach its files (No such file or directory)"
     )
     assert str(tmp_path) not in refused.text
-    assert client.put("/").status_code == 422
-    assert client.get("/else").json() == {"detail": "Not Found"}
+    assert asyncio.run(asked("PUT", "/")).status_code == 422
+    assert asyncio.run(asked("GET", "/else")).json() == {"detail": "Not Found"}

@@ -185,16 +185,17 @@ def agreement(counts: Iterable[LabelCount]) -> Metric:
         "Mean Dice over classes between the proposed and the accepted label; 1 where nothing was corrected.",
         labels=["model", "champion"],
     )
-    dices: dict[tuple[str, str], list[LabelCount]] = {}
+    dices: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for count in counts:
         if count.status in IN_USE and count.dice is not None:
-            dices.setdefault((count.recipe, count.champion[:HASH_LENGTH]), []).append(count)
+            key = count.recipe, count.champion[:HASH_LENGTH]
+            dices.setdefault(key, []).append((count.dice, count.labels))
     for (recipe, champion), group in sorted(dices.items()):
         below = [0] * (len(DICES) + 1)
-        for count in group:
-            below[bisect_left(DICES, count.dice)] += count.labels
+        for dice, labels in group:
+            below[bisect_left(DICES, dice)] += labels
         buckets = [(text, float(sum(below[: i + 1]))) for i, text in enumerate([*map(str, DICES), "+Inf"])]
-        total = sum(count.labels * (count.dice or 0.0) for count in group)
+        total = sum(labels * dice for dice, labels in group)
         found.add_metric([recipe, champion], buckets, total)
     return found
 
