@@ -114,7 +114,7 @@ def restore_backup(
         )
     if DATABASE in places:
         ensure_unused(places[DATABASE])
-    moves = _Moves(datetime.now(UTC).strftime("%Y%m%dT%H%M%S"))
+    moves = _Moves(datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"))
     try:
         done = 0
         for name in kept:
