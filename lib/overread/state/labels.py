@@ -116,6 +116,12 @@ def labels(
     return found
 
 
+def protections(c: Connection, recipe: str, patient: str) -> list[bool]:
+    """Of each label of a patient for a recipe, whether it is protected."""
+    wanted = select(LABELS.c.protected).where(LABELS.c.recipe == recipe, LABELS.c.patient == patient)
+    return list(c.execute(wanted).scalars())
+
+
 @dataclass(frozen=True)
 class LabelCount:
     """How many labels agree in all of these.
