@@ -30,8 +30,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from overread.ensemble.storage import read_description, write_description
 from overread.imaging.volumes import read_labelmap, write_nifti
 from overread.learning.champions import ChampionStore
-from overread.server.errors import add_error_answers
-from overread.server.faults import DATABASE_BUSY, DISK_FULL, STORE_GONE, UnavailableError
+from overread.server.faults import DATABASE_BUSY, DISK_FULL, STORE_GONE, OutOfOrderError, add_fault_answers
 from overread.server.models import ServedModels
 from overread.server.settings import Settings
 from support.servers import (
@@ -249,8 +248,10 @@ def test_a_champion_that_is_damaged(ward: Ward):
     description.write_bytes(sound[: len(sound) // 2])
     refused = requests.post(f"{ward.url}/infer/phantom", params={"image": "five"}, timeout=60)
     assert refused.status_code == 503
-    assert "is damaged" in refused.json()["detail"]
-    assert "overread models rollback phantom" in refused.json()["detail"]
+    assert refused.json()["detail"].startswith(
+        "the champion of phantom is damaged; `overread models rollback phantom`"
+    )
+    assert str(ward.app) not in refused.text
     label = ward.submit("five", 4)
     assert label.status_code == 503
     assert ward.accepted("five") == before
@@ -298,10 +299,11 @@ def test_a_champion_whose_weights_were_changed_is_named_when_it_is_loaded(tmp_pa
     models = ServedModels(store, Settings())
     assert models.troubles() == {}
     with pytest.raises(
-        UnavailableError, match=r"cannot be loaded: .*weights\.bin is not the file .* rollback"
+        OutOfOrderError, match="the champion of phantom cannot be loaded; `overread models rollback"
     ):
         models.ensemble("phantom")
     assert list(models.troubles()) == models.names() == ["phantom"]
+    assert "weights.bin is not the file that was trained" in models.troubles()["phantom"]
     store.rollback("phantom")
     assert models.ensemble("phantom").name == "phantom"
     assert models.troubles() == {}
@@ -309,7 +311,7 @@ def test_a_champion_whose_weights_were_changed_is_named_when_it_is_loaded(tmp_pa
 
 def test_an_upload_that_cannot_be_kept_meanwhile_is_not_called_unreadable():
     app = FastAPI()
-    add_error_answers(app)
+    add_fault_answers(app)
 
     @app.put("/")
     def put(number: int) -> str:

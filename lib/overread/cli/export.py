@@ -43,6 +43,14 @@ def export(
             "which `overread train` does not read.",
         ),
     ] = False,
+    assumed_um_per_px: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Pixel size of slides that do not tell theirs, in µm, as the server was told.",
+            show_default=False,
+        ),
+    ] = None,
     app: AppOption = None,
     models: ModelsOption = None,
     database: DatabaseOption = None,
@@ -60,6 +68,7 @@ def export(
 
         overread export liver /data/Dataset001_Liver --studies ~/studies --consensus staple --whole-only
     """
+    from overread.domain.slides import PixelSize
     from overread.ensemble.storage import read_description
     from overread.imaging.slides.slide import ASSUMED
     from overread.learning.accepted import AcceptedLabels
@@ -69,6 +78,7 @@ def export(
 
     description = read_description(champion_store(app, models).current(recipe))
     um_per_px = description["plan"].get("um_per_px")
+    assumed = ASSUMED if assumed_um_per_px is None else PixelSize(assumed_um_per_px)
     with (
         existing_database(app, database) as opened,
         tempfile.TemporaryDirectory() as cache,
@@ -77,7 +87,7 @@ def export(
         if um_per_px is None:
             image_of = images_below(studies).get
         else:
-            image_of = PatchImages(studies, Path(cache), um_per_px, ASSUMED).image_of
+            image_of = PatchImages(studies, Path(cache), um_per_px, assumed).image_of
         task = bar.add_task("reading", total=1)
         exported = export_labels(
             folder,

@@ -6,15 +6,13 @@ import json
 import logging
 
 from fastapi import FastAPI, Request
-from fastapi.exception_handlers import http_exception_handler
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import (
     ImageNotFoundException,
     LabelNotFoundException,
     MONAILabelError,
     MONAILabelException,
 )
-from starlette.exceptions import HTTPException
 
 from overread.domain import BadInputError, NotFoundError, OverreadError
 from overread.server.faults import fault_answer
@@ -26,16 +24,12 @@ def add_error_answers(app: FastAPI) -> None:
     """Teach the app to answer our errors and MONAI Label's with `{"detail": sentence}`."""
     for kind in (OverreadError, MONAILabelException, json.JSONDecodeError):
         app.add_exception_handler(kind, _answer)
-    app.add_exception_handler(OSError, _out_of_order)
-    app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _unexpected)
 
 
 def status_and_sentence(error: Exception) -> tuple[int, str]:
     """HTTP status and what to tell the client."""
     if (fault := fault_answer(error)) is not None:
-        # What is told names no path; whoever has to mend it needs one.
-        logger.error("%s: %s", type(error).__name__, error)
         return fault
     if isinstance(error, NotFoundError):
         return 404, str(error)
@@ -54,22 +48,6 @@ def _answer(request: Request, error: Exception) -> JSONResponse:
     status, sentence = status_and_sentence(error)
     logger.warning("%s %s: %d %s", request.method, request.url.path, status, sentence)
     return JSONResponse({"detail": sentence}, status_code=status)
-
-
-def _out_of_order(request: Request, error: Exception) -> JSONResponse:
-    """Files that cannot be read or written."""
-    if fault_answer(error) is None:
-        raise error
-    return _answer(request, error)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    """FastAPI takes a full disk, on which it cannot keep an upload, for a body that cannot be understood."""
-    assert isinstance(error, HTTPException)
-    cause = error.__cause__
-    if isinstance(cause, Exception) and fault_answer(cause) is not None:
-        return _answer(request, cause)
-    return await http_exception_handler(request, error)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:

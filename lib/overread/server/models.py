@@ -16,7 +16,7 @@ from overread.learning.champions import ChampionStore
 from overread.meduhip.reader import Reader
 from overread.meduhip.storage import load_reader
 from overread.queue.scoring import CHAMPION_LENGTH
-from overread.server.faults import UnavailableError
+from overread.server.faults import OutOfOrderError
 from overread.server.settings import Settings
 from overread.state.scores import COLD
 
@@ -68,7 +68,7 @@ class ServedModels:
 
         Raises:
             NotFoundError: no such model; the message lists those that there are.
-            UnavailableError: there is one, and it is damaged.
+            OutOfOrderError: there is one, and it is damaged.
         """
         if recipe not in self._wanted():
             names = self.names()
@@ -77,7 +77,9 @@ class ServedModels:
         try:
             return self.store.current(recipe)
         except BadInputError as error:
-            raise UnavailableError(str(error)) from error
+            raise OutOfOrderError(
+                f"the champion of {recipe} is damaged; {way_back(recipe)}", str(error)
+            ) from error
 
     def queued(self) -> str:
         """The model whose doubt orders the queue; empty where none is served, or not the one that was wished."""
@@ -150,14 +152,18 @@ class ServedModels:
     def _noting_failure(self, recipe: str, folder: Path) -> Iterator[None]:
         """A champion that cannot be loaded is remembered, for whoever looks after the server.
 
-        Raises UnavailableError in place of what the loader says.
+        Raises OutOfOrderError in place of what the loader says.
         """
         try:
             yield
         except (OverreadError, OSError) as error:
-            self._unloadable[folder] = (
-                f"champion {folder.name} of {recipe} cannot be loaded: {error}; "
-                f"go back to an earlier one with `overread models rollback {recipe}`"
-            )
-            raise UnavailableError(self._unloadable[folder]) from error
+            self._unloadable[folder] = f"champion {folder.name} of {recipe} cannot be loaded: {error}"
+            raise OutOfOrderError(
+                f"the champion of {recipe} cannot be loaded; {way_back(recipe)}", self._unloadable[folder]
+            ) from error
         self._unloadable.pop(folder, None)
+
+
+def way_back(recipe: str) -> str:
+    """What to do about a champion that cannot be used."""
+    return f"`overread models rollback {recipe}` goes back to an earlier one, and the server's log says what is wrong"

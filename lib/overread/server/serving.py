@@ -25,6 +25,7 @@ from overread.learning.champions import ChampionStore
 from overread.learning.process import ACCEPTED
 from overread.server.children import Children
 from overread.server.errors import add_error_answers
+from overread.server.faults import add_fault_answers
 from overread.server.guard import UploadGuard
 from overread.server.loop import Loop
 from overread.server.models import ServedModels
@@ -178,6 +179,7 @@ class Serving(ABC, Generic[Task, Store]):
         """Put our endpoints, error answers and upload limits into MONAI Label's FastAPI app."""
         take_over(app, self.router(), self.not_offered)
         add_error_answers(app)
+        add_fault_answers(app)
         watch_over(app, self)
         app.user_middleware.append(Middleware(UploadGuard, limit=self.body_limit))
         # The stack was built when the server began to start; requests go through the new one.

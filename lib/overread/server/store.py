@@ -20,7 +20,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 
 from overread.domain import BadInputError, NotFoundError
 from overread.learning.accepted import FINAL, AcceptedLabels
-from overread.server.faults import STORE_GONE, UnavailableError
+from overread.server.faults import STORE_GONE, OutOfOrderError
 from overread.server.index import reconciled
 from overread.server.models import ServedModels
 from overread.server.names import ANONYMOUS, checked_name
@@ -133,7 +133,7 @@ class GuardedStore(LocalDatastore):
 
     def _ensure_there(self) -> None:
         if not self.is_there():
-            raise UnavailableError(STORE_GONE)
+            raise OutOfOrderError(STORE_GONE)
 
     def image_files(self) -> dict[str, Path]:
         """Files of all images, by id."""
@@ -331,7 +331,7 @@ class GuardedStore(LocalDatastore):
             self._seen.clear()
             try:
                 self._reconcile_datastore()
-            except (OSError, UnavailableError):
+            except (OSError, OutOfOrderError):
                 logger.exception("The studies folder could not be read")
 
     def _reconcile_datastore(self) -> None:
