@@ -188,6 +188,9 @@ def test_what_is_no_backup_is_refused(tmp_path: Path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(BadInputError, match="cannot be read"):
         check_backup(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": 1, "files": {"studies/labels/../../x": {}}}')
+    with pytest.raises(BadInputError, match=r"studies/labels/\.\./\.\./x leads out of the folder"):
+        check_backup(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": 99}')
     with pytest.raises(BadInputError, match="has format 99, this Overread reads 1"):
         check_backup(tmp_path)

@@ -230,6 +230,13 @@ def _size(path: Path) -> int:
         return 0
 
 
+def _below(name: str) -> str:
+    """The name itself, if it stays below a folder. Raises ValueError: nobody wrote it who means well."""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"{name} leads out of the folder")
+    return name
+
+
 def read_manifest(folder: Path) -> Manifest:
     """What a backup says it holds. Raises BadInputError where it is none, or of a newer Overread."""
     path = Path(folder) / MANIFEST
@@ -237,7 +244,7 @@ def read_manifest(folder: Path) -> Manifest:
         values = json.loads(path.read_text())
         if (said := values.pop("format")) != FORMAT:
             raise BadInputError(f"{path} has format {said}, this Overread reads {FORMAT}")
-        files = {name: Kept(**kept) for name, kept in values.pop("files").items()}
+        files = {_below(name): Kept(**kept) for name, kept in values.pop("files").items()}
         troubles = tuple(values.pop("troubles"))
         return Manifest(files=files, troubles=troubles, **values)
     except FileNotFoundError:
