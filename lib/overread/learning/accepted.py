@@ -50,6 +50,7 @@ from overread.state.labels import (
     LabelRow,
     add_label,
     labels,
+    protections,
     set_status,
 )
 from overread.state.servings import CONTROL, SUBMITTED, Serving, end
@@ -494,7 +495,7 @@ def _newest(c: Connection, case_id: str, tag: str) -> LabelRow | None:
 
 def _is_protected(c: Connection, recipe: str, patient: str, first: bool) -> bool:
     """Whether a patient's labels are protected; `first` decides where this is the first of them."""
-    earlier = [row.protected for row in labels(c, recipe=recipe) if row.patient == patient]
+    earlier = protections(c, recipe, patient)
     return any(earlier) if earlier else first
 
 

@@ -15,6 +15,7 @@ from monailabel.interfaces.exception import (
 )
 
 from overread.domain import BadInputError, NotFoundError, OverreadError
+from overread.server.faults import fault_answer
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ def add_error_answers(app: FastAPI) -> None:
 
 def status_and_sentence(error: Exception) -> tuple[int, str]:
     """HTTP status and what to tell the client."""
+    if (fault := fault_answer(error)) is not None:
+        return fault
     if isinstance(error, NotFoundError):
         return 404, str(error)
     if isinstance(error, BadInputError):

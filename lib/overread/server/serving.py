@@ -25,6 +25,7 @@ from overread.learning.champions import ChampionStore
 from overread.learning.process import ACCEPTED
 from overread.server.children import Children
 from overread.server.errors import add_error_answers
+from overread.server.faults import add_fault_answers
 from overread.server.guard import UploadGuard
 from overread.server.loop import Loop
 from overread.server.models import ServedModels
@@ -34,6 +35,7 @@ from overread.server.settings import Settings
 from overread.server.store import GuardedStore
 from overread.server.training import Training
 from overread.server.turns import INFERENCE, record_turn
+from overread.server.watch.routes import watch_over
 from overread.state.database import DATABASE_VARIABLE, Database, default_path
 from overread.uncertainty.measures import MEASURES
 
@@ -170,12 +172,15 @@ class Serving(ABC, Generic[Task, Store]):
         logger.info("Models %s on %s, %d threads", self.models.names(), self.models.device, threads)
         warming = threading.Thread(target=self.warm_up, name="warm-up", daemon=True)
         warming.start()
+        self.loop.also(self.store.look)
         self.loop.open(warming)
 
     def prepare_http(self, app: FastAPI) -> None:
         """Put our endpoints, error answers and upload limits into MONAI Label's FastAPI app."""
         take_over(app, self.router(), self.not_offered)
         add_error_answers(app)
+        add_fault_answers(app)
+        watch_over(app, self)
         app.user_middleware.append(Middleware(UploadGuard, limit=self.body_limit))
         # The stack was built when the server began to start; requests go through the new one.
         app.middleware_stack = app.build_middleware_stack()
