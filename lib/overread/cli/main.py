@@ -23,6 +23,7 @@ from overread.cli import (
     simulate,
     study,
     train,
+    users,
     watch,
 )
 
@@ -92,4 +93,5 @@ app.add_typer(preference.preference, name="preference")
 app.command("watch")(watch.watch)
 app.command("arms")(arms.arms)
 app.add_typer(audit.audit, name="audit")
+app.add_typer(users.users, name="users")
 app.command("doctor")(doctor.doctor)

@@ -50,10 +50,16 @@ class StudyStore(GuardedStore):
         self.on_accepted: Callable[[str, str, str, np.ndarray], None] | None = None
         super().__init__(folder, extensions, models, accepted)
 
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+    def add_image(
+        self, image_id: str, image_filename: str, image_info: dict[str, Any], may_replace: bool = True
+    ) -> str:
         """Take an image in.
 
+        Args:
+            may_replace: whether it may take the place of another one, whose labels no longer hold then.
+
         Raises:
+            ForbiddenError: another one is there, and may not be replaced.
             BadInputError: a name that cannot be a file's, an unreadable volume, or one larger than allowed.
         """
         source = Path(image_filename)
@@ -68,7 +74,7 @@ class StudyStore(GuardedStore):
         check_volume(source, image_id, self._models.settings.max_upload_bytes)
         target = Path(self._datastore.image_path()) / self._filename(image_id, suffix)
         info = {**as_dict(image_info, "params"), "ts": int(time.time()), "name": target.name}
-        self._drop_labels_of_another(image_id, source, str(info.get("user") or ANONYMOUS))
+        self._drop_labels_of_another(image_id, source, str(info.get("user") or ANONYMOUS), may_replace)
         with self._change:
             self._place(source, target)
             self._init_from_datastore_file()

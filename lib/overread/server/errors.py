@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -14,7 +15,10 @@ from monailabel.interfaces.exception import (
     MONAILabelException,
 )
 
+from overread.access.roles import ForbiddenError
 from overread.domain import BadInputError, NotFoundError, OverreadError
+from overread.server.access.authority import ProviderError
+from overread.server.access.limits import TooManyAttemptsError
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +34,14 @@ def status_and_sentence(error: Exception) -> tuple[int, str]:
     """HTTP status and what to tell the client."""
     if isinstance(error, NotFoundError):
         return 404, str(error)
+    if isinstance(error, ForbiddenError):
+        return 403, str(error)
     if isinstance(error, BadInputError):
         return 400, str(error)
+    if isinstance(error, TooManyAttemptsError):
+        return 429, str(error)
+    if isinstance(error, ProviderError):
+        return 503, str(error)
     if isinstance(error, ImageNotFoundException | LabelNotFoundException):
         return 404, str(error.msg)
     if isinstance(error, MONAILabelException):
@@ -44,9 +54,20 @@ def status_and_sentence(error: Exception) -> tuple[int, str]:
 def _answer(request: Request, error: Exception) -> JSONResponse:
     status, sentence = status_and_sentence(error)
     logger.warning("%s %s: %d %s", request.method, request.url.path, status, sentence)
-    return JSONResponse({"detail": sentence}, status_code=status)
+    headers = error.headers if isinstance(error, TooManyAttemptsError) else None
+    return JSONResponse({"detail": sentence}, status_code=status, headers=headers)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    sentence = f"{type(error).__name__}: {error}; the server's log (GET /logs/) has the details"
+    """Nothing of an error that nobody thought of goes out: it may hold paths, or what others sent."""
+    number = secrets.token_hex(4)
+    logger.error(
+        "%s %s: error %s is a %s",
+        request.method,
+        request.url.path,
+        number,
+        type(error).__name__,
+        exc_info=error,
+    )
+    sentence = f"something went wrong in the server; its log tells what under `error {number}`"
     return JSONResponse({"detail": sentence}, status_code=500)

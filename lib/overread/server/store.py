@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
+from overread.access.roles import ForbiddenError
 from overread.domain import BadInputError, NotFoundError
 from overread.learning.accepted import FINAL, AcceptedLabels
 from overread.server.index import reconciled
@@ -136,10 +137,10 @@ class GuardedStore(LocalDatastore):
 
     # -- what changes -------------------------------------------------------------------------------------------
 
-    def remove_image(self, image_id: str) -> None:
+    def remove_image(self, image_id: str, by: str = ANONYMOUS) -> None:
         """Remove an image with its labels. Raises NotFoundError for an unknown one."""
         self.known_image(image_id)
-        self._withdraw(image_id, None, ANONYMOUS, "its image was removed")
+        self._withdraw(image_id, None, by, "its image was removed")
         with self._change:
             super().remove_image(image_id)
             self.refresh()
@@ -192,11 +193,13 @@ class GuardedStore(LocalDatastore):
             with suppress(NotFoundError):
                 self._accepted.review(case, tag, str(status), by, comment, time.time())
 
-    def _drop_labels_of_another(self, image_id: str, source: Path, by: str) -> None:
+    def _drop_labels_of_another(self, image_id: str, source: Path, by: str, may_replace: bool) -> None:
         """Labels of an image say nothing about another image that takes its name."""
         item = self._datastore.objects.get(image_id)
         if item is None or self._is_same_image(image_id, source):
             return
+        if not may_replace:
+            raise ForbiddenError(f"{by} may add images, but another image is called {image_id!r} already")
         self._withdraw(image_id, None, by, "another volume took its image's place")
         with self._change:
             for tag in list(item.labels):
