@@ -56,17 +56,14 @@ class Gate:
         if person is None or not rule.action:
             await self.app(scope, receive, send)
             return
-        status = 500
 
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+        async def noted(message: Message) -> None:
+            # Before the answer: who has it can rely on the row.
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                await self._note(person, rule, request)
             await send(message)
 
-        await self.app(scope, receive, watched)
-        if status < 400:
-            await self._note(person, rule, request)
+        await self.app(scope, receive, noted)
 
     async def _refusal(self, request: Request) -> Response | None:
         """The answer to who may not; None, and the person in the scope, for who may."""
