@@ -1,4 +1,4 @@
-"""A server with users: each client logs in its own way, each role may what it may, and the audit log tells who did what."""
+"""A server with users: each client logs in its own way, each role may what is its own, the audit log tells who did what."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from overread.access.users import default_users
 from overread.imaging.volumes import read_labelmap, write_nifti
 from overread.state.audit import AuditRow, rows, verify
 from overread.state.database import Database, default_path
-from support.servers import app_copy, marker_voxels, oblique_grid, publish_threshold, running_server, write_case
+from support.servers import (
+    app_copy,
+    marker_voxels,
+    oblique_grid,
+    publish_threshold,
+    running_server,
+    write_case,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +129,9 @@ def test_slicer_logs_in_reads_downloads_and_submits_under_the_users_name(ward, t
     assert requests.get(f"{ward.url}/datastore/image", params={"image": other}, timeout=60).status_code == 401
     file, params = client.infer("phantom", sample["id"], {})
     assert read_labelmap(Path(file))[0].max() == 4
-    answer = client.save_label(sample["id"], str(label_of(tmp_path)), params={"label_info": [{"name": "organ"}]})
+    answer = client.save_label(
+        sample["id"], str(label_of(tmp_path)), params={"label_info": [{"name": "organ"}]}
+    )
     assert answer["accepted"]["rater"] == "anna"
     # What was proposed to her was found again under her name, not under her computer's.
     assert answer["accepted"]["champion"] == params["champion"]
@@ -176,9 +185,12 @@ def test_a_browser_is_sent_to_the_login_page_and_back_and_out(ward):
         f"{ward.url}/activelearning/first", headers={"Origin": "https://evil.example"}, timeout=60
     )
     assert strange.status_code == 403
-    assert "Access-Control-Allow-Origin" not in browser.get(
-        f"{ward.url}/info/", headers={"Origin": "https://evil.example"}, timeout=60
-    ).headers
+    assert (
+        "Access-Control-Allow-Origin"
+        not in browser.get(
+            f"{ward.url}/info/", headers={"Origin": "https://evil.example"}, timeout=60
+        ).headers
+    )
     kept = dict(browser.cookies)
     browser.post(f"{ward.url}/logout", timeout=60)
     assert not browser.cookies
@@ -303,7 +315,11 @@ def test_guessing_passwords_ends_soon_and_locks_nobody_else_out(ward):
     answers = [attempt("nobody", f"guess number {n}") for n in range(6)]
     assert [answer.status_code for answer in answers] == [401] * 5 + [429]
     assert 0 < int(answers[-1].headers["Retry-After"]) <= 300
-    assert answers[0].json() == attempt("anna", "not her password").json() == {"detail": "Name or password is wrong."}
+    assert (
+        answers[0].json()
+        == attempt("anna", "not her password").json()
+        == {"detail": "Name or password is wrong."}
+    )
     assert attempt("anna", PASSWORDS["anna"]).status_code == 200
 
 

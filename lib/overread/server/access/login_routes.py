@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -115,9 +114,10 @@ def log_in(access: Access, request: Request, name: str, password: str) -> str | 
 
 def own_page(target: str) -> str:
     """The page to go on to, if it is of this server; else the first one."""
-    parts = urlsplit(target)
-    is_own = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
-    return target if is_own and not parts.scheme and not parts.netloc and "\\" not in target else FIRST_PAGE
+    is_own = (
+        target.startswith("/") and not target.startswith("//") and target.isprintable() and "\\" not in target
+    )
+    return target if is_own else FIRST_PAGE
 
 
 def shown(page: str, status: int = 200, headers: dict[str, str] | None = None) -> HTMLResponse:

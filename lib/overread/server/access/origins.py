@@ -27,7 +27,7 @@ def is_from_elsewhere(request: Request, allowed: Collection[str] = ()) -> bool:
     origin = request.headers.get("origin")
     if origin is None:
         return request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-    return origin not in allowed and urlsplit(origin).netloc != request.headers.get("host", "")
+    return origin not in allowed and _host_of(origin) != request.headers.get("host", "")
 
 
 def is_loopback_name(host: str) -> bool:
@@ -35,9 +35,16 @@ def is_loopback_name(host: str) -> bool:
 
     Another name on a loopback address is how a strange page reaches past its own origin (DNS rebinding).
     """
-    name = urlsplit(f"//{host}").hostname or ""
-    return (
-        name == "localhost"
-        or name.endswith(".localhost")
-        or (not name.strip("0123456789.:abcdef") and is_loopback(name))
-    )
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    is_number = not name.strip("0123456789.:abcdef")
+    return name == "localhost" or name.endswith(".localhost") or (is_number and is_loopback(name))
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
