@@ -1,4 +1,4 @@
-"""A server with users: each client logs in its own way, each role may what is its own, the audit log tells who did what."""
+"""A server with users: clients log in their own way, each role may what it may, the audit log tells who did what."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 import time
@@ -72,9 +73,11 @@ class Access:
 
 def address_of(argv: Sequence[str]) -> tuple[str | None, bool]:
     """Where `monailabel start_server` listens, by its arguments, and whether it encrypts; None for another program."""
-    from monailabel.main import Main
-
     if "start_server" not in argv[1:]:
         return None, False
-    known, _ = Main(actions=("start_server",)).args_parser().parse_known_args(list(argv[1:]))
+    # Its own parser cannot be had without loading all of it. The address is everybody's unless another is named.
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-i", "--host", default="0.0.0.0")
+    parser.add_argument("--ssl_certfile")
+    known, _ = parser.parse_known_args(list(argv[1:]))
     return known.host, bool(known.ssl_certfile)
