@@ -212,13 +212,19 @@ def volume_suffix(name: str) -> str:
 
 def check_volume(path: Path, name: str, most_bytes: int) -> None:
     """Raise BadInputError unless the file is a volume or picture of finite values within the limit."""
+    check_announced(path, f"image {name}", most_bytes)
     with called(path, f"image {name}"):
-        announced = read_header(path).voxels * BYTES_A_VOXEL
-        if announced > most_bytes:
-            raise BadInputError(
-                f"image {name} announces {announced / 1e9:.3g} GB of voxels, at most {most_bytes / 1e9:.3g} are taken"
-            )
         read_volume([path])
+
+
+def check_announced(path: Path, name: str, most_bytes: int) -> None:
+    """Raise BadInputError for a file whose header cannot be read, or announces more than is taken."""
+    with called(path, name):
+        announced = read_header(path).voxels * BYTES_A_VOXEL
+    if announced > most_bytes:
+        raise BadInputError(
+            f"{name} announces {announced / 1e9:.3g} GB of voxels, at most {most_bytes / 1e9:.3g} are taken"
+        )
 
 
 def same_volume(first: Path, second: Path) -> bool:

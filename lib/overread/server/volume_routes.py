@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +17,11 @@ from monailabel.endpoints.infer import ResultType
 from requests_toolbelt import MultipartEncoder
 
 from overread.domain import BadInputError
+from overread.imaging.headers import check_self_contained
 from overread.learning.champions import HASH_LENGTH
-from overread.server.datastore import check_volume, volume_suffix
+from overread.server.datastore import check_announced, check_volume, volume_suffix
 from overread.server.datastore_routes import known_session
-from overread.server.inference import SESSION, STUDIES, UPLOAD
+from overread.server.inference import SESSION, STUDIES, UPLOAD, called
 from overread.server.maps import MapKey
 from overread.server.names import ANONYMOUS, checked_name, name_of_address
 from overread.server.routes import (
@@ -189,8 +192,10 @@ def inference_request(
             "image_source": SESSION,
         }
     if file is not None:
-        path = received_volume(file)
-        return request | {"image": str(path), "image_name": file.filename, "image_source": UPLOAD}
+        path, name = received_volume(file), file.filename or ""
+        with removed_on_error(path):
+            check_announced(path, name, serving.settings.max_upload_bytes)
+        return request | {"image": str(path), "image_name": name, "image_source": UPLOAD}
     if not image:
         raise BadInputError("name an image of the studies folder, a session, or send a file")
     known = serving.store.known_image(image)
@@ -223,8 +228,24 @@ def inference_answer(result: Path, facts: dict[str, Any], output: ResultType | N
 
 
 def received_volume(upload: UploadFile) -> Path:
-    """The uploaded volume in the app's own temporary folder; the caller removes it."""
-    return received(upload, volume_suffix(upload.filename or ""))
+    """The uploaded volume in the app's own temporary folder; the caller removes it.
+
+    Raises BadInputError for a kind of file that is not read here, and for one that points to another file.
+    """
+    path = received(upload, volume_suffix(upload.filename or ""))
+    with removed_on_error(path), called(path, upload.filename or ""):
+        check_self_contained(path)
+    return path
+
+
+@contextmanager
+def removed_on_error(path: Path) -> Iterator[None]:
+    """Remove what was received when it turns out not to be taken."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def storable(name: str) -> str | None:
