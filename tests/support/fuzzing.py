@@ -23,6 +23,7 @@ EXAMPLES = int(os.environ.get("OVERREAD_FUZZ", "0")) or 8
 IS_LONG = EXAMPLES > 100
 # An answer takes this long on a busy machine; what takes longer hangs.
 PATIENCE_S = 120
+STORE_FOLDERS = ("labels", "accepted", ".incoming", "patches")
 
 SETTINGS = settings(
     max_examples=EXAMPLES,
@@ -191,10 +192,10 @@ class Place:
             assert str(self.base) not in answer.text, about
 
     def outside(self) -> set[Path]:
-        """Everything that lies neither in the app's folder nor with the studies; and the studies' own folder names."""
+        """What lies neither in the app's folder nor with the studies, and folders that no store makes there."""
         own = (self.app_dir, self.studies)
         return {p for p in self.base.rglob("*") if not any(folder in p.parents for folder in own)} | {
-            p for p in self.studies.iterdir() if p.is_dir()
+            p for p in self.studies.iterdir() if p.is_dir() and p.name not in STORE_FOLDERS
         }
 
     def leftovers(self) -> list[Path]:

@@ -59,7 +59,7 @@ def running_server(
     with log.open("wb") as sink:
         server = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment, cwd=cwd)
         try:
-            url = f"http://127.0.0.1:{port}"
+            url = f"http{'s' if '--ssl_certfile' in options else ''}://127.0.0.1:{port}"
             _wait_until_ready(server, url, log)
             yield url
         finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+from collections.abc import Collection
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -23,10 +25,23 @@ from overread.server.access.limits import TooManyAttemptsError
 logger = logging.getLogger(__name__)
 
 
-def add_error_answers(app: FastAPI) -> None:
-    """Teach the app to answer our errors and MONAI Label's with `{"detail": sentence}`."""
+def add_error_answers(app: FastAPI, folders: Collection[Path] = ()) -> None:
+    """Teach the app to answer our errors and MONAI Label's with `{"detail": sentence}`.
+
+    Args:
+        folders: of this machine, which clients are not to know.
+    """
+
+    def answer(request: Request, error: Exception) -> JSONResponse:
+        status, sentence = status_and_sentence(error)
+        logger.warning("%s %s: %d %s", request.method, request.url.path, status, sentence)
+        for folder in folders:
+            sentence = sentence.replace(f"{folder}/", "")
+        headers = error.headers if isinstance(error, TooManyAttemptsError) else None
+        return JSONResponse({"detail": sentence}, status_code=status, headers=headers)
+
     for kind in (OverreadError, MONAILabelException, json.JSONDecodeError):
-        app.add_exception_handler(kind, _answer)
+        app.add_exception_handler(kind, answer)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -49,13 +64,6 @@ def status_and_sentence(error: Exception) -> tuple[int, str]:
     if isinstance(error, json.JSONDecodeError):
         return 400, f"not valid JSON: {error}"
     return 500, str(error)
-
-
-def _answer(request: Request, error: Exception) -> JSONResponse:
-    status, sentence = status_and_sentence(error)
-    logger.warning("%s %s: %d %s", request.method, request.url.path, status, sentence)
-    headers = error.headers if isinstance(error, TooManyAttemptsError) else None
-    return JSONResponse({"detail": sentence}, status_code=status, headers=headers)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -192,7 +192,7 @@ class Serving(ABC, Generic[Task, Store]):
         take_over(app, router, self.not_offered)
         # MONAI Label's own endpoints ask this who is logged in.
         app.dependency_overrides[get_current_user] = monai_user
-        add_error_answers(app)
+        add_error_answers(app, (self.app_dir, self.studies))
         app.user_middleware[:] = self.middlewares()
         # The stack was built when the server began to start; requests go through the new one.
         app.middleware_stack = SafeHeaders(app.build_middleware_stack())

@@ -18,6 +18,7 @@ from overread.access.users import default_users
 from overread.imaging.volumes import read_labelmap, write_nifti
 from overread.state.audit import AuditRow, rows, verify
 from overread.state.database import Database, default_path
+from support.certificates import write_certificate
 from support.servers import (
     app_copy,
     marker_voxels,
@@ -72,7 +73,7 @@ class Ward:
 
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
-    """Users of each role, the threshold champion `phantom`, and cases."""
+    """Reachable from everywhere, by https: users of each role, the threshold champion `phantom`, and cases."""
     base = tmp_path_factory.mktemp("ward")
     app_dir, studies = app_copy(base / "app"), base / "studies"
     studies.mkdir()
@@ -82,9 +83,13 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     users = UsersFile(default_users(app_dir))
     for name, role in ROLES.items():
         users.add(name, role, PASSWORDS[name], time.time())
-    # No test waits for the case that another one asked for.
-    with running_server(app_dir, studies, ["lease_minutes", "0.01"]) as url:
-        yield Ward(url, app_dir, studies, users)
+    certificate, key = write_certificate(base)
+    options = ["--host", "0.0.0.0", "--ssl_certfile", str(certificate), "--ssl_keyfile", str(key)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        # No test waits for the case that another one asked for.
+        with running_server(app_dir, studies, ["lease_minutes", "0.01"], options=options) as url:
+            yield Ward(url, app_dir, studies, users)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +182,7 @@ def test_a_browser_is_sent_to_the_login_page_and_back_and_out(ward):
     assert answer.headers["Location"] == "/info/"
     cookie = answer.headers["Set-Cookie"]
     assert "HttpOnly" in cookie
+    assert "Secure" in cookie
     assert "SameSite=lax" in cookie
     assert browser.get(f"{ward.url}/info/", timeout=60).json()["name"] == "Overread - Radiology"
     assert "OHIF" in browser.get(f"{ward.url}/ohif/", timeout=60).text
@@ -307,6 +313,18 @@ def test_a_reader_adds_images_and_replaces_none(ward, tokens, tmp_path):
 # -- what a stranger gets to see
 
 
+def test_without_users_a_server_that_others_reach_does_not_start(tmp_path):
+    app_dir, studies = app_copy(tmp_path / "app"), tmp_path / "studies"
+    studies.mkdir()
+    with (
+        pytest.raises(
+            RuntimeError, match=r"other machines reach 0\.0\.0\.0, and nobody would have to log in: add users"
+        ),
+        running_server(app_dir, studies, options=["-i", "0.0.0.0"]),
+    ):
+        pass
+
+
 def test_guessing_passwords_ends_soon_and_locks_nobody_else_out(ward):
     def attempt(name: str, password: str) -> requests.Response:
         form = {"username": name, "password": password}
@@ -335,6 +353,7 @@ def test_headers_tell_browsers_to_be_careful_on_every_answer(ward, tokens):
         assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
         assert "frame-ancestors 'self'" in answer.headers["Content-Security-Policy"]
         assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
 
 
 def test_no_secret_is_in_logs_audit_or_file_of_users(ward, tokens):
