@@ -193,7 +193,8 @@ class Serving(ABC, Generic[Task, Store]):
         # MONAI Label's own endpoints ask this who is logged in.
         app.dependency_overrides[get_current_user] = monai_user
         add_error_answers(app, (self.app_dir, self.studies))
-        app.user_middleware[:] = self.middlewares()
+        others = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
+        app.user_middleware[:] = [*others, *self.middlewares()]
         # The stack was built when the server began to start; requests go through the new one.
         app.middleware_stack = SafeHeaders(app.build_middleware_stack())
 

@@ -47,7 +47,7 @@ RULES = (
     Rule(POST, "/logout", OPEN),
     Rule(GET, "/favicon.ico", OPEN),
     Rule(GET, "/static/**", OPEN),
-    Rule(GET, "/healthz", OPEN),
+    Rule(GET, "/healthz/**", OPEN),
     # To read: images and what the models say of them, the own queue, the own labels.
     Rule(GET, "/", READER),
     Rule(GET, "/docs", READER),
