@@ -59,6 +59,7 @@ class Settings:
         encoded_bytes: memory for images that MedUHIP models have encoded.
         users: the file of users; None keeps it in the app folder.
         allow_anonymous: whether other machines may use a server that has no users.
+        preference_mean: whether readers of whom little is known begin where the others do on average.
     """
 
     models: tuple[str, ...] | None = None
@@ -89,6 +90,7 @@ class Settings:
     encoded_bytes: int = GIB
     users: str | None = None
     allow_anonymous: bool = False
+    preference_mean: bool = True
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:
@@ -249,5 +251,6 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "encoded_gib": ("encoded_bytes", _bytes),
     "users": ("users", _word),
     "allow_anonymous": ("allow_anonymous", _flag),
+    "preference_mean": ("preference_mean", _flag),
 }
 assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}
