@@ -161,12 +161,16 @@ def _seconds(key: str, text: str) -> float:
 
 
 def _database(key: str, text: str) -> str:
+    try:
+        has_password = bool(urlsplit(text).password)
+    except ValueError:
+        has_password, text = False, ""
     if "://" not in text:
         raise BadInputError(
             f"--conf {key} {text!r}: expected a URL such as postgresql+psycopg://user@host/overread or "
             "sqlite:////data/overread.db"
         )
-    if urlsplit(text).password:
+    if has_password:
         raise BadInputError(
             f"--conf {key} holds a password, which everybody on this machine can read in the list of processes, and "
             "MONAI Label writes into its log: give the URL in the variable OVERREAD_DATABASE, or leave the password "
