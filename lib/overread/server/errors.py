@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import (
     ImageNotFoundException,
@@ -21,6 +22,7 @@ from overread.access.roles import ForbiddenError
 from overread.domain import BadInputError, NotFoundError, OverreadError
 from overread.server.access.authority import ProviderError
 from overread.server.access.limits import TooManyAttemptsError
+from overread.server.store import finite
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +40,13 @@ def add_error_answers(app: FastAPI, folders: Collection[Path] = ()) -> None:
         for folder in folders:
             sentence = sentence.replace(f"{folder}/", "")
         headers = error.headers if isinstance(error, TooManyAttemptsError) else None
+        # A sentence may quote what is no text.
+        sentence = sentence.encode(errors="backslashreplace").decode()
         return JSONResponse({"detail": sentence}, status_code=status, headers=headers)
 
     for kind in (OverreadError, MONAILabelException, json.JSONDecodeError):
         app.add_exception_handler(kind, answer)
+    app.add_exception_handler(RequestValidationError, _misshapen)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -64,6 +69,13 @@ def status_and_sentence(error: Exception) -> tuple[int, str]:
     if isinstance(error, json.JSONDecodeError):
         return 400, f"not valid JSON: {error}"
     return 500, str(error)
+
+
+def _misshapen(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's own refusal, without what was sent: that may be a password, or no text."""
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    detail = [{key: one[key] for key in ("type", "loc", "msg")} for one in found]
+    return JSONResponse({"detail": finite(detail)}, status_code=422)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -98,7 +98,7 @@ def shared_router(serving: Serving[Any, Any]) -> APIRouter:
     ) -> Any:
         by = asker(serving, request, user, params)
         try:
-            return serving.training.start(model, params or {}, by, enqueue)
+            return serving.training.start(model, whole(params), by, enqueue)
         except TrainingRunsError as error:
             raise HTTPException(429, str(error)) from error
 
@@ -106,9 +106,9 @@ def shared_router(serving: Serving[Any, Any]) -> APIRouter:
     def train_all(request: Request, params: dict[str, Any] | None = None, user: User = USER) -> Any:
         """OHIF's button: a challenger of every model, one after another."""
         answers: dict[str, Any] = {}
-        by = asker(serving, request, user, params)
+        by, said = asker(serving, request, user, params), whole(params)
         for model in serving.training.trainers():
-            options = as_dict((params or {}).get(model), f"options of {model}")
+            options = as_dict(said.get(model), f"options of {model}")
             try:
                 task = serving.training.start(model, options, by, enqueue=True)
                 answers[model] = {"result": task, "detail": None}
@@ -154,9 +154,22 @@ def parsed(text: str, what: str) -> dict[str, Any]:
         raise BadInputError(f"{what} holds {constant}, which JSON has not")
 
     try:
-        return as_dict(json.loads(text or "{}", parse_constant=refuse), what)
+        return whole(as_dict(json.loads(text or "{}", parse_constant=refuse), what), what)
     except (json.JSONDecodeError, RecursionError) as error:
         raise BadInputError(f"{what} is not valid JSON: {error}") from error
+
+
+def whole(said: dict[str, Any] | None, what: str = "the request") -> dict[str, Any]:
+    """JSON that a client sent, if it consists of whole characters.
+
+    JSON can say half of one (`"\\ud800"`, a lone surrogate), which no file, database or answer can hold: kept once,
+    everybody who asks for it would be answered with an error. Raises BadInputError.
+    """
+    try:
+        json.dumps(said, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise BadInputError(f"{what} holds half of a character, a lone surrogate") from error
+    return said or {}
 
 
 def received(upload: UploadFile, suffix: str) -> Path:

@@ -370,9 +370,11 @@ def as_dict(value: Any, what: str) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """The same JSON with None for NaN and infinities, which JSON cannot hold and no client can read."""
+    """The same as JSON that every client can read: with None for NaN and infinities, `?` for halves of characters."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode(errors="replace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value

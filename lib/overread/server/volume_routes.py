@@ -35,6 +35,7 @@ from overread.server.routes import (
     received,
     shared_router,
     signed_in,
+    whole,
 )
 from overread.server.store import finite
 
@@ -146,7 +147,7 @@ def volume_router(serving: VolumeServing) -> APIRouter:
     def next_case(
         request: Request, strategy: str, params: dict[str, Any] | None = None, user: User = USER
     ) -> dict[str, Any]:
-        answer = finite(serving.queueing.next_case(strategy, params or {}, signed_in(user)))
+        answer = finite(serving.queueing.next_case(strategy, whole(params), signed_in(user)))
         if user is not None and "id" in answer:
             serving.access.grants.give(user, address(request), answer["id"], time.time())
         return answer

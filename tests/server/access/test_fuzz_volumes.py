@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
 from overread.access import Role, UsersFile
@@ -149,3 +150,44 @@ def test_no_file_makes_the_server_read_another_one_of_its_own(place, suffix):
         assert "keeps its voxels in another file" in answer.json()["detail"]
     assert place.outside() == before
     assert not list(place.studies.glob("thief*"))
+
+
+def test_half_a_character_is_refused_before_anybody_else_has_to_read_it(place):
+    half = '"\\ud800"'
+    said = {"Content-Type": "application/json"} | dict(place.header)
+    for method, path, sent in [
+        ("POST", "/infer/phantom?image=first", {"data": {"params": f'{{"client_id": {half}}}'}}),
+        ("PUT", "/datastore/image/info?image=first", {"data": {"info": f'{{"a": {half}}}'}}),
+        ("POST", "/train/phantom", {"data": f"{{{half}: 1}}"}),
+        ("POST", "/activelearning/first", {"data": f'{{"x": [{half}]}}'}),
+    ]:
+        headers = said if isinstance(sent["data"], str) else dict(place.header)
+        answer = requests.request(method, f"{place.url}{path}", headers=headers, timeout=60, **sent)
+        assert answer.status_code == 400, answer.text
+        assert "half of a character" in answer.json()["detail"]
+    assert place.ask("GET", "/datastore/?output=all").ok
+
+
+@pytest.mark.parametrize("path", ["/static/%00", "/ohif/%2e%2e", "/static/%2e%2e/app.py", "/session/%0a"])
+def test_an_address_that_no_file_has_is_refused(place, path):
+    assert place.ask("GET", path).status_code == 400
+
+
+def test_several_parts_of_a_file_at_once_are_answered_with_all_of_it(place):
+    many = dict(place.header) | {"Range": "bytes=" + "0-1," * 2000 + "5-6"}
+    query = {"image": "first"}
+    whole = place.ask("GET", "/datastore/image", params=query)
+    answer = requests.get(f"{place.url}/datastore/image", params=query, headers=many, timeout=60)
+    assert (answer.status_code, answer.content) == (200, whole.content)
+    one = requests.get(
+        f"{place.url}/datastore/image", params=query, headers=many | {"Range": "bytes=2-5"}, timeout=60
+    )
+    assert (one.status_code, one.content) == (206, whole.content[2:6])
+
+
+def test_a_refusal_of_the_wrong_shape_repeats_nothing_that_was_sent(place):
+    answer = place.ask(
+        "POST", "/auth/token", files={"username": ("a", b"b"), "password": ("c", b"my secret")}
+    )
+    assert answer.status_code == 422
+    assert set(answer.json()["detail"][0]) == {"type", "loc", "msg"}

@@ -40,6 +40,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope["headers"] = [header for header in scope["headers"] if not is_of_several_ranges(*header)]
         request = Request(scope)
         try:
             refusal = await self._refusal(request)
@@ -68,6 +69,9 @@ class Gate:
     async def _refusal(self, request: Request) -> Response | None:
         """The answer to who may not; None, and the person in the scope, for who may."""
         access, scope = self.access, request.scope
+        parts = scope["path"].split("/")
+        if ".." in parts or not scope["path"].isprintable():
+            return refused(400, "the address holds `..` or what is no character")
         if is_from_elsewhere(request, access.origins):
             return refused(
                 403, "a page of another site may not do this; MONAI_LABEL_CORS_ORIGINS names those that may"
@@ -120,6 +124,14 @@ class Gate:
             self.access.note(person, rule.action, subject[:200], **details)
 
         await to_thread.run_sync(write)
+
+
+def is_of_several_ranges(name: bytes, value: bytes) -> bool:
+    """Whether a header asks for several parts of a file at once: Starlette answers thousands of them, and wrongly.
+
+    A server may send the whole file instead (RFC 9110, section 14.2).
+    """
+    return name == b"range" and b"," in value
 
 
 def path_of(scope: Scope) -> str:

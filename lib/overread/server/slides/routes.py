@@ -26,6 +26,7 @@ from overread.server.routes import (
     received,
     shared_router,
     signed_in,
+    whole,
 )
 from overread.server.slides.inference import SlideAnswer
 from overread.server.slides.maps import SHOWN
@@ -84,7 +85,7 @@ def slide_router(serving: SlideServing) -> APIRouter:
         output: ResultType | None = None,
         user: User = USER,
     ) -> Response:
-        return await inferred(request, model, image, wsi or {}, None, output, user)
+        return await inferred(request, model, image, whole(wsi), None, output, user)
 
     @router.post("/infer/wsi_v2/{model}", tags=["Infer"], summary="The same of a picture that is sent")
     async def infer_picture(
@@ -114,7 +115,7 @@ def slide_router(serving: SlideServing) -> APIRouter:
     def next_patch(
         request: Request, strategy: str, params: dict[str, Any] | None = None, user: User = USER
     ) -> dict[str, Any]:
-        said = as_client(params or {}, user)
+        said = as_client(whole(params), user)
         client = serving.client_name(said, address(request))
         return finite(serving.queueing.next_patch(strategy, said, client))
 
