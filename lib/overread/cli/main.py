@@ -25,6 +25,7 @@ from overread.cli import (
     simulate,
     study,
     train,
+    users,
     watch,
 )
 
@@ -97,4 +98,5 @@ app.add_typer(audit.audit, name="audit")
 app.command("export")(export.export)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
+app.add_typer(users.users, name="users")
 app.command("doctor")(doctor.doctor)

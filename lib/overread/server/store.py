@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
+from overread.access.roles import ForbiddenError
 from overread.domain import BadInputError, NotFoundError
 from overread.learning.accepted import FINAL, AcceptedLabels
 from overread.server.faults import STORE_GONE, OutOfOrderError
@@ -168,10 +169,10 @@ class GuardedStore(LocalDatastore):
 
     # -- what changes -------------------------------------------------------------------------------------------
 
-    def remove_image(self, image_id: str) -> None:
+    def remove_image(self, image_id: str, by: str = ANONYMOUS) -> None:
         """Remove an image with its labels. Raises NotFoundError for an unknown one."""
         self.known_image(image_id)
-        self._withdraw(image_id, None, ANONYMOUS, "its image was removed")
+        self._withdraw(image_id, None, by, "its image was removed")
         with self._change:
             super().remove_image(image_id)
             self.refresh()
@@ -224,11 +225,13 @@ class GuardedStore(LocalDatastore):
             with suppress(NotFoundError):
                 self._accepted.review(case, tag, str(status), by, comment, time.time())
 
-    def _drop_labels_of_another(self, image_id: str, source: Path, by: str) -> None:
+    def _drop_labels_of_another(self, image_id: str, source: Path, by: str, may_replace: bool) -> None:
         """Labels of an image say nothing about another image that takes its name."""
         item = self._datastore.objects.get(image_id)
         if item is None or self._is_same_image(image_id, source):
             return
+        if not may_replace:
+            raise ForbiddenError(f"{by} may add images, but another image is called {image_id!r} already")
         self._withdraw(image_id, None, by, "another volume took its image's place")
         with self._change:
             for tag in list(item.labels):
@@ -403,9 +406,11 @@ def as_dict(value: Any, what: str) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """The same JSON with None for NaN and infinities, which JSON cannot hold and no client can read."""
+    """The same as JSON that every client can read: with None for NaN and infinities, `?` for halves of characters."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode(errors="replace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
