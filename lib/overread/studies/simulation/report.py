@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from overread.metrics.correlation import Interval
+from overread.studies.pictures import COLOURS, MARKERS
+from overread.studies.sheets import Sheet, markdown, signed, verdict
 from overread.studies.simulation.statistics import Row, Summary, curve, mean_interval, summarise
 
 NAME = "simulation"
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
 NEVER = "never"
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """One table: title, column names, rows of text."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def write_report(rows: Sequence[Row], settings: Mapping[str, Any], out: Path) -> Summary:
@@ -48,7 +37,7 @@ def write_report(rows: Sequence[Row], settings: Mapping[str, Any], out: Path) ->
     }
     (out / f"{NAME}.json").write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
     _write_csv(rows, out / f"{NAME}.csv")
-    (out / f"{NAME}.md").write_text(markdown(summary))
+    (out / f"{NAME}.md").write_text(markdown(sheets(summary)))
     plot(rows, summary, out / f"{NAME}.png")
     return summary
 
@@ -78,7 +67,7 @@ def sheets(summary: Summary) -> list[Sheet]:
                 str(row.aubc_minutes),
                 str(row.last),
                 *enough,
-                _signed(row.central_change),
+                signed(row.central_change),
                 f"{row.minutes.estimate:.0f}",
                 f"{row.promotions:.0%}",
             )
@@ -87,8 +76,8 @@ def sheets(summary: Summary) -> list[Sheet]:
         (
             f"{pair.first} against {pair.second}",
             f"{pair.wins} / {pair.ties} / {pair.losses}",
-            _signed(pair.difference),
-            _verdict(pair.difference, seeds),
+            signed(pair.difference),
+            verdict(pair.difference, seeds),
         )
         for pair in summary.pairs
     )
@@ -117,21 +106,6 @@ def sheets(summary: Summary) -> list[Sheet]:
         ),
         *judged,
     ]
-
-
-def markdown(summary: Summary) -> str:
-    """The same tables for the documentation."""
-    lines: list[str] = []
-    for sheet in sheets(summary):
-        lines += [
-            f"**{sheet.title}**",
-            "",
-            f"| {' | '.join(sheet.columns)} |",
-            "|---" * len(sheet.columns) + "|",
-        ]
-        lines += [f"| {' | '.join(row)} |" for row in sheet.rows]
-        lines.append("")
-    return "\n".join(lines)
 
 
 def plot(rows: Sequence[Row], summary: Summary, path: Path) -> None:
@@ -206,17 +180,3 @@ def _write_csv(rows: Sequence[Row], path: Path) -> None:
                     round(sum(row.seconds.values()), 1),
                 ]
             )
-
-
-def _verdict(difference: Interval, seeds: int) -> str:
-    if seeds < 2:
-        return "one seed shows nothing"
-    if difference.low > 0:
-        return "better"
-    if difference.high < 0:
-        return "worse"
-    return "no difference shown"
-
-
-def _signed(interval: Interval) -> str:
-    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
