@@ -42,6 +42,19 @@ def test_tables_are_drawn_together_so_that_a_difference_is_paired():
     assert (interval.estimate, interval.low, interval.high) == pytest.approx((0.1, 0.1, 0.1))
 
 
+def test_cases_of_one_patient_are_drawn_together():
+    patients = rng().normal(0, 1, 40)
+    cases = np.repeat(patients, 5)[None]
+    apart = crossed_interval([cases], generator=rng())
+    together = crossed_interval([cases], generator=rng(), groups=np.repeat(np.arange(40), 5))
+    by_patient = crossed_interval([patients[None]], generator=rng())
+    assert (together.low, together.high) == pytest.approx((by_patient.low, by_patient.high))
+    assert (together.groups, apart.groups) == (40, 200)
+    assert apart.high - apart.low < (together.high - together.low) / 2
+    with pytest.raises(BadInputError, match="200 cases need a group each"):
+        crossed_interval([cases], generator=rng(), groups=np.arange(40))
+
+
 def test_it_covers_the_truth_about_as_often_as_it_says():
     draw = np.random.default_rng(8)
     hits = 0

@@ -15,6 +15,7 @@ def crossed_interval(
     statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means[0],
     *,
     generator: np.random.Generator,
+    groups: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Interval:
@@ -28,13 +29,15 @@ def crossed_interval(
             a difference or a ratio of their means is paired. NaN where a case was not judged; in all or in none.
         statistic: from the tables' means `(table, resample)` to a number a resample; the first mean by default.
         generator: source of randomness.
+        groups: `(case)`, whose each case is: cases of one patient are drawn together. By default each is its own.
         resamples, level: how many, and the share between the interval's ends.
 
     Returns:
-        The statistic of all, with `groups` the number of cases that were judged.
+        The statistic of all, with `groups` the number of groups of which a case was judged.
 
     Raises:
-        BadInputError: tables of several shapes, nothing judged, or a statistic that is finite nowhere.
+        BadInputError: tables of several shapes, nothing judged, cases without a group, or a statistic that is
+            finite nowhere.
     """
     values = np.asarray(tables, float)
     if values.ndim != 3 or values.size == 0:
@@ -46,9 +49,12 @@ def crossed_interval(
         )
     filled = np.where(judged, values, 0.0)
     repetitions, cases = judged.shape
-    rows = generator.multinomial(repetitions, np.full(repetitions, 1 / repetitions), resamples)
-    columns = generator.multinomial(cases, np.full(cases, 1 / cases), resamples)
-    rows, columns = (np.vstack([np.ones(drawn.shape[1]), drawn]) for drawn in (rows, columns))
+    owners = np.arange(cases) if groups is None else np.asarray(groups)
+    if owners.shape != (cases,):
+        raise BadInputError(f"{cases} cases need a group each, got {owners.shape}")
+    names, owner = np.unique(owners, return_inverse=True)
+    rows = _draws(repetitions, resamples, generator)
+    columns = _draws(len(names), resamples, generator)[:, owner]
     counts = np.einsum("rs,sc,rc->r", rows, judged.astype(float), columns, optimize=True)
     sums = np.einsum("rs,tsc,rc->tr", rows, filled, columns, optimize=True)
     # A resample may hold no case that one of its repetitions has judged.
@@ -59,4 +65,12 @@ def crossed_interval(
     if not np.isfinite(found[0]) or draws.size == 0:
         raise BadInputError("the statistic is not finite; are all values the same?")
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(found[0]), float(low), float(high), level, int(judged.any(axis=0).sum()))
+    return Interval(
+        float(found[0]), float(low), float(high), level, len(np.unique(owner[judged.any(axis=0)]))
+    )
+
+
+def _draws(units: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """How often each unit is in each resample; the first row holds each once."""
+    drawn = generator.multinomial(units, np.full(units, 1 / units), resamples)
+    return np.vstack([np.ones(units), drawn])
