@@ -51,8 +51,22 @@ def test_cases_of_one_patient_are_drawn_together():
     assert (together.low, together.high) == pytest.approx((by_patient.low, by_patient.high))
     assert (together.groups, apart.groups) == (40, 200)
     assert apart.high - apart.low < (together.high - together.low) / 2
-    with pytest.raises(BadInputError, match="200 cases need a group each"):
+    with pytest.raises(BadInputError, match="200 cases need a group and a stratum each"):
         crossed_interval([cases], generator=rng(), groups=np.arange(40))
+
+
+def test_strata_keep_their_share_of_the_cases():
+    hospitals = np.repeat(["east", "west"], 20)
+    table = np.where(hospitals == "east", 0.0, 1.0)[None]
+    free = crossed_interval([table], generator=rng())
+    kept = crossed_interval([table], generator=rng(), strata=hospitals)
+    assert (kept.low, kept.high) == (0.5, 0.5)
+    assert free.high - free.low > 0.2
+    # A patient of both hospitals has nobody to be exchanged with.
+    owners = np.arange(40)
+    owners[20] = 0
+    shared = crossed_interval([table], generator=rng(), groups=owners, strata=hospitals)
+    assert (shared.low, shared.high) == (0.5, 0.5)
 
 
 def test_it_covers_the_truth_about_as_often_as_it_says():

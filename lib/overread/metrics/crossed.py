@@ -16,6 +16,7 @@ def crossed_interval(
     *,
     generator: np.random.Generator,
     groups: np.ndarray | None = None,
+    strata: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Interval:
@@ -30,6 +31,9 @@ def crossed_interval(
         statistic: from the tables' means `(table, resample)` to a number a resample; the first mean by default.
         generator: source of randomness.
         groups: `(case)`, whose each case is: cases of one patient are drawn together. By default each is its own.
+        strata: `(case)`, such as the hospital: as many groups of each are drawn as there are, so that the interval
+            holds for other patients of these hospitals, not for other hospitals. A group that lies in several is
+            drawn among those that lie in the same.
         resamples, level: how many, and the share between the interval's ends.
 
     Returns:
@@ -50,11 +54,17 @@ def crossed_interval(
     filled = np.where(judged, values, 0.0)
     repetitions, cases = judged.shape
     owners = np.arange(cases) if groups is None else np.asarray(groups)
-    if owners.shape != (cases,):
-        raise BadInputError(f"{cases} cases need a group each, got {owners.shape}")
+    places = np.zeros(cases) if strata is None else np.asarray(strata)
+    if owners.shape != (cases,) or places.shape != (cases,):
+        raise BadInputError(
+            f"{cases} cases need a group and a stratum each, got {owners.shape}, {places.shape}"
+        )
     names, owner = np.unique(owners, return_inverse=True)
     rows = _draws(repetitions, resamples, generator)
-    columns = _draws(len(names), resamples, generator)[:, owner]
+    columns = np.empty((resamples + 1, len(names)))
+    for members in _by_stratum(owner, places):
+        columns[:, members] = _draws(len(members), resamples, generator)
+    columns = columns[:, owner]
     counts = np.einsum("rs,sc,rc->r", rows, judged.astype(float), columns, optimize=True)
     sums = np.einsum("rs,tsc,rc->tr", rows, filled, columns, optimize=True)
     # A resample may hold no case that one of its repetitions has judged.
@@ -68,6 +78,17 @@ def crossed_interval(
     return Interval(
         float(found[0]), float(low), float(high), level, len(np.unique(owner[judged.any(axis=0)]))
     )
+
+
+def _by_stratum(owner: np.ndarray, places: np.ndarray) -> list[list[int]]:
+    """Numbers of the groups that lie in the same strata."""
+    lies_in: dict[int, set[object]] = {}
+    for group, place in zip(owner.tolist(), places.tolist(), strict=True):
+        lies_in.setdefault(group, set()).add(place)
+    found: dict[frozenset[object], list[int]] = {}
+    for group, strata in sorted(lies_in.items()):
+        found.setdefault(frozenset(strata), []).append(group)
+    return list(found.values())
 
 
 def _draws(units: int, resamples: int, generator: np.random.Generator) -> np.ndarray:

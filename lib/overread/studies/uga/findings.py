@@ -1,7 +1,8 @@
 """What the rows of the study add up to: Dice, differences, areas and gaps, each with one interval.
 
-An interval is over seeds and cases at once (`metrics.crossed`), and paired: two arms are compared on the same cases
-after trainings of the same seeds. Pooled over domains, every held-out local case counts the same.
+An interval is over seeds and patients at once (`metrics.crossed`), and paired: two arms are compared on the same cases
+after trainings of the same seeds. Pooled over domains, every held-out local case counts the same, and patients are
+drawn domain by domain.
 """
 
 from __future__ import annotations
@@ -286,14 +287,14 @@ class Findings:
         values[:, ~np.isfinite(values).all(axis=0)] = np.nan
         if not np.isfinite(values).any():
             return None
-        return crossed_interval(
-            values, statistic, generator=np.random.default_rng(0), groups=self._patients(place)
-        )
-
-    def _patients(self, place: str) -> np.ndarray:
-        """Whose each case of a place is, in the order of `_table`'s columns."""
         cases = [(domain, case) for domain in self.domains_of(place) for case in self._cases.get(domain, ())]
-        return np.array([self._owners[each] for each in cases])
+        return crossed_interval(
+            values,
+            statistic,
+            generator=np.random.default_rng(0),
+            groups=np.array([self._owners[each] for each in cases]),
+            strata=np.array([domain for domain, _ in cases]),
+        )
 
     @cached_property
     def _owners(self) -> dict[tuple[str, str], str]:

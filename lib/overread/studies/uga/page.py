@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +20,7 @@ nav a{margin-right:14px}code{background:#f3f4f6;padding:1px 4px;border-radius:3p
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;margin:8px 0;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:4px 12px 4px 0;border-bottom:1px solid #d8dee4;vertical-align:top;white-space:nowrap}
 thead th{border-bottom:2px solid #57606a}tbody th{font-weight:600}
+td.met,td.missed,td.open{white-space:normal;min-width:110px}
 td.met{color:#116329;font-weight:600}td.missed{color:#a40e26;font-weight:600}td.open{color:#7d4e00}
 figure{margin:14px 0}img{max-width:100%;height:auto}figcaption{font-size:13px;color:#57606a;max-width:84ch}
 """
@@ -89,13 +91,13 @@ def _figure(plot: Plot) -> str:
 
 
 def _table(sheet: Sheet) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in sheet.columns)
+    head = "".join(f'<th scope="col">{_inline(name)}</th>' for name in sheet.columns)
     rows = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(map(_cell, row[1:]))}</tr>' for row in sheet.rows
     )
     return (
         f"<h3>{escape(sheet.title)}</h3>"
-        + (f'<p class="note">{escape(sheet.note)}</p>' if sheet.note else "")
+        + (f'<p class="note">{_inline(sheet.note)}</p>' if sheet.note else "")
         + f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
@@ -104,3 +106,8 @@ def _cell(text: str) -> str:
     word = text.partition(":")[0]
     kind = f' class="{word}"' if word in ("met", "missed", "open") else ""
     return f"<td{kind}>{escape(text)}</td>"
+
+
+def _inline(text: str) -> str:
+    """What stands between backticks is code, as in Markdown."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
