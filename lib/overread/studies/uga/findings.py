@@ -289,7 +289,7 @@ class Findings:
             return None
         cases = [(domain, case) for domain in self.domains_of(place) for case in self._cases.get(domain, ())]
         return crossed_interval(
-            values,
+            list(values),
             statistic,
             generator=np.random.default_rng(0),
             groups=np.array([self._owners[each] for each in cases]),

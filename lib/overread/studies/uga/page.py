@@ -69,15 +69,14 @@ def _chapter(number: int, chapter: Chapter) -> str:
         (name, f"<code>{escape(text)}</code>" if name == "command" else escape(text))
         for name, text in chapter.facts
     ]
-    first, *others = chapter.sheets or [None]
     return "\n".join(
         [
             f'<section id="set{number}"><h2>{escape(chapter.title)}</h2>',
             "<p>" + " · ".join(f"{escape(name)}: {text}" for name, text in facts) + "</p>",
             "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in chapter.sentences) + "</ul>",
-            "" if first is None else _table(first),
-            *(_figure(plot) for plot in chapter.plots),
-            *(_table(sheet) for sheet in others),
+            *map(_table, chapter.sheets[:1]),
+            *map(_figure, chapter.plots),
+            *map(_table, chapter.sheets[1:]),
             "</section>",
         ]
     )

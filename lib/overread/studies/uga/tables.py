@@ -251,7 +251,7 @@ def cost_sheet(findings: Findings) -> Sheet:
             "arm",
             "asked a domain",
             "where",
-            "patches",
+            findings.study.unit,
             _unit(findings),
             "share of tissue",
             "foreground in it",
