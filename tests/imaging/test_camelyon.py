@@ -130,6 +130,7 @@ def test_camelyon17_tells_centre_by_patient_and_does_not_take_silence_for_health
         "patient_004_node_4",
         "patient_099_node_4",
     ]
+    assert "patient_039_node_1" in [slide.id for slide in slides.labelled(exhaustively=False).slides]
     assert [slide.id for slide in slides.of_centre("centre_4").slides] == ["patient_099_node_4"]
     (lesion,) = slides.slides[2].outlines()
     assert lesion.polygon.area == 60 * 40 - 10 * 10

@@ -153,13 +153,19 @@ class LabelledSlides:
         """Where the slides were made, sorted; a centre that is not known is none."""
         return tuple(sorted({slide.centre for slide in self.slides if slide.centre}))
 
-    def labelled(self) -> LabelledSlides:
-        """Those whose lesions are known, all of them.
+    def labelled(self, *, exhaustively: bool = True) -> LabelledSlides:
+        """Those whose lesions are known.
+
+        Args:
+            exhaustively: all of them. Without that, also slides where some lesion may have no outline, such as isolated
+                tumour cells in Camelyon17: there, what a model finds beside the outlines need not be wrong.
 
         Raises:
             NotFoundError: there is none.
         """
-        return self.of_slides(slide for slide in self.slides if slide.is_labelled and slide.is_exhaustive)
+        return self.of_slides(
+            slide for slide in self.slides if slide.is_labelled and (slide.is_exhaustive or not exhaustively)
+        )
 
     def of_centre(self, centre: str) -> LabelledSlides:
         """Those of one centre.

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from overread.studies.pictures import COLOURS, MARKERS
+from overread.studies.pictures import COLOURS, MARKERS, picture, tidy
 from overread.studies.sheets import Sheet, markdown, signed, verdict
 from overread.studies.simulation.statistics import Row, Summary, curve, mean_interval, summarise
 
@@ -110,9 +108,13 @@ def sheets(summary: Summary) -> list[Sheet]:
 
 def plot(rows: Sequence[Row], summary: Summary, path: Path) -> None:
     """Dice against cases, estimated minutes and labelled volume, and central Dice: mean over seeds with 95 %."""
-    figure = Figure(figsize=(11, 8.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 2)
+    with picture(path, (11, 8.2)) as figure:
+        _draw_panels(figure.subplots(2, 2), rows, summary)
+        seeds = "1 seed" if len(summary.seeds) == 1 else f"{len(summary.seeds)} seeds"
+        figure.suptitle(f"Mean over {seeds}, band: 95 % interval of the mean", fontsize=11)
+
+
+def _draw_panels(axes: np.ndarray, rows: Sequence[Row], summary: Summary) -> None:
     panels = (
         (axes[0, 0], "cases", "test_dice", "labelled cases", "test Dice"),
         (axes[0, 1], "minutes", "test_dice", "estimated minutes of the reader", "test Dice"),
@@ -136,12 +138,8 @@ def plot(rows: Sequence[Row], summary: Summary, path: Path) -> None:
             )
         panel.set_xlabel(below)
         panel.set_ylabel(beside)
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
+        tidy(panel)
     axes[0, 0].legend(frameon=False, loc="lower right")
-    seeds = "1 seed" if len(summary.seeds) == 1 else f"{len(summary.seeds)} seeds"
-    figure.suptitle(f"Mean over {seeds}, band: 95 % interval of the mean", fontsize=11)
-    figure.savefig(path, dpi=130)
 
 
 def _draw(
