@@ -1,1 +1,1 @@
-"""Does asking by doubt help? The study of UGA (arXiv:2404.07208) with its controls, and its report."""
+"""Does asking by doubt help at another hospital? UGA's experiment with its controls, by the code that serves clinicians."""
