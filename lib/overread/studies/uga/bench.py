@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from overread.domain import PatchLocation
+from overread.domain import PatchLocation, PixelSize
 from overread.ensemble.calibrate import calibrate
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.fingerprint import take_fingerprint
@@ -92,8 +92,8 @@ class Bench:
     def patches(self) -> PatchImages:
         """Pictures cut from slides and pictures, in the model's pixels."""
         folder = self.study_set.cases[0].image.parent
-        size = self.study_set.pixel_size
-        return PatchImages(folder, self.folder / "patches", size.um, size)
+        um = self.study_set.pixel_size.um
+        return PatchImages(folder, self.folder / "patches", um, PixelSize(self.study_set.file_um))
 
     def image_of(self, name: str) -> Path | None:
         """The image that belongs to a label: a patch's picture, or the volume."""
@@ -169,12 +169,21 @@ class Bench:
         )
 
     def _link_central(self, cases: Sequence[StudyCase], folder: Path) -> None:
-        ending = "".join(cases[0].label.suffixes[-2:]) if self.study_set.axes == 3 else cases[0].label.suffix
+        is_picture = self.study_set.axes == 2
+        ending = ".png" if is_picture else "".join(cases[0].label.suffixes[-2:])
         for part in ("imagesTr", "labelsTr"):
             (folder / part).mkdir(parents=True)
         for case in cases:
-            shutil.copyfile(case.image, folder / "imagesTr" / f"{case.id}_0000{ending}")
-            shutil.copyfile(case.label, folder / "labelsTr" / f"{case.id}{ending}")
+            image, label = folder / "imagesTr" / f"{case.id}_0000{ending}", folder / "labelsTr" / f"{case.id}{ending}"
+            if is_picture:
+                with self.study_set.open(case) as slide:
+                    picture = slide.read(slide.bounds, self.study_set.pixel_size)
+                    truth = self.study_set.truth(case, slide.bounds, (picture.shape[1], picture.shape[0]))
+                Image.fromarray(picture).save(image)
+                Image.fromarray(truth).save(label)
+            else:
+                shutil.copyfile(case.image, image)
+                shutil.copyfile(case.label, label)
         description = {
             "name": self.study_set.name,
             "channel_names": {str(index): name for index, name in enumerate(self.study_set.channels)},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from shapely.geometry import shape
 
 from overread.domain import BadInputError, PixelSize, Region
 from overread.imaging.slides.outlines import rasterise
-from overread.imaging.slides.slide import Slide, open_slide
+from overread.imaging.slides.slide import ASSUMED, Slide, open_slide
 from overread.imaging.slides.tissue import TissueMask, find_tissue
 from overread.imaging.volumes import read_label_of, read_volume
 
@@ -62,7 +62,8 @@ class StudySet:
         channels: of the images.
         central: the domain that the model is first trained on.
         cases: sorted by id.
-        um_per_px: pixel of the model, in micrometres; None for volumes. Pictures whose files do not tell theirs have it.
+        um_per_px: pixel of the model, in micrometres; None for volumes.
+        file_um: level-0 pixel of pictures and slides whose files do not tell theirs.
         patch_px: edge of an asked patch in the model's pixels; None: cases are small and asked about as a whole.
         has_glass: parts of the images are empty glass, which is not asked about.
     """
@@ -74,6 +75,7 @@ class StudySet:
     central: str
     cases: tuple[StudyCase, ...]
     um_per_px: float | None = None
+    file_um: float = ASSUMED.um
     patch_px: int | None = None
     has_glass: bool = False
 
@@ -105,11 +107,9 @@ class StudySet:
 
     def with_patch(self, um_per_px: float | None, patch_px: int | None) -> StudySet:
         """The same at another pixel size, or asked about in other patches; None leaves what is there."""
-        values = vars(self).copy()
-        values.pop("by_id", None)
-        return StudySet(**values | {
-            "um_per_px": um_per_px or self.um_per_px, "patch_px": patch_px or self.patch_px
-        })
+        return replace(
+            self, um_per_px=um_per_px or self.um_per_px, patch_px=patch_px or self.patch_px
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -148,7 +148,7 @@ class StudySet:
 
     def open(self, case: StudyCase) -> Slide:
         """A picture or slide; the caller closes it."""
-        return open_slide(case.image, self.pixel_size)
+        return open_slide(case.image, PixelSize(self.file_um))
 
     def tissue(self, slide: Slide) -> TissueMask:
         """What may be asked about: all of a picture that shows nothing but tissue."""

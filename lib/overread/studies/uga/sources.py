@@ -84,7 +84,7 @@ def dsb2018(data: Path, folder: Path, progress: Progress) -> StudySet:
         image, label = _picture(data, folder, row["id"])
         cases.append(StudyCase(row["id"], image, label, row["domain"], row["id"]))
         progress((number + 1) / len(rows))
-    return StudySet("dsb2018", 2, NUCLEI, RGB, "violet", tuple(cases), DSB_UM, 128)
+    return StudySet("dsb2018", 2, NUCLEI, RGB, "violet", tuple(cases), DSB_UM, DSB_UM, 128)
 
 
 @source("monuseg", "monuseg_nuclei")
@@ -107,7 +107,7 @@ def monuseg(data: Path, folder: Path, progress: Progress) -> StudySet:
             )
         )
         progress((number + 1) / len(rows))
-    return StudySet("monuseg", 2, NUCLEI, RGB, "central hospitals", tuple(cases), MONUSEG_UM, 192)
+    return StudySet("monuseg", 2, NUCLEI, RGB, "central hospitals", tuple(cases), 0.5, MONUSEG_UM, 128)
 
 
 @source("slides")
@@ -135,7 +135,7 @@ def slides(data: Path, folder: Path, progress: Progress) -> StudySet:
         cases.append(StudyCase(case, image, label, centre, case, "tumour" if has_tumour else "negative"))
         progress((done + 1) / len(wanted))
     return StudySet(
-        "slides", 2, ("background", TUMOUR), RGB, next(iter(CENTRES)), tuple(cases), 2.0, 128, has_glass=True
+        "slides", 2, ("background", TUMOUR), RGB, next(iter(CENTRES)), tuple(cases), 1.0, 0.5, 256, has_glass=True
     )
 
 
