@@ -422,5 +422,3 @@ def _opened(state: Path) -> Iterator[Database]:
         yield database
     finally:
         database.close()
-
-

@@ -87,7 +87,14 @@ class Protocol:
     def __post_init__(self) -> None:
         if not self.budgets or list(self.budgets) != sorted({*self.budgets}) or self.budgets[0] < 1:
             raise BadInputError(f"budgets are patches in all and rise, such as 5 10; got {self.budgets}")
-        for name in ("members", "starter_iterations", "iterations", "batch", "most_cases", "patches_per_slide"):
+        for name in (
+            "members",
+            "starter_iterations",
+            "iterations",
+            "batch",
+            "most_cases",
+            "patches_per_slide",
+        ):
             if getattr(self, name) < 1:
                 raise BadInputError(f"{name} is {getattr(self, name)}, expected at least 1")
         # The rest is checked by those who use it, before the first hour has passed.

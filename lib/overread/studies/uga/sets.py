@@ -86,9 +86,13 @@ class StudySet:
                 f"{self.name} has no case of the central domain {self.central!r}; it has {sorted(domains)}"
             )
         if len(domains) < 2:
-            raise BadInputError(f"{self.name} has the domain {self.central} alone; a study needs another place")
+            raise BadInputError(
+                f"{self.name} has the domain {self.central} alone; a study needs another place"
+            )
         if (self.axes == 2) != (self.um_per_px is not None):
-            raise BadInputError(f"{self.name} has {self.axes} axes; pictures, and no others, have µm per pixel")
+            raise BadInputError(
+                f"{self.name} has {self.axes} axes; pictures, and no others, have µm per pixel"
+            )
 
     @cached_property
     def by_id(self) -> dict[str, StudyCase]:
@@ -107,9 +111,7 @@ class StudySet:
 
     def with_patch(self, um_per_px: float | None, patch_px: int | None) -> StudySet:
         """The same at another pixel size, or asked about in other patches; None leaves what is there."""
-        return replace(
-            self, um_per_px=um_per_px or self.um_per_px, patch_px=patch_px or self.patch_px
-        )
+        return replace(self, um_per_px=um_per_px or self.um_per_px, patch_px=patch_px or self.patch_px)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""

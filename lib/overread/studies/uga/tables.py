@@ -274,7 +274,7 @@ def correlation_sheet(findings: Findings) -> Sheet | None:
         ("measure", *(_place(findings, place) for place in places)),
         tuple(rows),
         "Below 0: the more doubt, the worse. In brackets: 95 % by a bootstrap over cases. Patches without structure "
-        "in label and prediction have no Dice and are left out.",
+        "in label and prediction have no Dice and are left out. Pooled, domains of unequal difficulty are mixed.",
     )
 
 
