@@ -1,10 +1,10 @@
 """One seed of a study: where its files lie, the central data, the first model, and what it says of the pool.
 
-    <seed>/division.json       who teaches, waits, judges
-    <seed>/central/            what the first model learns from, nnU-Net's raw layout
-    <seed>/starter/            its training; <seed>/models/ the store that it was published in
-    <seed>/maps/CASE.npz       what it says of the cases of the pool
-    <seed>/<arm>/              see `arms`
+<seed>/division.json       who teaches, waits, judges
+<seed>/central/            what the first model learns from, nnU-Net's raw layout
+<seed>/starter/            its training; <seed>/models/ the store that it was published in
+<seed>/maps/CASE.npz       what it says of the cases of the pool
+<seed>/<arm>/              see `arms`
 """
 
 from __future__ import annotations
@@ -174,7 +174,10 @@ class Bench:
         for part in ("imagesTr", "labelsTr"):
             (folder / part).mkdir(parents=True)
         for case in cases:
-            image, label = folder / "imagesTr" / f"{case.id}_0000{ending}", folder / "labelsTr" / f"{case.id}{ending}"
+            image, label = (
+                folder / "imagesTr" / f"{case.id}_0000{ending}",
+                folder / "labelsTr" / f"{case.id}{ending}",
+            )
             if is_picture:
                 with self.study_set.open(case) as slide:
                     picture = slide.read(slide.bounds, self.study_set.pixel_size)

@@ -46,9 +46,7 @@ def case_row(bench: Bench, case: StudyCase, look: Look) -> dict[str, Any]:
     truth = truth_of(bench, case, look)
     classes = bench.study_set.classes
     known = truth != IGNORE
-    found = dice(
-        look.labels[known].astype(np.int32), truth[known], len(classes), both_empty=float("nan")
-    )
+    found = dice(look.labels[known].astype(np.int32), truth[known], len(classes), both_empty=float("nan"))
     per_class = {
         name: float(value) for name, value in zip(classes[1:], found, strict=True) if np.isfinite(value)
     }
@@ -126,9 +124,7 @@ def _doubt_of(bench: Bench, ensemble: Ensemble, domain: str) -> dict[str, Any]:
     }
 
 
-def _both_temperatures(
-    ensemble: Ensemble, volume: Volume, device: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _both_temperatures(ensemble: Ensemble, volume: Volume, device: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean probabilities `(class, *space)` at the ensemble's temperature, and at 1."""
     mean = predict(ensemble, volume, measures=(), device=device).probabilities.numpy()
     if ensemble.calibration.temperature == 1:
@@ -171,4 +167,3 @@ def patch_px0(bench: Bench, um: float) -> int:
     """Edge of an asked patch in level-0 pixels of that size."""
     assert bench.study_set.patch_px is not None
     return max(1, round(bench.study_set.patch_px * bench.study_set.pixel_size.um / um))
-

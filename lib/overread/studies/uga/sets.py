@@ -14,7 +14,7 @@ from PIL import Image
 from shapely.geometry import shape
 
 from overread.domain import BadInputError, PixelSize, Region
-from overread.imaging.slides.outlines import rasterise
+from overread.imaging.slides.outlines import polygons_in, rasterise
 from overread.imaging.slides.slide import ASSUMED, Slide, open_slide
 from overread.imaging.slides.tissue import TissueMask, find_tissue
 from overread.imaging.volumes import read_label_of, read_volume
@@ -86,9 +86,13 @@ class StudySet:
                 f"{self.name} has no case of the central domain {self.central!r}; it has {sorted(domains)}"
             )
         if len(domains) < 2:
-            raise BadInputError(f"{self.name} has the domain {self.central} alone; a study needs another place")
+            raise BadInputError(
+                f"{self.name} has the domain {self.central} alone; a study needs another place"
+            )
         if (self.axes == 2) != (self.um_per_px is not None):
-            raise BadInputError(f"{self.name} has {self.axes} axes; pictures, and no others, have µm per pixel")
+            raise BadInputError(
+                f"{self.name} has {self.axes} axes; pictures, and no others, have µm per pixel"
+            )
 
     @cached_property
     def by_id(self) -> dict[str, StudyCase]:
@@ -107,9 +111,7 @@ class StudySet:
 
     def with_patch(self, um_per_px: float | None, patch_px: int | None) -> StudySet:
         """The same at another pixel size, or asked about in other patches; None leaves what is there."""
-        return replace(
-            self, um_per_px=um_per_px or self.um_per_px, patch_px=patch_px or self.patch_px
-        )
+        return replace(self, um_per_px=um_per_px or self.um_per_px, patch_px=patch_px or self.patch_px)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -183,7 +185,7 @@ class StudySet:
 @lru_cache(maxsize=256)
 def _outlines(path: Path) -> tuple[shapely.Polygon, ...]:
     features = json.loads(path.read_text())["features"]
-    return tuple(shape(feature["geometry"]) for feature in features)
+    return tuple(part for feature in features for part in polygons_in(shape(feature["geometry"])))
 
 
 @lru_cache(maxsize=256)

@@ -135,7 +135,16 @@ def slides(data: Path, folder: Path, progress: Progress) -> StudySet:
         cases.append(StudyCase(case, image, label, centre, case, "tumour" if has_tumour else "negative"))
         progress((done + 1) / len(wanted))
     return StudySet(
-        "slides", 2, ("background", TUMOUR), RGB, next(iter(CENTRES)), tuple(cases), 1.0, 0.5, 256, has_glass=True
+        "slides",
+        2,
+        ("background", TUMOUR),
+        RGB,
+        next(iter(CENTRES)),
+        tuple(cases),
+        1.0,
+        0.5,
+        256,
+        has_glass=True,
     )
 
 
@@ -153,7 +162,9 @@ def hippocampus(data: Path, folder: Path, progress: Progress) -> StudySet:
     images = sorted((data / "images").glob("*.nii.gz"))
     for number, image in enumerate(images):
         brightest = float(read_volume((image,)).voxels.max())
-        domain = "thousands" if 700 <= brightest < 5e4 else "hundreds" if brightest < 700 else "hundred_thousands"
+        domain = (
+            "thousands" if 700 <= brightest < 5e4 else "hundreds" if brightest < 700 else "hundred_thousands"
+        )
         name = image.name.removesuffix(".nii.gz")
         cases.append(StudyCase(name, image, data / "labels" / image.name, domain, name))
         progress((number + 1) / len(images))
@@ -163,7 +174,7 @@ def hippocampus(data: Path, folder: Path, progress: Progress) -> StudySet:
 
 @source("lidc", "lidc_nodule_ct3d")
 def lidc(data: Path, folder: Path, progress: Progress) -> StudySet:
-    """Lung nodules in CT, by how radiologists rated them: solid and plain to see (central), solid but faint, not solid."""
+    """Lung nodules in CT, by how they were rated: solid and plain to see (central), solid but faint, not solid."""
     del folder
     rows = _table(data / "metadata.csv", ("patient_id", "nodule_id", "Texture_value", "Subtlety_value"))
     cases = []
