@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Literal
@@ -167,3 +167,36 @@ def checked_arms(names: tuple[str, ...], axes: int) -> tuple[str, ...]:
         raise BadInputError(f"there is no arm {unknown[0]!r}; there are {', '.join(sorted(known))}")
     wanted = dict.fromkeys((NONE, *names))
     return tuple(name for name in wanted if axes == 2 or name not in STAINED)
+
+
+def changed_protocol(preset: str, changes: Sequence[str]) -> Protocol:
+    """A preset with other values for some fields, each given as `field=value`.
+
+    Raises:
+        BadInputError: there is no such preset or field, or the value is none for it.
+    """
+    if preset not in PRESETS:
+        raise BadInputError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+    protocol = PRESETS[preset]
+    known = asdict(protocol)
+    values: dict[str, Any] = {}
+    for text in changes:
+        name, _, value = text.partition("=")
+        if name not in known or isinstance(known[name], dict) or name == "preset":
+            fields = ", ".join(key for key in known if not isinstance(known[key], dict) and key != "preset")
+            raise BadInputError(f"a protocol has no {name!r} to change; it has {fields}")
+        try:
+            values[name] = _parsed(value, known[name])
+        except ValueError as error:
+            raise BadInputError(f"{name} cannot be {value!r}: {error}") from error
+    return protocol.changed(values)
+
+
+def _parsed(text: str, like: Any) -> Any:
+    if isinstance(like, bool):
+        if text not in ("yes", "no"):
+            raise ValueError("say yes or no")
+        return text == "yes"
+    if isinstance(like, (tuple, list)):
+        return tuple(int(part) for part in text.split(","))
+    return type(like)(text)

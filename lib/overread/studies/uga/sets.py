@@ -14,7 +14,7 @@ from PIL import Image
 from shapely.geometry import shape
 
 from overread.domain import BadInputError, PixelSize, Region
-from overread.imaging.slides.outlines import rasterise
+from overread.imaging.slides.outlines import polygons_in, rasterise
 from overread.imaging.slides.slide import ASSUMED, Slide, open_slide
 from overread.imaging.slides.tissue import TissueMask, find_tissue
 from overread.imaging.volumes import read_label_of, read_volume
@@ -185,7 +185,7 @@ class StudySet:
 @lru_cache(maxsize=256)
 def _outlines(path: Path) -> tuple[shapely.Polygon, ...]:
     features = json.loads(path.read_text())["features"]
-    return tuple(shape(feature["geometry"]) for feature in features)
+    return tuple(part for feature in features for part in polygons_in(shape(feature["geometry"])))
 
 
 @lru_cache(maxsize=256)

@@ -174,7 +174,7 @@ def hippocampus(data: Path, folder: Path, progress: Progress) -> StudySet:
 
 @source("lidc", "lidc_nodule_ct3d")
 def lidc(data: Path, folder: Path, progress: Progress) -> StudySet:
-    """Lung nodules in CT, by how radiologists rated them: solid and plain to see (central), solid but faint, not solid."""
+    """Lung nodules in CT, by how they were rated: solid and plain to see (central), solid but faint, not solid."""
     del folder
     rows = _table(data / "metadata.csv", ("patient_id", "nodule_id", "Texture_value", "Subtlety_value"))
     cases = []
