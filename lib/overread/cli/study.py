@@ -43,6 +43,9 @@ def meduhip(
     minutes: Annotated[
         float, typer.Option(min=0.01, help="Training budget of an arm, of one core's time.")
     ] = 4.0,
+    device: Annotated[
+        str, typer.Option(help="To train on: cpu, cuda, cuda:N. Sessions are played on the CPU.")
+    ] = "cpu",
     turns: Annotated[int, typer.Option(min=1, help="Most interactions of a session.")] = 6,
     repetitions: Annotated[
         int, typer.Option(min=1, help="Ground truths drawn per case and number of raters.")
@@ -100,6 +103,7 @@ def meduhip(
             repetitions=repetitions,
             arms=tuple(arm or ()),
             ct=ct,
+            device=device,
         )
         with progress_bar() as bar:
             task = bar.add_task("checking", total=1)

@@ -52,7 +52,7 @@ class UNetBackend(nn.Module):
         """See `Backend`."""
         shape = image.shape[2:]
         features = self.encoder(_with_room(image))[(..., *(slice(n) for n in shape))]
-        context = features.flatten(2).mean(dim=2)
+        context = features.float().flatten(2).mean(dim=2)
         return Cache(features, context, tuple(image.shape[2:]))
 
     def decode(

@@ -129,7 +129,7 @@ def test_an_unknown_ablation_is_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(128, 128), (30, 500), (20, 100, 90)])
 def test_patches_fit_the_network_and_the_machine(shape: tuple[int, ...]) -> None:
-    patch = study_plan(shape, 1, ()).patch
+    patch = study_plan(shape, 1, (), 4).patch
     assert all(32 <= n <= 192 and n % 16 == 0 for n in patch)
 
 

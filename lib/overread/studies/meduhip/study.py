@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from overread.domain import BadInputError, Grid
+from overread.ensemble.compute import choose_device
 from overread.ensemble.member_training import write_json
 from overread.ensemble.orientation import nonzero_box
 from overread.ensemble.plan import Normalisation, Plan
@@ -34,7 +35,8 @@ from overread.studies.meduhip.arms import ARMS, Bench, Contest, arms_named
 LARGEST_PATCH = {2: 192, 3: 64}
 SMALLEST_PATCH = 32
 PATCH_STEP = 16
-BATCH = {2: 4, 3: 2}
+# A GPU takes as long for a few patches as for many.
+BATCH = {"cpu": {2: 4, 3: 2}, "cuda": {2: 16, 3: 4}}
 WIDTH = {2: 16, 3: 12}
 FOLDS_SEED = 20240803
 
@@ -47,6 +49,7 @@ class Protocol:
         folds: of the cross-validation, by patient.
         seeds: repetitions of all trainings.
         minutes: budget of an arm, of one core's time.
+        device: to train on; a GPU is driven by one core. Sessions are played on the CPU.
         turns: interactions at the most.
         repetitions: ground truths drawn per case and number of raters.
         arms: by name.
@@ -60,6 +63,7 @@ class Protocol:
     repetitions: int = 1
     arms: tuple[str, ...] = ()
     ct: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.turns < 1 or self.repetitions < 1 or self.seeds < 1 or self.minutes <= 0:
@@ -83,7 +87,7 @@ def run_study(
     """
     arms = arms_named(protocol.arms)
     _open(work, dataset, protocol)
-    plan, configuration = _prepare(dataset, work, protocol, progress)
+    plan, configuration = prepare_study(dataset, work, protocol, progress)
     folds = dataset.folds(protocol.folds, np.random.default_rng(FOLDS_SEED))
     pieces = [
         (arm, seed, fold) for seed in range(protocol.seeds) for arm in arms for fold in range(protocol.folds)
@@ -101,6 +105,7 @@ def run_study(
             configuration,
             protocol.minutes,
             seed,
+            protocol.device,
         )
         folder.mkdir(parents=True, exist_ok=True)
         rows = {
@@ -162,9 +167,13 @@ def _open(work: Path, dataset: RatedDataset, protocol: Protocol) -> None:
     write_json(wanted, path)
 
 
-def _prepare(
-    dataset: RatedDataset, work: Path, protocol: Protocol, progress: Callable[[str, float], None]
+def prepare_study(
+    dataset: RatedDataset,
+    work: Path,
+    protocol: Protocol,
+    progress: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> tuple[Plan, Configuration]:
+    """The plan and sizes of all arms, and every case prepared below `work/data`; what is there is kept."""
     first = dataset.cases[0].read()
     axes, channels = first.image.ndim - 1, len(first.image)
     store = RatedStore(work / "data" / "cases")
@@ -174,7 +183,8 @@ def _prepare(
         images = [_seen(case.read().image) for case in dataset.cases]
         shape = np.median([image.shape[1:] for image in images], axis=0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        plan = study_plan(tuple(int(n) for n in shape), channels, _rules(images, protocol.ct))
+        batch = BATCH[choose_device(protocol.device).type][axes]
+        plan = study_plan(tuple(int(n) for n in shape), channels, _rules(images, protocol.ct), batch)
         write_json(plan.to_json(), path)
     plan = Plan.from_json(json.loads(path.read_text()))
     rng = np.random.default_rng(0)
@@ -189,7 +199,7 @@ def _prepare(
     return plan, configuration
 
 
-def study_plan(shape: tuple[int, ...], channels: int, rules: tuple[Normalisation, ...]) -> Plan:
+def study_plan(shape: tuple[int, ...], channels: int, rules: tuple[Normalisation, ...], batch: int) -> Plan:
     """Patch and batch for images of about `shape` voxels; the spacing is left as it is."""
     axes = len(shape)
     patch = tuple(
@@ -199,7 +209,7 @@ def study_plan(shape: tuple[int, ...], channels: int, rules: tuple[Normalisation
     return Plan(
         spacing_mm=(1.0,) * axes,
         patch=patch,
-        batch=BATCH[axes],
+        batch=batch,
         kernels=(three, three, three),
         strides=(one, two, two),
         features=(16, 32, 64),
