@@ -267,6 +267,7 @@ def uga(
         seeds=_numbers(seeds),
         protocol=changed_protocol(preset, change or []),
         device=device,
+        central=central,
     )
     began = time.monotonic()
     if not report_only:
