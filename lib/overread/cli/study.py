@@ -214,6 +214,12 @@ def uga(
             show_default=False,
         ),
     ] = "",
+    central: Annotated[
+        str,
+        typer.Option(
+            help="Domain that the model is first trained on, instead of the set's own.", show_default=False
+        ),
+    ] = "",
     seeds: Annotated[
         str, typer.Option(help="Such as 0-4 or 0,2: each divides and trains otherwise.")
     ] = "0-4",
@@ -271,6 +277,7 @@ def uga(
         seeds=_numbers(seeds),
         protocol=changed_protocol(preset, change or []),
         device=device,
+        central=central,
     )
     began = time.monotonic()
     if not report_only:

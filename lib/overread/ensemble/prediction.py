@@ -113,7 +113,7 @@ def predict(
         for member_logits in logits:
             opinion = torch.softmax(member_logits / ensemble.calibration.temperature, dim=0)
             sums.add(opinion)
-            votes.append(opinion.argmax(dim=0).to(torch.uint8))
+            votes.append(opinion.max(dim=0).indices.to(torch.uint8))
         counts.add(torch.stack(votes))
         probabilities[(slice(None), *where)] = sums.mean.cpu()
         for field in fields:
@@ -121,7 +121,7 @@ def predict(
     finished = time.perf_counter()
 
     full_probabilities = to_input_grid(probabilities, prepared, background=True)
-    labels = full_probabilities.argmax(dim=0).to(torch.uint8).numpy()
+    labels = full_probabilities.max(dim=0).indices.to(torch.uint8).numpy()
     maps = {
         field.name: UncertaintyMap(
             to_input_grid(values[field.name][None], prepared, background=False)[0],

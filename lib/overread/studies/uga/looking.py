@@ -65,7 +65,7 @@ def _look_at_volume(ensemble: Ensemble, case: StudyCase, device: torch.device | 
     sums, votes = OpinionSums(), []
     for opinion in opinions:
         sums.add(opinion)
-        votes.append(opinion.argmax(dim=0))
+        votes.append(opinion.max(dim=0).indices)
     mean, drawn = sums.mean, torch.stack(votes)
     pairs = tuple(combinations(range(len(votes)), 2))
     foreground = range(1, len(ensemble.classes))
@@ -103,7 +103,7 @@ def _look_at_volume(ensemble: Ensemble, case: StudyCase, device: torch.device | 
         else np.zeros((0, len(foreground), rows, columns), np.float16),
         pairs=pairs,
     )
-    return Look(mean.argmax(dim=0).to(torch.uint8).numpy(), maps)
+    return Look(mean.max(dim=0).indices.to(torch.uint8).numpy(), maps)
 
 
 def whole(maps: SlideMaps) -> Region:

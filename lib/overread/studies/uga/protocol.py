@@ -137,14 +137,14 @@ class Protocol:
 PRESETS = {
     # Half the resolution: a picture costs a quarter.
     "small": Protocol(
-        um_per_px={"dsb2018": 1.0, "monuseg": 1.0, "slides": 2.0},
-        patch_px={"dsb2018": 64, "monuseg": 64, "slides": 128},
+        um_per_px={"dsb2018": 1.0, "monuseg": 1.0, "slides": 2.0, "camelyon": 2.0},
+        patch_px={"dsb2018": 64, "monuseg": 64, "slides": 128, "camelyon": 512},
     ),
     "paper": Protocol(
         preset="paper",
         members=5,
-        starter_iterations=1000,
-        iterations=250,
+        starter_iterations=400,
+        iterations=80,
         window_px=128,
         features=16,
         most_features=128,

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from overread.domain import BadInputError, NotFoundError, Registry
+from overread.imaging.dataset import read_dataset
+from overread.imaging.slides.annotations import to_geojson
+from overread.imaging.slides.slide import ASSUMED
+from overread.imaging.volumes import read_volume
 from overread.studies.slides.centres import CENTRES
 from overread.studies.slides.dataset import TUMOUR, write_truth
 from overread.studies.slides.writer import make_slide
@@ -155,8 +161,6 @@ def hippocampus(data: Path, folder: Path, progress: Progress) -> StudySet:
     Nobody published which scanner a file is of; that its values are of another size says that it was made or exported
     otherwise. Networks see values scaled by the case's own mean and deviation.
     """
-    from overread.imaging.volumes import read_volume
-
     del folder
     cases = []
     images = sorted((data / "images").glob("*.nii.gz"))
@@ -189,6 +193,74 @@ def lidc(data: Path, folder: Path, progress: Progress) -> StudySet:
     return StudySet("lidc", 3, ("background", "Nodule"), ("CT",), "plain", tuple(cases))
 
 
+@source("camelyon", ".")
+def camelyon(data: Path, folder: Path, progress: Progress) -> StudySet:
+    """Camelyon16 and 17 as published: RUMC of Camelyon16 is central, as in the paper, or else centre 0 of Camelyon17.
+
+    Slides of which not every lesion was outlined, and those whose centre nobody published, are left out.
+    """
+    from overread.imaging.labelled import LESION, read_camelyon
+
+    slides = [slide for slide in read_camelyon(data).labelled().slides if slide.centre]
+    cases = []
+    for number, slide in enumerate(slides):
+        image, label = folder / "images" / slide.path.name, folder / "labels" / f"{slide.id}.geojson"
+        _link(slide.path, image)
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(json.dumps(to_geojson(slide.outlines())) + "\n")
+        cases.append(StudyCase(slide.id, image, label, slide.centre, slide.patient, slide.kind))
+        progress((number + 1) / len(slides))
+    centres = sorted({case.domain for case in cases})
+    central = "RUMC" if "RUMC" in centres else centres[0]
+    return StudySet(
+        "camelyon", 2, ("background", LESION), RGB, central, tuple(cases), 1.0, 0.25, 1024, has_glass=True
+    )
+
+
+@source("raw", ".")
+def raw(data: Path, folder: Path, progress: Progress) -> StudySet:
+    """nnU-Net's raw layout with a `domain` or `centre` in patients.csv; central is the domain with the most cases."""
+    dataset = read_dataset(data)
+    if not dataset.domains:
+        raise BadInputError(
+            f"{data} does not say where its cases were made: patients.csv needs a column `domain` or `centre`"
+        )
+    cases = []
+    placed = [case for case in dataset.cases if case.id in dataset.domains]
+    for number, case in enumerate(placed):
+        if len(case.channels) != 1:
+            raise BadInputError(
+                f"case {case.id} of {data} has several image files; join the channels first "
+                "(`overread group-channels`)"
+            )
+        ending = case.label.name.removeprefix(case.id)
+        image = folder / "images" / f"{case.id}{ending}"
+        _link(case.channels[0], image)
+        domain, patient = dataset.domains[case.id], dataset.patient_of(case.id)
+        cases.append(StudyCase(case.id, image, case.label.resolve(), domain, patient))
+        progress((number + 1) / len(placed))
+    axes = read_volume((cases[0].image,)).voxels.ndim - 1
+    central = Counter(case.domain for case in cases).most_common(1)[0][0]
+    um = None if axes == 3 else dataset.um_per_px or ASSUMED.um
+    return StudySet(
+        dataset.name,
+        axes,
+        dataset.classes,
+        dataset.channels,
+        central,
+        tuple(cases),
+        um,
+        um or ASSUMED.um,
+        None if axes == 3 else 128,
+    )
+
+
+def _link(target: Path, link: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.resolve())
+
+
 def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     if not path.exists():
         raise NotFoundError(f"{path} is not there; does --data name the folder of this set?")
@@ -212,8 +284,13 @@ def _picture(data: Path, folder: Path, name: str) -> tuple[Path, Path]:
     return image, label
 
 
-def prepare_set(name: str, data: Path | None, folder: Path, progress: Progress = lambda _: None) -> StudySet:
+def prepare_set(
+    name: str, data: Path | None, folder: Path, progress: Progress = lambda _: None, central: str = ""
+) -> StudySet:
     """The set of that name, made ready below `folder` once.
+
+    Args:
+        central: another central domain than the set's own.
 
     Raises:
         NotFoundError, BadInputError: there is no such set, or its data are not there or not as expected.
@@ -222,10 +299,13 @@ def prepare_set(name: str, data: Path | None, folder: Path, progress: Progress =
     found = made.find(data)
     origin = {"name": name, "data": str(found.resolve()) if made.folder else ""}
     marker = folder / "origin.json"
-    if marker.exists() and json.loads(marker.read_text()) == origin:
-        return StudySet.load(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    ready = made.make(found, folder, progress)
-    ready.save(folder)
-    marker.write_text(json.dumps(origin) + "\n")
-    return ready
+    if marker.exists() and json.loads(marker.read_text()) != origin:
+        raise BadInputError(
+            f"{folder} holds {json.loads(marker.read_text())}; give another --work for {origin['data'] or name}"
+        )
+    if not marker.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        made.make(found, folder, progress).save(folder)
+        marker.write_text(json.dumps(origin) + "\n")
+    ready = StudySet.load(folder)
+    return replace(ready, central=central) if central else ready

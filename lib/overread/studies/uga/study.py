@@ -44,6 +44,7 @@ class Job:
         sets, arms, seeds: which pieces.
         protocol: how.
         device: `auto`, `cpu`, `cuda` …
+        central: domain that the model is first trained on, where it is not the set's own.
     """
 
     work: Path
@@ -53,12 +54,14 @@ class Job:
     seeds: tuple[int, ...]
     protocol: Protocol
     device: str = "auto"
+    central: str = ""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One piece."""
+    """One piece; `set_name` is what the set is called on the command line."""
 
+    set_name: str
     bench: Bench
     arm: str
 
@@ -78,9 +81,9 @@ class Unit:
         return f"{self.bench.study_set.name}, seed {self.bench.seed}, {self.arm}"
 
 
-def study_folder(work: Path, set_name: str, protocol: Protocol) -> Path:
+def study_folder(job: Job, set_name: str) -> Path:
     """Where a set's seeds lie under this protocol."""
-    return Path(work) / set_name / protocol.key()
+    return Path(job.work) / set_name / f"{job.protocol.key()}{f'-{job.central}' if job.central else ''}"
 
 
 def open_set(job: Job, name: str, report: Report = lambda _what, _share: None) -> StudySet:
@@ -91,7 +94,9 @@ def open_set(job: Job, name: str, report: Report = lambda _what, _share: None) -
     while True:
         with claims.claim("set") as mine:
             if mine:
-                found = prepare_set(name, job.data, folder, lambda share: report(f"reading {name}", share))
+                found = prepare_set(
+                    name, job.data, folder, lambda share: report(f"reading {name}", share), job.central
+                )
                 return found.with_patch(job.protocol.um_per_px.get(name), job.protocol.patch_px.get(name))
         time.sleep(WAIT_S)
 
@@ -102,13 +107,13 @@ def units_of(job: Job, report: Report = lambda _what, _share: None) -> list[Unit
     found = []
     for name in job.sets:
         study_set = open_set(job, name, report)
-        folder = study_folder(job.work, name, job.protocol)
+        folder = study_folder(job, name)
         write_whole(json.dumps(asdict(job.protocol), indent=1), folder / "protocol.json")
         for seed in job.seeds:
             bench = Bench(study_set, job.protocol, seed, folder / f"seed_{seed}", device)
-            found += [Unit(bench, arm) for arm in checked_arms(job.arms, study_set.axes)]
+            found += [Unit(name, bench, arm) for arm in checked_arms(job.arms, study_set.axes)]
     order = {name: place for place, name in enumerate(job.sets)}
-    return sorted(found, key=lambda u: (u.bench.seed, u.arm != NONE, order[u.bench.study_set.name]))
+    return sorted(found, key=lambda u: (u.bench.seed, u.arm != NONE, order[u.set_name]))
 
 
 def run_study(job: Job, report: Report = lambda _what, _share: None) -> None:
@@ -149,4 +154,4 @@ def _try(unit: Unit, claims: Claims, report: Report, done: Callable[[], float]) 
 
 def finished(job: Job, name: str) -> Sequence[Path]:
     """Results of a set's pieces that are done, whatever was asked for now."""
-    return sorted(study_folder(job.work, name, job.protocol).glob("seed_*/*/unit.json"))
+    return sorted(study_folder(job, name).glob("seed_*/*/unit.json"))
