@@ -21,7 +21,7 @@ from overread.imaging.slides.annotations import to_geojson
 from overread.imaging.slides.slide import ASSUMED
 from overread.imaging.volumes import read_volume
 from overread.studies.uga.sets import OUTLINES, StudyCase, StudySet
-from overread.studies.uga.sources import RGB, source
+from overread.studies.uga.sources import RGB, link_image, source
 
 # As the paper cuts them: about 10x, 1024 pixels wide.
 CAMELYON_UM, CAMELYON_PATCH_PX = 1.0, 1024
@@ -31,7 +31,7 @@ CENTRAL = "central"
 ISOLATED_CELLS = "itc"
 
 
-@source("camelyon", "CAMELYON")
+@source("camelyon", ".")
 def camelyon(data: Path, folder: Path, progress: Callable[[float], None]) -> StudySet:
     """Lymph nodes of Camelyon16's first centre (RUMC), and of the five centres of Camelyon17, as the paper has them.
 
@@ -49,9 +49,11 @@ def camelyon(data: Path, folder: Path, progress: Callable[[float], None]) -> Stu
     labels.mkdir(parents=True, exist_ok=True)
     cases = []
     for number, slide in enumerate(slides.slides):
-        label = labels / f"{slide.id}{OUTLINES}"
+        # Files may have capitals, which ids have not.
+        image, label = folder / "images" / f"{slide.id}{slide.path.suffix}", labels / f"{slide.id}{OUTLINES}"
+        link_image(slide.path, image)
         label.write_text(json.dumps(to_geojson(slide.outlines())) + "\n")
-        cases.append(StudyCase(slide.id, slide.path, label, slide.centre, slide.patient, slide.kind))
+        cases.append(StudyCase(slide.id, image, label, slide.centre, slide.patient, slide.kind))
         progress(0.5 + (number + 1) / len(slides.slides) / 2)
     return StudySet(
         name="camelyon",
@@ -66,8 +68,8 @@ def camelyon(data: Path, folder: Path, progress: Callable[[float], None]) -> Stu
     )
 
 
-@source("nnunet", "nnunet")
-def nnunet(data: Path, folder: Path, progress: Callable[[float], None]) -> StudySet:
+@source("raw", ".")
+def raw(data: Path, folder: Path, progress: Callable[[float], None]) -> StudySet:
     """Any data set in nnU-Net v2's raw layout whose `patients.csv` says where each case was made.
 
     The central domain is the one that is called `central`, else the one with the most cases.
@@ -75,7 +77,6 @@ def nnunet(data: Path, folder: Path, progress: Callable[[float], None]) -> Study
     Raises:
         NotFoundError, BadInputError: no such data set, or one that a study cannot be made of; says why.
     """
-    del folder
     dataset = read_dataset(data)
     if not dataset.domains:
         raise BadInputError(
@@ -100,7 +101,7 @@ def nnunet(data: Path, folder: Path, progress: Callable[[float], None]) -> Study
         classes=dataset.classes,
         channels=dataset.channels,
         central=CENTRAL if CENTRAL in domains else _most(domains),
-        cases=tuple(_case(dataset, case) for case in dataset.cases),
+        cases=tuple(_case(dataset, case, folder / "images") for case in dataset.cases),
         um_per_px=dataset.um_per_px,
         file_um=dataset.um_per_px or ASSUMED.um,
         patch_px=PICTURE_PATCH_PX if is_picture else None,
@@ -118,9 +119,11 @@ def _of_the_study(slides: LabelledSlides) -> LabelledSlides:
     return slides.of_slides(slide for slide in slides.slides if is_wanted(slide))
 
 
-def _case(dataset: Dataset, case: Case) -> StudyCase:
+def _case(dataset: Dataset, case: Case, images: Path) -> StudyCase:
+    image = images / case.label.name
+    link_image(case.channels[0], image)
     return StudyCase(
-        case.id, case.channels[0], case.label, dataset.domains[case.id], dataset.patient_of(case.id)
+        case.id, image, case.label.resolve(), dataset.domains[case.id], dataset.patient_of(case.id)
     )
 
 
