@@ -8,7 +8,7 @@ import torch
 
 from overread.meduhip.episode import EpisodeOptions, play
 from overread.meduhip.network import Configuration, MedUHIP
-from overread.meduhip.prompts import Click
+from overread.meduhip.prompts import Click, Prompts
 from overread.meduhip.session import answer, begin, click, none_of_these, pick
 from overread.studies.meduhip.players import ModelImage
 
@@ -62,6 +62,18 @@ def test_an_episode_has_gradients_there(pick_share: float) -> None:
     play(model, images, raters, options, np.random.default_rng(0)).total.backward()
     # The Weight Network's last layer starts at 0, so that what comes before it has none yet.
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.segmentation_parameters())
+
+
+@pytest.mark.parametrize("backend", SHAPES)
+def test_half_precision_says_nearly_the_same(backend: str) -> None:
+    here, there = models(backend)
+    voxels = torch.randn(1, 1, *SHAPES[backend])
+    samples, nothing = torch.randn(1, 12, 5), Prompts.none(1, voxels.ndim - 2)
+    with torch.no_grad():
+        ours = here.decode(here.encode(voxels), samples, nothing)
+        with torch.autocast("cuda", torch.bfloat16):
+            theirs = there.decode(there.encode(voxels.cuda()), samples.cuda(), nothing.to("cuda"))
+    assert torch.allclose(ours, theirs.float().cpu(), atol=5 * ROUNDING * float(ours.abs().max()))
 
 
 def test_sam_says_the_same() -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from overread.ensemble.orientation import nonzero_box
 from overread.ensemble.plan import Normalisation, Plan
 from overread.imaging.rated import RatedCase, RatedDataset
 from overread.imaging.volumes import Volume
+from overread.meduhip.lessons import RatedLessons
 from overread.meduhip.network import Configuration
 from overread.meduhip.rated_store import RatedStore
 from overread.metrics.set_distance import set_distance
@@ -54,6 +56,7 @@ class Protocol:
         repetitions: ground truths drawn per case and number of raters.
         arms: by name.
         ct: whether intensities are Hounsfield units.
+        cases: of the data set at the most, whole patients drawn by chance; None takes all.
     """
 
     folds: int = 5
@@ -64,6 +67,7 @@ class Protocol:
     arms: tuple[str, ...] = ()
     ct: bool = False
     device: str = "cpu"
+    cases: int | None = None
 
     def __post_init__(self) -> None:
         if self.turns < 1 or self.repetitions < 1 or self.seeds < 1 or self.minutes <= 0:
@@ -75,22 +79,35 @@ def run_study(
     work: Path,
     protocol: Protocol,
     progress: Callable[[str, float], None] = lambda _what, _share: None,
+    part: tuple[int, int] = (1, 1),
 ) -> None:
     """Do what is not done yet, arm by arm over all folds and seeds.
 
     Args:
         work: keeps everything; given again, the study goes on.
         progress: hears what is being done, and the share of the study that is done.
+        part: (2, 5) does the second fifth of seeds and folds, for five processes that share the work folder.
 
     Raises:
         BadInputError: the folder holds a study of other data or another protocol, or an arm is not known.
     """
     arms = arms_named(protocol.arms)
+    dataset = some_of(dataset, protocol.cases)
     _open(work, dataset, protocol)
     plan, configuration = prepare_study(dataset, work, protocol, progress)
     folds = dataset.folds(protocol.folds, np.random.default_rng(FOLDS_SEED))
+    number, of = part
+    if not 1 <= number <= of:
+        raise BadInputError(f"there is no part {number} of {of}")
+    places = [(seed, fold) for seed in range(protocol.seeds) for fold in range(protocol.folds)]
+    mine = places[number - 1 :: of]
+    # A seed is finished with all arms before the next begins.
     pieces = [
-        (arm, seed, fold) for seed in range(protocol.seeds) for arm in arms for fold in range(protocol.folds)
+        (arm, seed, fold)
+        for now in range(protocol.seeds)
+        for arm in arms
+        for seed, fold in mine
+        if seed == now
     ]
     for done, (arm, seed, fold) in enumerate(pieces):
         folder = work / f"seed_{seed}" / f"fold_{fold}"
@@ -149,6 +166,20 @@ def play_contest(
     return {"sessions": sessions, "sets": sets}
 
 
+def some_of(dataset: RatedDataset, most: int | None) -> RatedDataset:
+    """The data set with at most so many cases, whole patients, the same ones always."""
+    if most is None or len(dataset.cases) <= most:
+        return dataset
+    left = Counter(case.patient for case in dataset.cases)
+    chosen: set[str] = set()
+    count = 0
+    for patient in np.random.default_rng(FOLDS_SEED).permutation(sorted(left)):
+        if count + left[patient] <= most:
+            chosen.add(str(patient))
+            count += left[patient]
+    return replace(dataset, cases=tuple(case for case in dataset.cases if case.patient in chosen))
+
+
 def _open(work: Path, dataset: RatedDataset, protocol: Protocol) -> None:
     ids = hashlib.sha256(
         "\n".join(f"{case.id} {case.patient}" for case in dataset.cases).encode()
@@ -173,7 +204,11 @@ def prepare_study(
     protocol: Protocol,
     progress: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> tuple[Plan, Configuration]:
-    """The plan and sizes of all arms, and every case prepared below `work/data`; what is there is kept."""
+    """The plan and sizes of all arms, and every case prepared below `work/data`; what is there is kept.
+
+    Where only one person labelled the cases, pseudo-raters stand for several (see `RatedLessons`).
+    """
+    lessons = RatedLessons(dataset, "structure")
     first = dataset.cases[0].read()
     axes, channels = first.image.ndim - 1, len(first.image)
     store = RatedStore(work / "data" / "cases")
@@ -190,9 +225,9 @@ def prepare_study(
     rng = np.random.default_rng(0)
     for case in dataset.cases:
         if not store.holds(case.id):
-            rated = case.read()
-            grid = Grid(rated.image.shape[1:], np.eye(4))
-            store.add_rated(case.id, Volume(rated.image, grid), rated.masks.astype(np.uint8), plan, rng)
+            volume, labels = lessons.read(case.id)
+            plain = Grid(volume.grid.shape, np.eye(4))
+            store.add_rated(case.id, Volume(volume.voxels, plain), labels, plan, rng)
     configuration = Configuration(
         backend="unet2d" if axes == 2 else "unet3d", channels=channels, width=WIDTH[axes]
     )
