@@ -40,6 +40,7 @@ def test_every_key_is_read():
         "max_region_px": "1000000",
         "slide_batch": "4",
         "slide_workers": "3",
+        "preference_mean": "no",
     }
     assert Settings.from_conf(said) == Settings(
         models=("a", "b"),
@@ -67,6 +68,7 @@ def test_every_key_is_read():
         max_region_px=1_000_000,
         slide_batch=4,
         slide_workers=3,
+        preference_mean=False,
     )
 
 

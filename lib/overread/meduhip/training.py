@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -197,6 +198,9 @@ class PatchSource:
         return torch.stack(images), torch.stack(filled)
 
 
+_Batch = tuple[torch.Tensor, torch.Tensor]
+
+
 class _Training:
     def __init__(
         self,
@@ -227,6 +231,9 @@ class _Training:
         if self.most is None and options.minutes is None:
             self.most = DEFAULT_ITERATIONS[self.device.type]
         self.iteration, self.spent_s, self.saved_s = 0, 0.0, 0.0
+        # While a GPU computes, the next batch is made.
+        self.reader = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
+        self.coming: tuple[int, Future[_Batch]] | None = None
         self.loss: float | None = None
         self.curve: list[float] = []
         self._resume()
@@ -252,11 +259,10 @@ class _Training:
             episode = warm(episode)
         for group in self.optimiser.param_groups:
             group["lr"] = group["full"] * (1 - self.share) ** POLY_EXPONENT
-        structure = int(rng.integers(len(self.model.structures)))
-        images, raters = self.source.batch(self.iteration, structure)
+        structure = self._structure(rng)
+        images, raters = self._batch(structure)
         images, raters = images.to(self.device), raters.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            losses = play(self.model, images, raters, episode, rng, structure)
+        losses = play(self.model, images, raters, episode, rng, structure)
         value = float(losses.total.detach())
         if not math.isfinite(value):
             raise DivergedError(
@@ -276,8 +282,25 @@ class _Training:
         if self.spent_s - self.saved_s > self.options.checkpoint_every_s and self.share < 1:
             self.save()
 
+    def _structure(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(len(self.model.structures)))
+
+    def _batch(self, structure: int) -> _Batch:
+        if self.reader is None:
+            return self.source.batch(self.iteration, structure)
+        if self.coming is not None and self.coming[0] == self.iteration:
+            batch = self.coming[1].result()
+        else:
+            batch = self.source.batch(self.iteration, structure)
+        following = self.iteration + 1
+        other = self._structure(np.random.default_rng([self.options.seed, following]))
+        self.coming = following, self.reader.submit(self.source.batch, following, other)
+        return batch
+
     def finished(self) -> MedUHIP:
         """The model with its averaged weights."""
+        if self.reader is not None:
+            self.reader.shutdown(cancel_futures=True)
         with torch.no_grad():
             for name, value in averaged(self.model):
                 value.copy_(self.average[name])

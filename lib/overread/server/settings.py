@@ -56,6 +56,7 @@ class Settings:
         slide_batch: windows of a slide that a member sees at a time.
         slide_workers: threads that read a slide.
         encoded_bytes: memory for images that MedUHIP models have encoded.
+        preference_mean: whether readers of whom little is known begin where the others do on average.
     """
 
     models: tuple[str, ...] | None = None
@@ -84,6 +85,7 @@ class Settings:
     slide_batch: int = 8
     slide_workers: int = 2
     encoded_bytes: int = GIB
+    preference_mean: bool = True
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:
@@ -236,5 +238,6 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "slide_batch": ("slide_batch", _count),
     "slide_workers": ("slide_workers", _count),
     "encoded_gib": ("encoded_bytes", _bytes),
+    "preference_mean": ("preference_mean", _flag),
 }
 assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}
