@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from overread.domain import PatchLocation, PixelSize
+from overread.domain import PatchLocation, PixelSize, Region
 from overread.ensemble.calibrate import calibrate
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.fingerprint import take_fingerprint
@@ -29,18 +29,19 @@ from overread.ensemble.slides.maps import SlideMaps
 from overread.ensemble.storage import load_ensemble
 from overread.ensemble.training import TrainingOptions, hold_out, train_ensemble
 from overread.imaging.dataset import read_dataset
-from overread.imaging.slides.slide import find_slides
+from overread.imaging.slides.slide import Slide
+from overread.imaging.slides.tissue import TissueMask
 from overread.learning.central import remember_central
 from overread.learning.champions import ChampionStore
 from overread.learning.patches import PatchImages
-from overread.studies.slides.patches import cut_patches
-from overread.studies.slides.writer import SlideTruth
 from overread.studies.uga.protocol import Protocol
 from overread.studies.uga.sets import StudyCase, StudySet
 from overread.studies.uga.splits import Division, divide
 
 RECIPE = "study"
 VALIDATION_SHARE = 0.2
+# Patches that the first model learns from: edge in windows; cells by which structures are found.
+PATCH_WINDOWS, STRUCTURE_UM = 2, 16.0
 
 
 @dataclass(frozen=True)
@@ -150,29 +151,54 @@ class Bench:
         """The central data; the folder appears whole or not at all."""
         staging = self.folder / ".central"
         shutil.rmtree(staging, ignore_errors=True)
+        for part in ("imagesTr", "labelsTr"):
+            (staging / part).mkdir(parents=True)
         cases = [self.study_set.by_id[name] for name in self.division.train]
-        if cases[0].has_outlines:
+        if self.study_set.has_glass:
             self._cut_central(cases, staging)
         else:
-            self._link_central(cases, staging)
+            self._copy_central(cases, staging)
         staging.rename(self.central)
 
     def _cut_central(self, cases: Sequence[StudyCase], folder: Path) -> None:
-        found = find_slides(cases[0].image.parent).slides
-        cut_patches(
-            [(found[case.id], SlideTruth(self.study_set.outlines(case))) for case in cases],
-            folder,
-            um_per_px=self.study_set.pixel_size.um,
-            patch_px=2 * self.protocol.window_px,
-            per_slide=self.protocol.patches_per_slide,
-            rng=np.random.default_rng([self.seed, 7]),
+        """Patches of central slides, half of them about a structure and half anywhere in tissue."""
+        rng = np.random.default_rng([self.seed, 7])
+        names: dict[str, str] = {}
+        for case in cases:
+            with self.study_set.open(case) as slide:
+                zoom = self.study_set.pixel_size / slide.pixel_size
+                edge = round(PATCH_WINDOWS * self.protocol.window_px * zoom)
+                wanted = self._structures(slide, case), self.study_set.tissue(slide)
+                for number in range(self.protocol.patches_per_slide):
+                    where = wanted[0] if number % 2 == 0 and wanted[0].mask.any() else wanted[1]
+                    name = PatchLocation(case.id, patch_about(where, slide, edge, rng)).name
+                    if name not in names:
+                        self._write_patch(slide, name, folder)
+                        names[name] = case.patient
+        self._describe(names, ".png", folder)
+
+    def _structures(self, slide: Slide, case: StudyCase) -> TissueMask:
+        """Cells of the slide with any structure."""
+        cell = PixelSize(STRUCTURE_UM)
+        size = (
+            max(1, round(slide.size_px[0] * slide.pixel_size.um / cell.um)),
+            max(1, round(slide.size_px[1] * slide.pixel_size.um / cell.um)),
+        )
+        return TissueMask(self.study_set.truth(case, slide.bounds, size) > 0, cell, slide.pixel_size)
+
+    def _write_patch(self, slide: Slide, name: str, folder: Path) -> None:
+        location = PatchLocation.parse(name)
+        assert location is not None
+        picture = slide.read(location.region, self.study_set.pixel_size)
+        case, size = self.study_set.by_id[location.slide], (picture.shape[1], picture.shape[0])
+        Image.fromarray(picture).save(folder / "imagesTr" / f"{name}_0000.png")
+        Image.fromarray(self.study_set.truth(case, location.region, size)).save(
+            folder / "labelsTr" / f"{name}.png"
         )
 
-    def _link_central(self, cases: Sequence[StudyCase], folder: Path) -> None:
+    def _copy_central(self, cases: Sequence[StudyCase], folder: Path) -> None:
         is_picture = self.study_set.axes == 2
         ending = ".png" if is_picture else "".join(cases[0].label.suffixes[-2:])
-        for part in ("imagesTr", "labelsTr"):
-            (folder / part).mkdir(parents=True)
         for case in cases:
             image, label = (
                 folder / "imagesTr" / f"{case.id}_0000{ending}",
@@ -187,13 +213,16 @@ class Bench:
             else:
                 shutil.copyfile(case.image, image)
                 shutil.copyfile(case.label, label)
-        description = {
+        self._describe({case.id: case.patient for case in cases}, ending, folder)
+
+    def _describe(self, patients: Mapping[str, str], ending: str, folder: Path) -> None:
+        description: dict[str, object] = {
             "name": self.study_set.name,
             "channel_names": {str(index): name for index, name in enumerate(self.study_set.channels)},
             "labels": {name: value for value, name in enumerate(self.study_set.classes)},
-            "numTraining": len(cases),
+            "numTraining": len(patients),
             "file_ending": ending,
-            "patients": {case.id: case.patient for case in cases},
+            "patients": dict(patients),
         }
         if self.study_set.um_per_px is not None:
             description["um_per_px"] = self.study_set.um_per_px
@@ -209,6 +238,17 @@ class Bench:
         with Image.open(picture) as opened:
             size = opened.size
         return self.study_set.truth(case, location.region, size).T
+
+
+def patch_about(where: TissueMask, slide: Slide, edge: int, rng: np.random.Generator) -> Region:
+    """A square of that edge in level-0 pixels, its middle in one of the cells; on a small slide less."""
+    width, height = (min(edge, size) for size in slide.size_px)
+    cells = np.argwhere(where.mask)
+    middle = (cells[rng.integers(len(cells))] + rng.random(2)) if len(cells) else np.zeros(2)
+    y, x = (middle * (where.cell / slide.pixel_size)).astype(int)
+    left = int(np.clip(x - width // 2, 0, slide.size_px[0] - width))
+    top = int(np.clip(y - height // 2, 0, slide.size_px[1] - height))
+    return Region(left, top, width, height)
 
 
 def write_whole(text: str, path: Path) -> None:

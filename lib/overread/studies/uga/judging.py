@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from overread.domain import PatchLocation, Region
+from overread.domain import PatchLocation
 from overread.domain.labels import IGNORE
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.prediction import predict
@@ -16,7 +16,7 @@ from overread.imaging.volumes import Volume, read_volume
 from overread.metrics.calibration import expected_calibration_error, foreground_region
 from overread.metrics.overlap import dice
 from overread.metrics.selective import risk_coverage
-from overread.studies.uga.bench import Bench
+from overread.studies.uga.bench import Bench, patch_about
 from overread.studies.uga.looking import ENTROPY, Look, look_at
 from overread.studies.uga.sets import StudyCase
 from overread.uncertainty.calibration import band_map
@@ -152,15 +152,8 @@ def _samples(bench: Bench, domain: str, rng: np.random.Generator) -> list[tuple[
 def random_patch(bench: Bench, case: StudyCase, rng: np.random.Generator) -> PatchLocation:
     """A patch of the size that is asked about, its middle anywhere in tissue."""
     with bench.study_set.open(case) as slide:
-        tissue = bench.study_set.tissue(slide)
-        cells = np.argwhere(tissue.mask)
         edge = patch_px0(bench, slide.pixel_size.um)
-        width, height = (min(edge, size) for size in slide.size_px)
-        middle = (cells[rng.integers(len(cells))] + rng.random(2)) if len(cells) else np.zeros(2)
-        y, x = (middle * (tissue.cell / slide.pixel_size)).astype(int)
-        left = int(np.clip(x - width // 2, 0, slide.size_px[0] - width))
-        top = int(np.clip(y - height // 2, 0, slide.size_px[1] - height))
-        return PatchLocation(case.id, Region(left, top, width, height))
+        return PatchLocation(case.id, patch_about(bench.study_set.tissue(slide), slide, edge, rng))
 
 
 def patch_px0(bench: Bench, um: float) -> int:

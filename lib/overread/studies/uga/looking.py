@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from overread.domain import OpinionSums, PixelSize, Region
+from overread.domain import OpinionSums, PixelSize, Region, first_choice
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.prediction import predict
 from overread.ensemble.slides.maps import KEPT_MEASURES, SlideMaps
@@ -65,7 +65,7 @@ def _look_at_volume(ensemble: Ensemble, case: StudyCase, device: torch.device | 
     sums, votes = OpinionSums(), []
     for opinion in opinions:
         sums.add(opinion)
-        votes.append(opinion.max(dim=0).indices)
+        votes.append(first_choice(opinion))
     mean, drawn = sums.mean, torch.stack(votes)
     pairs = tuple(combinations(range(len(votes)), 2))
     foreground = range(1, len(ensemble.classes))
@@ -103,7 +103,7 @@ def _look_at_volume(ensemble: Ensemble, case: StudyCase, device: torch.device | 
         else np.zeros((0, len(foreground), rows, columns), np.float16),
         pairs=pairs,
     )
-    return Look(mean.max(dim=0).indices.to(torch.uint8).numpy(), maps)
+    return Look(first_choice(mean).numpy(), maps)
 
 
 def whole(maps: SlideMaps) -> Region:

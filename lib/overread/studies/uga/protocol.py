@@ -135,10 +135,10 @@ class Protocol:
 
 
 PRESETS = {
-    # Half the resolution: a picture costs a quarter.
+    # Half the resolution or less: a picture costs a quarter.
     "small": Protocol(
-        um_per_px={"dsb2018": 1.0, "monuseg": 1.0, "slides": 2.0, "camelyon": 2.0},
-        patch_px={"dsb2018": 64, "monuseg": 64, "slides": 128, "camelyon": 512},
+        um_per_px={"monuseg": 1.0, "slides": 2.0, "camelyon": 2.0},
+        patch_px={"monuseg": 64, "slides": 128, "camelyon": 512},
     ),
     "paper": Protocol(
         preset="paper",

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
@@ -113,40 +112,31 @@ class StudySet:
         """The same at another pixel size, or asked about in other patches; None leaves what is there."""
         return replace(self, um_per_px=um_per_px or self.um_per_px, patch_px=patch_px or self.patch_px)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+    def save(self, folder: Path) -> None:
+        """Write `set.json`, whole or not at all; files in the folder are named as seen from there."""
+
+        def named(path: Path) -> str:
+            inside = path.is_relative_to(folder)
+            return path.relative_to(folder).as_posix() if inside else str(path.resolve())
+
         values = asdict(self)
         values["cases"] = [
-            {**asdict(case), "image": str(case.image), "label": str(case.label)} for case in self.cases
+            {**asdict(case), "image": named(case.image), "label": named(case.label)} for case in self.cases
         ]
-        return values
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> StudySet:
-        """The inverse of `to_json`."""
-        cases = tuple(
-            StudyCase(**{**case, "image": Path(case["image"]), "label": Path(case["label"])})
-            for case in values["cases"]
-        )
-        return cls(
-            **{
-                **values,
-                "cases": cases,
-                "classes": tuple(values["classes"]),
-                "channels": tuple(values["channels"]),
-            }
-        )
-
-    def save(self, folder: Path) -> None:
-        """Write `set.json`, whole or not at all."""
         temporary = folder / f".{DESCRIPTION}"
-        temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        temporary.write_text(json.dumps(values, indent=1) + "\n")
         temporary.replace(folder / DESCRIPTION)
 
     @classmethod
     def load(cls, folder: Path) -> StudySet:
-        """Read `set.json`."""
-        return cls.from_json(json.loads((folder / DESCRIPTION).read_text()))
+        """Read what `save` wrote."""
+        values = json.loads((folder / DESCRIPTION).read_text())
+        cases = tuple(
+            StudyCase(**{**case, "image": folder / case["image"], "label": folder / case["label"]})
+            for case in values["cases"]
+        )
+        lists = {name: tuple(values[name]) for name in ("classes", "channels")}
+        return cls(**{**values, **lists, "cases": cases})
 
     def open(self, case: StudyCase) -> Slide:
         """A picture or slide; the caller closes it."""

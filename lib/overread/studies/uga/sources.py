@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,20 +17,24 @@ import numpy as np
 from PIL import Image
 
 from overread.domain import BadInputError, NotFoundError, Registry
+from overread.imaging.slides.slide import open_slide
 from overread.imaging.volumes import read_volume
 from overread.studies.slides.centres import CENTRES
-from overread.studies.slides.dataset import TUMOUR, write_truth
-from overread.studies.slides.writer import make_slide
 from overread.studies.uga.sets import StudyCase, StudySet
 
 RGB = ("R", "G", "B")
 NUCLEI = ("background", "Nucleus")
-# Level-0 pixels of pictures that do not tell: nuclei of 123 pictures at about 20x, of MoNuSeg at 40x.
-DSB_UM, MONUSEG_UM = 0.5, 0.25
+TUMOUR = "Tumor"
+# Pixels of the pictures in the set, which have half the resolution of those published: at about 20x, and at 40x.
+DSB_UM, MONUSEG_UM = 1.0, 0.5
+SHRINK = 2
+# Of volumes, so many of each domain are taken, drawn once.
+MOST_VOLUMES = 72
 # Hospitals whose slides the model is first trained on: those with the most pictures.
 MONUSEG_CENTRAL = ("G9", "B0", "HE")
-# Slides of the generated set: of the central place, and of each of the four others; edge in pixels of 0.5 µm.
-CENTRAL_SLIDES, LOCAL_SLIDES, SLIDE_PX = 8, 6, 3072
+# Slides of the generated set: of the central place, and of each of the four others; edge, pixel, quality of the JPEG.
+CENTRAL_SLIDES, LOCAL_SLIDES = 8, 6
+SLIDE_PX, SLIDE_UM, SLIDE_QUALITY = 2048, 1.0, 90
 # Of these, one of each place shows no tumour.
 NEGATIVE_EVERY = 6
 
@@ -86,7 +91,7 @@ def dsb2018(data: Path, folder: Path, progress: Progress) -> StudySet:
         image, label = _picture(data, folder, row["id"])
         cases.append(StudyCase(row["id"], image, label, row["domain"], row["id"]))
         progress((number + 1) / len(rows))
-    return StudySet("dsb2018", 2, NUCLEI, RGB, "violet", tuple(cases), DSB_UM, DSB_UM, 128)
+    return StudySet("dsb2018", 2, NUCLEI, RGB, "violet", tuple(cases), DSB_UM, DSB_UM, 64)
 
 
 @source("monuseg", "monuseg_nuclei")
@@ -109,44 +114,44 @@ def monuseg(data: Path, folder: Path, progress: Progress) -> StudySet:
             )
         )
         progress((number + 1) / len(rows))
-    return StudySet("monuseg", 2, NUCLEI, RGB, "central hospitals", tuple(cases), 0.5, MONUSEG_UM, 128)
+    return StudySet("monuseg", 2, NUCLEI, RGB, "central hospitals", tuple(cases), MONUSEG_UM, MONUSEG_UM, 128)
 
 
 @source("slides")
 def slides(data: Path, folder: Path, progress: Progress) -> StudySet:
-    """Slides with tumour, made by computation for five laboratories; A is the central one."""
+    """Slides with tumour, made by computation for five laboratories; A is the central one. Pictures of 1 µm."""
+    from overread.imaging.slides.outlines import rasterise
+    from overread.studies.slides.writer import make_slide
+
     del data
+    first = next(iter(CENTRES))
     wanted = [
         (centre, number)
         for centre in CENTRES
-        for number in range(CENTRAL_SLIDES if centre == next(iter(CENTRES)) else LOCAL_SLIDES)
+        for number in range(CENTRAL_SLIDES if centre == first else LOCAL_SLIDES)
     ]
-    images, truths = folder / "images", folder / "labels"
-    images.mkdir(parents=True, exist_ok=True)
     cases = []
     for done, (centre, number) in enumerate(wanted):
-        case = f"{centre}_{number + 1:02d}"
-        image, label = images / f"{case}.tif", truths / f"{case}.geojson"
+        name = f"{centre}_{number + 1:02d}"
+        image, label = folder / "images" / f"{name}.jpg", folder / "labels" / f"{name}.png"
         has_tumour = (number + 1) % NEGATIVE_EVERY != 0
         if not label.exists():
+            for path in (image, label):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            size = (SLIDE_PX, SLIDE_PX)
             seed = int(np.random.SeedSequence([sorted(CENTRES).index(centre), number]).generate_state(1)[0])
-            made = make_slide(
-                image, centre=centre, size_px=(SLIDE_PX, SLIDE_PX), seed=seed, tumour=has_tumour
+            written = folder / f"{name}.tif"
+            truth = make_slide(
+                written, centre=centre, size_px=size, seed=seed, um_per_px=SLIDE_UM, tumour=has_tumour
             )
-            write_truth(truths, case, made)
-        cases.append(StudyCase(case, image, label, centre, case, "tumour" if has_tumour else "negative"))
+            with open_slide(written) as slide:
+                Image.fromarray(slide.read_into(slide.bounds, size)).save(image, quality=SLIDE_QUALITY)
+                Image.fromarray(rasterise([(p, 1) for p in truth.outlines], slide.bounds, size)).save(label)
+            written.unlink()
+        cases.append(StudyCase(name, image, label, centre, name, "tumour" if has_tumour else "negative"))
         progress((done + 1) / len(wanted))
     return StudySet(
-        "slides",
-        2,
-        ("background", TUMOUR),
-        RGB,
-        next(iter(CENTRES)),
-        tuple(cases),
-        1.0,
-        0.5,
-        256,
-        has_glass=True,
+        "slides", 2, ("background", TUMOUR), RGB, first, tuple(cases), SLIDE_UM, SLIDE_UM, 256, has_glass=True
     )
 
 
@@ -157,7 +162,6 @@ def hippocampus(data: Path, folder: Path, progress: Progress) -> StudySet:
     Nobody published which scanner a file is of; that its values are of another size says that it was made or exported
     otherwise. Networks see values scaled by the case's own mean and deviation.
     """
-    del folder
     cases = []
     images = sorted((data / "images").glob("*.nii.gz"))
     for number, image in enumerate(images):
@@ -169,13 +173,12 @@ def hippocampus(data: Path, folder: Path, progress: Progress) -> StudySet:
         cases.append(StudyCase(name, image, data / "labels" / image.name, domain, name))
         progress((number + 1) / len(images))
     classes = ("background", "Anterior", "Posterior")
-    return StudySet("hippocampus", 3, classes, ("MR",), "thousands", tuple(cases))
+    return StudySet("hippocampus", 3, classes, ("MR",), "thousands", _some_volumes(cases, folder))
 
 
 @source("lidc", "lidc_nodule_ct3d")
 def lidc(data: Path, folder: Path, progress: Progress) -> StudySet:
     """Lung nodules in CT, by how they were rated: solid and plain to see (central), solid but faint, not solid."""
-    del folder
     rows = _table(data / "metadata.csv", ("patient_id", "nodule_id", "Texture_value", "Subtlety_value"))
     cases = []
     for number, row in enumerate(rows):
@@ -186,7 +189,7 @@ def lidc(data: Path, folder: Path, progress: Progress) -> StudySet:
             domain = ("plain" if is_plain else "faint") if is_solid else "not_solid"
             cases.append(StudyCase(name, image, label, domain, row["patient_id"], domain))
         progress((number + 1) / len(rows))
-    return StudySet("lidc", 3, ("background", "Nodule"), ("CT",), "plain", tuple(cases))
+    return StudySet("lidc", 3, ("background", "Nodule"), ("CT",), "plain", _some_volumes(cases, folder))
 
 
 def link_image(target: Path, link: Path) -> None:
@@ -207,16 +210,38 @@ def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _picture(data: Path, folder: Path, name: str) -> tuple[Path, Path]:
-    """The picture as RGB, and its instances as class 1, both in the set's folder."""
+    """The picture as RGB, and its instances as class 1, both in the set's folder at half the resolution."""
     image, label = (folder / part / f"{name}.png" for part in ("images", "labels"))
     if not label.exists():
         for path in (image, label):
             path.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(data / "images" / f"{name}.png") as picture:
-            picture.convert("RGB").save(image)
+            picture.convert("RGB").reduce(SHRINK).save(image)
         with Image.open(data / "masks" / f"{name}.png") as mask:
-            Image.fromarray((np.asarray(mask) > 0).astype(np.uint8)).save(label)
+            covered = Image.fromarray((np.asarray(mask) > 0).astype(np.uint8) * 200).reduce(SHRINK)
+        Image.fromarray((np.asarray(covered) >= 100).astype(np.uint8)).save(label)
     return image, label
+
+
+def _some_volumes(cases: Sequence[StudyCase], folder: Path) -> tuple[StudyCase, ...]:
+    """Some cases of each domain, copied to the set's folder."""
+    rng = np.random.default_rng(0)
+    of_domain: dict[str, list[StudyCase]] = {}
+    for case in cases:
+        of_domain.setdefault(case.domain, []).append(case)
+    chosen = [
+        group[index]
+        for _, group in sorted(of_domain.items())
+        for index in rng.permutation(len(group))[:MOST_VOLUMES]
+    ]
+    copied = []
+    for case in sorted(chosen, key=lambda case: case.id):
+        image, label = (folder / part / f"{case.id}.nii.gz" for part in ("images", "labels"))
+        for source_file, target in ((case.image, image), (case.label, label)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source_file, target)
+        copied.append(replace(case, image=image, label=label))
+    return tuple(copied)
 
 
 def prepare_set(
@@ -225,22 +250,20 @@ def prepare_set(
     """The set of that name, made ready below `folder` once.
 
     Args:
+        data: not needed any more once the set is ready.
         central: another central domain than the set's own.
 
     Raises:
         NotFoundError, BadInputError: there is no such set, or its data are not there or not as expected.
     """
     made = SOURCES[name]
-    found = made.find(data)
-    origin = {"name": name, "data": str(found.resolve()) if made.folder else ""}
     marker = folder / "origin.json"
-    if marker.exists() and json.loads(marker.read_text()) != origin:
-        raise BadInputError(
-            f"{folder} holds {json.loads(marker.read_text())}; give another --work for {origin['data'] or name}"
-        )
     if not marker.exists():
+        found = made.find(data)
         folder.mkdir(parents=True, exist_ok=True)
         made.make(found, folder, progress).save(folder)
-        marker.write_text(json.dumps(origin) + "\n")
+        marker.write_text(json.dumps({"name": name, "data": str(data and data.resolve())}) + "\n")
+    elif data is not None and (there := json.loads(marker.read_text())["data"]) != str(data.resolve()):
+        raise BadInputError(f"{folder} was made from {there}; give another --work for {data}")
     ready = StudySet.load(folder)
     return replace(ready, central=central) if central else ready
