@@ -58,6 +58,8 @@ class MedUHIPOptions:
         minutes: time by `clock`, counted over interruptions.
         warm_share: share of the budget in which masks are learnt before any interaction is played: whoever reacts
             to nonsense learns nonsense.
+        click_share: share of the budget after that in which one opinion learns what clicks mean, before there are
+            several opinions.
         seed: of everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: cores to use on the CPU; None leaves it to torch.
@@ -71,6 +73,7 @@ class MedUHIPOptions:
     iterations: int | None = None
     minutes: float | None = None
     warm_share: float = 0.3
+    click_share: float = 0.0
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
@@ -85,8 +88,12 @@ class MedUHIPOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, expected more than 0")
-        if not 0 <= self.warm_share < 1:
-            raise BadInputError(f"warm_share is {self.warm_share}, expected 0 to below 1")
+        shares = (self.warm_share, self.click_share)
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise BadInputError(
+                f"warm_share is {self.warm_share} and click_share {self.click_share}, expected 0 or more, and together "
+                "below 1"
+            )
         if self.augmentation not in (None, *AUGMENTATIONS):
             raise BadInputError(
                 f"augmentation {self.augmentation!r} is not known; there are {', '.join(AUGMENTATIONS)}"
@@ -257,6 +264,8 @@ class _Training:
         episode = self.options.episode
         if self.share < self.options.warm_share:
             episode = warm(episode)
+        elif self.share < self.options.warm_share + self.options.click_share:
+            episode = clicking(episode)
         for group in self.optimiser.param_groups:
             group["lr"] = group["full"] * (1 - self.share) ** POLY_EXPONENT
         structure = self._structure(rng)
@@ -354,7 +363,12 @@ def three_optimisers(model: MedUHIP, rate: float) -> torch.optim.Optimizer:
 
 def warm(episode: EpisodeOptions) -> EpisodeOptions:
     """An episode without interactions or samples, for the beginning."""
-    return replace(episode, turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler="nothing")
+    return replace(clicking(episode), turns=1)
+
+
+def clicking(episode: EpisodeOptions) -> EpisodeOptions:
+    """An episode with one opinion and clicks on its errors."""
+    return replace(episode, samples=1, set_weight=0.0, coverage_weight=0.0, pick_share=0.0, sampler="nothing")
 
 
 def _seed(seed: int, what: str) -> int:

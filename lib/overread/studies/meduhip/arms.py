@@ -17,7 +17,7 @@ from overread.meduhip.backend import Cache
 from overread.meduhip.episode import EpisodeOptions
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.session import answer, begin
-from overread.meduhip.training import MedUHIPOptions, PatchSource, averaged, train_meduhip
+from overread.meduhip.training import MedUHIPOptions, PatchSource, averaged, clicking, train_meduhip
 from overread.meduhip.vote import log_soft_vote
 from overread.studies.meduhip.clinicians import (
     CLICKS,
@@ -62,7 +62,14 @@ class Bench:
     device: str = "cpu"
 
     def train(
-        self, name: str, episode: EpisodeOptions, share: float, seed: int = 0, *, warm: bool = True
+        self,
+        name: str,
+        episode: EpisodeOptions,
+        share: float,
+        seed: int = 0,
+        *,
+        warm: bool = True,
+        click_share: float = 0.0,
     ) -> MedUHIP:
         """Train, or load what was trained, with a share of the budget."""
         finished = self.work / f"{name}.pt"
@@ -74,6 +81,7 @@ class Bench:
         options = MedUHIPOptions(
             minutes=share * self.minutes,
             warm_share=0.0,
+            click_share=click_share,
             seed=1000 * self.seed + seed,
             device=self.device,
             threads=1,
@@ -161,10 +169,7 @@ def meduhip(bench: Bench) -> Sequence[Contest]:
 @ARMS.register("clicks")
 def clicks(bench: Bench) -> Sequence[Contest]:
     """One sample and clicks on the same backbone: what an interactive network does without a sampling space."""
-    episode = replace(
-        EpisodeOptions(), samples=1, set_weight=0.0, coverage_weight=0.0, pick_share=0.0, sampler="nothing"
-    )
-    model = bench.train("clicks", episode, 1 - WARM_SHARE)
+    model = bench.train("clicks", clicking(EpisodeOptions()), 1 - WARM_SHARE)
     return [
         Contest("Clicks, one sample", MedUHIPPlayer(model, count=1), CLICKS),
         Contest("Clicks, one sample, noisy clinician", MedUHIPPlayer(model, count=1), NOISY_CLICKS),
