@@ -26,7 +26,7 @@ from overread.domain import BadInputError
 from overread.ensemble.adabn import BATCHES, adapt_member, adaptable_plan
 from overread.ensemble.compute import choose_device
 from overread.ensemble.lesson import Lesson, Pool
-from overread.ensemble.member_training import DivergedError, write_json
+from overread.ensemble.member_training import DivergedError, Optimiser, write_json
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import Plan
 from overread.ensemble.storage import DESCRIPTION, read_description
@@ -64,7 +64,7 @@ class RetrainingOptions:
         rate_factor: of the learning rate, for `champion`.
         adabn: whether the members' batch statistics are at last those of the local images alone (see
             `ensemble.adabn`), not of local and central ones together.
-        seed, device, precision, threads, clock, checkpoint_every_s: as in `TrainingOptions`.
+        seed, device, precision, threads, clock, checkpoint_every_s, optimiser: as in `TrainingOptions`.
     """
 
     start: Literal["champion", "scratch"] = "champion"
@@ -79,6 +79,7 @@ class RetrainingOptions:
     threads: int | None = None
     clock: Literal["wall", "processor"] = "wall"
     checkpoint_every_s: float = 30.0
+    optimiser: Optimiser = "auto"
 
     def __post_init__(self) -> None:
         if self.start not in ("champion", "scratch"):
@@ -107,6 +108,7 @@ class RetrainingOptions:
             threads=self.threads,
             checkpoint_every_s=self.checkpoint_every_s,
             clock=self.clock,
+            optimiser=self.optimiser,
         )
 
 

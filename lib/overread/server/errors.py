@@ -20,9 +20,9 @@ from monailabel.interfaces.exception import (
 
 from overread.access.roles import ForbiddenError
 from overread.domain import BadInputError, NotFoundError, OverreadError
-from overread.server.faults import fault_answer
 from overread.server.access.authority import ProviderError
 from overread.server.access.limits import TooManyAttemptsError
+from overread.server.faults import fault_answer
 from overread.server.store import finite
 
 logger = logging.getLogger(__name__)
