@@ -74,7 +74,7 @@ class MedUHIPOptions:
     iterations: int | None = None
     minutes: float | None = None
     warm_share: float = 0.3
-    click_share: float = 0.0
+    click_share: float = 0.35
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
