@@ -78,7 +78,7 @@ def balls(data: Path, folder: Path, progress: Progress) -> StudySet:
     cases = []
     for part in ("images", "labels"):
         (folder / part).mkdir(exist_ok=True)
-    grid = np.stack(np.mgrid[:20, :18, :10])
+    grid = np.array(np.mgrid[:20, :18, :10])
     for place, count, contrast in (("north", 6, 6.0), ("south", 4, 2.0)):
         for number in range(count):
             rng = np.random.default_rng([number, ord(place[0])])
