@@ -22,7 +22,6 @@ import numpy as np
 from overread.ensemble.adabn import adapt_ensemble
 from overread.studies.uga.bench import RECIPE, Bench, write_whole
 from overread.studies.uga.judging import judge_cases, judge_doubt, random_patch
-from overread.studies.uga.looking import look_at
 from overread.studies.uga.patch_quality import patch_rows
 from overread.studies.uga.protocol import ADABN, ALL, HED, NONE
 from overread.studies.uga.rounds import Round, Told, opened_database
@@ -58,7 +57,7 @@ def _first_model(bench: Bench, told: Told) -> dict[str, Any]:
     ensemble = bench.load(bench.train_first(RECIPE, bench.protocol.stain))
     patches: list[dict[str, Any]] = []
     for number, case in enumerate(bench.pool):
-        look = look_at(ensemble, bench.study_set, case, bench.device, bench.protocol.step)
+        look = bench.look(ensemble, case)
         patches += patch_rows(bench, case, look)
         look.maps.save(bench.maps_file(case))
         told("looking at the pool", (number + 1) / len(bench.pool))

@@ -30,7 +30,7 @@ from overread.raters.robot import RobotRater
 from overread.state.database import Database
 from overread.studies.uga.bench import RECIPE, Bench
 from overread.studies.uga.judging import judge_cases, judge_doubt, patch_px0, voxel_mm
-from overread.studies.uga.looking import look_at, whole
+from overread.studies.uga.looking import whole
 from overread.studies.uga.protocol import ALL
 
 # The clock of the study: its first day, and what passes between two rounds and two questions.
@@ -126,8 +126,7 @@ class Round:
             if self.number == 1 or self.arm in BLIND:
                 maps[case.id] = bench.first_maps(case)
             else:
-                look = look_at(ensemble, bench.study_set, case, bench.device, bench.protocol.step)
-                maps[case.id] = look.maps
+                maps[case.id] = bench.look(ensemble, case).maps
             self.told("looking at the pool", (index + 1) / len(bench.pool))
         entries = {
             case.id: SlideEntry(
