@@ -93,7 +93,7 @@ def test_changes_of_a_protocol():
     [
         ("huge", "", "no preset 'huge'"),
         ("small", "lr=1", "no 'lr' to change"),
-        ("small", "um_per_px=1", "no 'um_per_px' to change"),
+        ("small", "scales=1", "no 'scales' to change"),
         ("small", "iterations=many", "iterations cannot be 'many'"),
         ("small", "gated=1", "say yes or no"),
         ("small", "budgets=10,5", "budgets are patches in all and rise"),

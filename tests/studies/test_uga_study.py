@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from overread.cli import app
+from overread.studies.uga.protocol import PRESETS
 from overread.studies.uga.report import write_report
 from overread.studies.uga.results import RESULTS, gather, write_results
 from overread.studies.uga.rows import read_results
 from overread.studies.uga.study import finished, run_study, units_of
-from support.tiny_study import EDGE_PX, PATCH_PX, balls, discs, job
+from support.tiny_study import EDGE_PX, PATCH_PX, PROTOCOL, balls, discs, job
 
 pytestmark = pytest.mark.slow
 ARMS = ("none", "all", "random", "clasp_pe", "uga", "hed", "adabn")
@@ -144,6 +147,30 @@ def test_two_processes_share_the_pieces(tmp_path: Path):
         _, said = other.communicate(timeout=300)
     assert other.returncode == 0, said
     assert [path.parent.name for path in finished(job(tmp_path, arms), "discs")] == sorted(arms)
+
+
+def test_the_command_tells_what_is_there(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(PRESETS, "tiny", PROTOCOL)
+    runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200", "OVERREAD_DEBUG": ""})
+    asked = ["study", "uga", "--sets", "discs", "--preset", "tiny", "--seeds", "0", "--device", "cpu"]
+    told = runner.invoke(app, [*asked, "--work", str(work), "--report", "--out", str(tmp_path / "out")])
+    assert told.exit_code == 0, told.output
+    assert "one seed shows nothing" in told.output.replace("\n", " ")
+    assert (tmp_path / "out" / "report.html").exists()
+    kept = json.loads((tmp_path / "out" / "discs" / RESULTS).read_text())
+    assert len(kept["picks"]) == 6
+    for wrong, words in (
+        (["--arms", "guess"], "there is no arm 'guess'"),
+        (["--seeds", "one"], "seeds are whole numbers"),
+        (["--change", "speed=2"], "no 'speed' to change"),
+        (["--central", "west"], "no case of the central domain 'west'"),
+    ):
+        refused = runner.invoke(app, [*asked, "--work", str(work), *wrong])
+        assert refused.exit_code != 0
+        assert words in refused.output.replace("\n", " ")
+    empty = runner.invoke(app, [*asked, "--work", str(tmp_path / "work"), "--report"])
+    assert empty.exit_code != 0
+    assert "nothing is done" in empty.output
 
 
 def test_volumes_are_asked_about_as_a_whole(tmp_path: Path):

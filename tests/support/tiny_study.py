@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from overread.studies.uga.protocol import Protocol
+from overread.studies.uga.protocol import Protocol, Scale
 from overread.studies.uga.sets import StudyCase, StudySet
 from overread.studies.uga.sources import SOURCES, Progress, source
 from overread.studies.uga.study import Job, run_study
@@ -22,8 +22,8 @@ PROTOCOL = Protocol(
     members=2,
     starter_iterations=6,
     iterations=3,
-    window_px=32,
     batch=2,
+    scale=Scale(window_px=32, batch=2, look_windows=1),
     features=4,
     most_features=8,
     stages=3,
@@ -78,7 +78,7 @@ def balls(data: Path, folder: Path, progress: Progress) -> StudySet:
     cases = []
     for part in ("images", "labels"):
         (folder / part).mkdir(exist_ok=True)
-    grid = np.stack(np.mgrid[:20, :18, :10])
+    grid = np.array(np.mgrid[:20, :18, :10])
     for place, count, contrast in (("north", 6, 6.0), ("south", 4, 2.0)):
         for number in range(count):
             rng = np.random.default_rng([number, ord(place[0])])

@@ -34,14 +34,15 @@ from overread.imaging.slides.tissue import TissueMask
 from overread.learning.central import remember_central
 from overread.learning.champions import ChampionStore
 from overread.learning.patches import PatchImages
-from overread.studies.uga.protocol import Protocol
+from overread.studies.uga.looking import Look, look_at
+from overread.studies.uga.protocol import Protocol, Scale
 from overread.studies.uga.sets import StudyCase, StudySet
 from overread.studies.uga.splits import Division, divide
 
 RECIPE = "study"
 VALIDATION_SHARE = 0.2
 # Patches that the first model learns from: edge in windows; cells by which structures are found.
-PATCH_WINDOWS, STRUCTURE_UM = 2, 16.0
+PATCH_WINDOWS, STRUCTURE_UM = 1.5, 16.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class Bench:
     def store(self) -> ChampionStore:
         """Where the first model is published, and what it was trained on is written down."""
         return ChampionStore(self.folder / "models")
+
+    @property
+    def scale(self) -> Scale:
+        """How finely pictures are seen."""
+        return self.protocol.scale_of(self.study_set.name)
 
     @property
     def central(self) -> Path:
@@ -115,6 +121,12 @@ class Bench:
         """An ensemble on the study's device."""
         return load_ensemble(folder, self.device, verify=False)
 
+    def look(self, ensemble: Ensemble, case: StudyCase) -> Look:
+        """What an ensemble says of a case."""
+        return look_at(
+            ensemble, self.study_set, case, self.device, self.protocol.step, self.scale.look_windows
+        )
+
     def train_first(self, name: str, stain: float) -> Path:
         """Train a model on the central data, calibrate and publish it under a name; what is there is kept.
 
@@ -139,9 +151,10 @@ class Bench:
         )
         decided: dict[str, object] = {"batch": protocol.batch}
         if self.study_set.axes == 2:
-            decided |= {"patch": (protocol.window_px,) * 2, "norm": "batch", "stain": stain}
+            window = self.scale.window_px
+            decided = {"batch": self.scale.batch, "patch": (window, window), "norm": "batch", "stain": stain}
         fingerprint = take_fingerprint(dataset, np.random.default_rng(self.seed))
-        plan = make_plan(fingerprint, protocol.hardware, decided).to_json()
+        plan = make_plan(fingerprint, protocol.hardware(self.scale), decided).to_json()
         trained = train_ensemble(name, dataset, self.folder / f"first_{name}", options, plan)
         calibrate(trained, dataset, device=self.device)
         remember_central(recipe_folder, self.central, dataset, hold_out(dataset, options)[0])
@@ -167,7 +180,7 @@ class Bench:
         for case in cases:
             with self.study_set.open(case) as slide:
                 zoom = self.study_set.pixel_size / slide.pixel_size
-                edge = round(PATCH_WINDOWS * self.protocol.window_px * zoom)
+                edge = round(PATCH_WINDOWS * self.scale.window_px * zoom)
                 wanted = self._structures(slide, case), self.study_set.tissue(slide)
                 for number in range(self.protocol.patches_per_slide):
                     where = wanted[0] if number % 2 == 0 and wanted[0].mask.any() else wanted[1]

@@ -17,7 +17,7 @@ from overread.metrics.calibration import expected_calibration_error, foreground_
 from overread.metrics.overlap import dice
 from overread.metrics.selective import risk_coverage
 from overread.studies.uga.bench import Bench, patch_about
-from overread.studies.uga.looking import ENTROPY, Look, look_at
+from overread.studies.uga.looking import ENTROPY, Look
 from overread.studies.uga.sets import StudyCase
 from overread.uncertainty.calibration import band_map
 
@@ -69,7 +69,7 @@ def judge_cases(
     """`case_row` of each."""
     rows = []
     for number, case in enumerate(cases):
-        look = look_at(ensemble, bench.study_set, case, bench.device, bench.protocol.step)
+        look = bench.look(ensemble, case)
         rows.append(case_row(bench, case, look))
         told((number + 1) / len(cases))
     return rows

@@ -35,21 +35,27 @@ class Look:
 
 
 def look_at(
-    ensemble: Ensemble, study_set: StudySet, case: StudyCase, device: torch.device | str, step: float
+    ensemble: Ensemble,
+    study_set: StudySet,
+    case: StudyCase,
+    device: torch.device | str,
+    step: float,
+    windows: int = 1,
 ) -> Look:
     """All members over a case.
 
     Args:
         step: distance of neighbouring windows as a share of the window; of volumes the ensemble's own is taken.
+        windows: edge of the windows of pictures in the ensemble's own.
     """
     if study_set.axes == 3:
         return _look_at_volume(ensemble, case, device)
     with study_set.open(case) as slide:
         said = predict_slide(
-            ensemble,
+            replace(ensemble, patch=tuple(windows * edge for edge in ensemble.patch)),
             slide,
             tissue=study_set.tissue(slide),
-            options=SlideOptions(step=step, batch=16, workers=1),
+            options=SlideOptions(step=step, batch=8, workers=1),
             device=device,
         )
     return Look(said.labels.read(0, 0, *said.labels.size), said.maps)

@@ -35,6 +35,26 @@ STAINED = (HED, ADABN)
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How finely a set of pictures is seen.
+
+    Attributes:
+        um_per_px: pixel of the model; the set's own where None.
+        patch_px: edge of an asked patch; the set's own where None.
+        window_px: edge of the network's window in training.
+        batch: windows in a training step.
+        look_windows: edge of the window when a picture is looked at, in training windows. Networks normalised by
+            batch say the same in larger windows, and sooner.
+    """
+
+    um_per_px: float | None = None
+    patch_px: int | None = None
+    window_px: int = 64
+    batch: int = 8
+    look_windows: int = 2
+
+
+@dataclass(frozen=True)
 class Protocol:
     """Everything that decides the numbers of one set; what is equal gives equal results.
 
@@ -50,15 +70,15 @@ class Protocol:
             every member learns from every label.
         stain: strength of the stain augmentation of all arms but `hed`.
         hed: that of the arm `hed`.
-        window_px: edge of the network's window for pictures.
-        batch: windows in a training step.
+        batch: windows of a volume in a training step.
         features: channels of the first resolution; most_features: of any.
         stages: resolutions.
         voxels: most voxels of a window of volumes.
         step: distance of neighbouring windows when a picture is looked at, as a share of the window.
         most_cases: of each group and domain.
         patches_per_slide: cut from each central slide to learn from.
-        um_per_px, patch_px: by set, instead of the set's own.
+        scale: of sets of pictures that are not named in `scales`.
+        scales: by set.
     """
 
     preset: str = "small"
@@ -72,8 +92,7 @@ class Protocol:
     gated: bool = True
     stain: float = 0.0
     hed: float = 0.2
-    window_px: int = 64
-    batch: int = 8
+    batch: int = 4
     features: int = 12
     most_features: int = 64
     stages: int = 4
@@ -81,8 +100,8 @@ class Protocol:
     step: float = 0.75
     most_cases: int = 24
     patches_per_slide: int = 16
-    um_per_px: Mapping[str, float] = field(default_factory=dict)
-    patch_px: Mapping[str, int] = field(default_factory=dict)
+    scale: Scale = Scale()
+    scales: Mapping[str, Scale] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.budgets or list(self.budgets) != sorted({*self.budgets}) or self.budgets[0] < 1:
@@ -100,13 +119,16 @@ class Protocol:
         # The rest is checked by those who use it, before the first hour has passed.
         self.retraining(0)
 
-    @property
-    def hardware(self) -> Hardware:
+    def scale_of(self, set_name: str) -> Scale:
+        """How finely a set is seen."""
+        return self.scales.get(set_name, self.scale)
+
+    def hardware(self, scale: Scale) -> Hardware:
         """The network's size."""
-        window = self.window_px**2
+        window = scale.window_px**2
         return Hardware(
             {2: window, 3: self.voxels},
-            {2: self.batch * window, 3: self.batch * self.voxels},
+            {2: scale.batch * window, 3: self.batch * self.voxels},
             self.features,
             {2: self.most_features, 3: self.most_features},
             self.stages,
@@ -137,21 +159,29 @@ class Protocol:
 PRESETS = {
     # Half the resolution or less: a picture costs a quarter.
     "small": Protocol(
-        um_per_px={"monuseg": 1.0, "slides": 2.0, "camelyon": 2.0},
-        patch_px={"monuseg": 64, "slides": 128, "camelyon": 512},
+        scales={
+            "monuseg": Scale(um_per_px=1.0, patch_px=64),
+            "slides": Scale(um_per_px=2.0, patch_px=128),
+            "camelyon": Scale(um_per_px=2.0, patch_px=512),
+        },
     ),
     "paper": Protocol(
         preset="paper",
         members=5,
         starter_iterations=400,
         iterations=80,
-        window_px=128,
         features=16,
         most_features=128,
         stages=5,
         voxels=48 * 48 * 32,
         most_cases=40,
-        patches_per_slide=32,
+        patches_per_slide=24,
+        scale=Scale(window_px=128, look_windows=4),
+        scales={
+            "dsb2018": Scale(window_px=64, look_windows=4),
+            "slides": Scale(window_px=256, batch=4),
+            "camelyon": Scale(window_px=256, batch=4),
+        },
     ),
 }
 

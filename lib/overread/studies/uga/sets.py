@@ -145,7 +145,7 @@ class StudySet:
     def tissue(self, slide: Slide) -> TissueMask:
         """What may be asked about: all of a picture that shows nothing but tissue."""
         if self.has_glass:
-            return find_tissue(slide)
+            return _tissue(slide.path, self.file_um)
         edge = PICTURE_CELL / slide.pixel_size
         columns, rows = (int(np.ceil(length / edge - 1e-6)) for length in slide.size_px)
         return TissueMask(np.ones((rows, columns), bool), PICTURE_CELL, slide.pixel_size)
@@ -170,6 +170,12 @@ class StudySet:
     def volume_truth(self, case: StudyCase) -> np.ndarray:
         """Classes of a volume, `(*space)` int32."""
         return read_label_of(case.label, read_volume((case.image,)).grid)
+
+
+@lru_cache(maxsize=256)
+def _tissue(path: Path, file_um: float) -> TissueMask:
+    with open_slide(path, PixelSize(file_um)) as slide:
+        return find_tissue(slide)
 
 
 @lru_cache(maxsize=256)

@@ -28,6 +28,8 @@ TUMOUR = "Tumor"
 # Pixels of the pictures in the set, which have half the resolution of those published: at about 20x, and at 40x.
 DSB_UM, MONUSEG_UM = 1.0, 0.5
 SHRINK = 2
+# Of pictures that are kept as JPEG, as they were scanned.
+PICTURE_QUALITY = 95
 # Of volumes, so many of each domain are taken, drawn once.
 MOST_VOLUMES = 72
 # Hospitals whose slides the model is first trained on: those with the most pictures.
@@ -88,7 +90,7 @@ def dsb2018(data: Path, folder: Path, progress: Progress) -> StudySet:
     rows = _table(data / "index.csv", ("id", "domain"))
     cases = []
     for number, row in enumerate(rows):
-        image, label = _picture(data, folder, row["id"])
+        image, label = _picture(data, folder, row["id"], ".png")
         cases.append(StudyCase(row["id"], image, label, row["domain"], row["id"]))
         progress((number + 1) / len(rows))
     return StudySet("dsb2018", 2, NUCLEI, RGB, "violet", tuple(cases), DSB_UM, DSB_UM, 64)
@@ -100,7 +102,7 @@ def monuseg(data: Path, folder: Path, progress: Progress) -> StudySet:
     rows = _table(data / "index.csv", ("id", "tcga_source_site"))
     cases = []
     for number, row in enumerate(rows):
-        image, label = _picture(data, folder, row["id"])
+        image, label = _picture(data, folder, row["id"], ".jpg")
         hospital = row["tcga_source_site"]
         is_central = hospital in MONUSEG_CENTRAL
         cases.append(
@@ -209,14 +211,14 @@ def _table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     return rows
 
 
-def _picture(data: Path, folder: Path, name: str) -> tuple[Path, Path]:
+def _picture(data: Path, folder: Path, name: str, ending: str) -> tuple[Path, Path]:
     """The picture as RGB, and its instances as class 1, both in the set's folder at half the resolution."""
-    image, label = (folder / part / f"{name}.png" for part in ("images", "labels"))
+    image, label = folder / "images" / f"{name}{ending}", folder / "labels" / f"{name}.png"
     if not label.exists():
         for path in (image, label):
             path.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(data / "images" / f"{name}.png") as picture:
-            picture.convert("RGB").reduce(SHRINK).save(image)
+            picture.convert("RGB").reduce(SHRINK).save(image, quality=PICTURE_QUALITY)
         with Image.open(data / "masks" / f"{name}.png") as mask:
             covered = Image.fromarray((np.asarray(mask) > 0).astype(np.uint8) * 200).reduce(SHRINK)
         Image.fromarray((np.asarray(covered) >= 100).astype(np.uint8)).save(label)

@@ -97,7 +97,8 @@ def open_set(job: Job, name: str, report: Report = lambda _what, _share: None) -
                 found = prepare_set(
                     name, job.data, folder, lambda share: report(f"reading {name}", share), job.central
                 )
-                return found.with_patch(job.protocol.um_per_px.get(name), job.protocol.patch_px.get(name))
+                scale = job.protocol.scale_of(name)
+                return found.with_patch(scale.um_per_px, scale.patch_px)
         time.sleep(WAIT_S)
 
 
