@@ -47,5 +47,5 @@ def ask(url: str, model: str, image: str, params: Mapping[str, Any]) -> Answered
     seconds = time.perf_counter() - started
     if not answer.ok:
         raise OverreadError(f"{model} refused to answer about {image}: {answer.text}")
-    facts, file = MultipartDecoder.from_response(answer).parts
-    return Answered(file.content, json.loads(facts.text), seconds)
+    parts = MultipartDecoder.from_response(answer).parts
+    return Answered(parts[1].content, json.loads(parts[0].text), seconds)
