@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 from nibabel.spatialimages import SpatialImage
 from PIL import Image
 
@@ -65,10 +65,7 @@ def read_header(path: Path) -> Header:
             image = nib.load(path)
             shape = tuple(int(n) for n in image.shape) if isinstance(image, SpatialImage) else ()
         elif name.endswith(ITK_SUFFIXES):
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(str(path))
-            reader.ReadImageInformation()
-            shape = tuple(int(n) for n in reader.GetSize())
+            shape = tuple(int(n) for n in _itk_header(path).GetSize())
         elif name.endswith(PICTURE_SUFFIXES):
             with Image.open(path) as picture:
                 shape = picture.size
@@ -99,9 +96,7 @@ def read_grid(path: Path) -> Grid:
         return Grid(shape + (1,) * (3 - len(shape)), np.asarray(image.affine))
     if len(shape) != 3:
         raise BadInputError(f"{path} is {len(shape)}-D, expected 3-D")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    reader = _itk_header(path)
     affine = np.eye(4)
     affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * np.array(reader.GetSpacing())
     affine[:3, 3] = reader.GetOrigin()
@@ -133,3 +128,14 @@ def _header_lines(path: Path) -> Iterator[bytes]:
                 return
             left -= len(line)
             yield line
+
+
+def _itk_header(path: Path) -> Any:
+    """ITK's reader after it has read a file's header."""
+    # Not at the top: whoever reads NIfTI and pictures alone does not need ITK.
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader

@@ -22,6 +22,7 @@ from overread.access.roles import ForbiddenError
 from overread.domain import BadInputError, NotFoundError, OverreadError
 from overread.server.access.authority import ProviderError
 from overread.server.access.limits import TooManyAttemptsError
+from overread.server.faults import fault_answer
 from overread.server.store import finite
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ def add_error_answers(app: FastAPI, folders: Collection[Path] = ()) -> None:
 
 def status_and_sentence(error: Exception) -> tuple[int, str]:
     """HTTP status and what to tell the client."""
+    if (fault := fault_answer(error)) is not None:
+        return fault
     if isinstance(error, NotFoundError):
         return 404, str(error)
     if isinstance(error, ForbiddenError):

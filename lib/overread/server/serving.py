@@ -33,6 +33,7 @@ from overread.server.access.login_routes import login_router
 from overread.server.children import Children
 from overread.server.datastore_routes import datastore_router
 from overread.server.errors import add_error_answers
+from overread.server.faults import add_fault_answers
 from overread.server.guard import UploadGuard
 from overread.server.log_routes import log_router
 from overread.server.loop import Loop
@@ -43,6 +44,7 @@ from overread.server.settings import Settings
 from overread.server.store import GuardedStore
 from overread.server.training import Training
 from overread.server.turns import INFERENCE, record_turn
+from overread.server.watch.routes import watch_over
 from overread.state.database import DATABASE_VARIABLE, Database, default_path
 from overread.uncertainty.measures import MEASURES
 
@@ -182,6 +184,7 @@ class Serving(ABC, Generic[Task, Store]):
         logger.info("Models %s on %s, %d threads", self.models.names(), self.models.device, threads)
         warming = threading.Thread(target=self.warm_up, name="warm-up", daemon=True)
         warming.start()
+        self.loop.also(self.store.look)
         self.loop.open(warming)
 
     def prepare_http(self, app: FastAPI) -> None:
@@ -193,8 +196,10 @@ class Serving(ABC, Generic[Task, Store]):
         # MONAI Label's own endpoints ask this who is logged in.
         app.dependency_overrides[get_current_user] = monai_user
         add_error_answers(app, (self.app_dir, self.studies))
+        add_fault_answers(app)
         others = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
         app.user_middleware[:] = [*others, *self.middlewares()]
+        watch_over(app, self)
         # The stack was built when the server began to start; requests go through the new one.
         app.middleware_stack = SafeHeaders(app.build_middleware_stack())
 
