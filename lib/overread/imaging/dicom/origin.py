@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-import overread
-
 MANUFACTURER = "Overread"
 # Lengths of the value representations SH and LO, and of one group of a person's name.
 SHORT, LONG, NAME = 16, 64, 64
@@ -65,15 +63,6 @@ class Origin:
 def derived_uid(*parts: str) -> str:
     """A UID that follows from words, below 2.25 (PS3.5 annex B.2)."""
     return f"2.25.{uuid.uuid5(NAMESPACE, '|'.join(parts)).int}"
-
-
-def equipment() -> dict[str, str]:
-    """Arguments of highdicom's objects that say what made them."""
-    return {
-        "manufacturer": MANUFACTURER,
-        "manufacturer_model_name": MANUFACTURER,
-        "software_versions": overread.__version__,
-    }
 
 
 def serial_number(origin: Origin) -> str:

@@ -7,6 +7,7 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 
+import overread
 from overread.domain import BadInputError
 from overread.imaging.dicom.codes import private
 from overread.imaging.dicom.origin import (
@@ -17,7 +18,6 @@ from overread.imaging.dicom.origin import (
     Origin,
     as_the_study_says,
     completed,
-    equipment,
     person_name,
     serial_number,
     stamped,
@@ -72,7 +72,9 @@ def doubt_map(
             content_description=origin.description[:LONG] or None,
             content_creator_name=person_name(origin.reader) if origin.reader else None,
             content_label=MANUFACTURER.upper(),
-            **equipment(),
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=MANUFACTURER,
+            software_versions=overread.__version__,
         )
     return stamped(made, origin, measure)
 

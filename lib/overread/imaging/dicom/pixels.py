@@ -8,14 +8,16 @@ from pydicom.pixel_data_handlers.util import convert_color_space
 
 from overread.domain import BadInputError
 
+# Segmentation, label map segmentation, surface segmentation, parametric map.
+DERIVED = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("66.4", "66.7", "66.5", "30"))
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 # ITU-R BT.601, as pictures are made grey.
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def has_pixels(instance: Dataset) -> bool:
-    """Whether a file holds an image at all."""
-    return any(keyword in instance for keyword in PIXEL_KEYWORDS)
+    """Whether a file holds an image, and not what was derived from one: a segmentation or a parametric map."""
+    return "PixelData" in instance and str(instance.get("SOPClassUID")) not in DERIVED
 
 
 def stored_values(instance: Dataset) -> np.ndarray:

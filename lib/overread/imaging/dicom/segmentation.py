@@ -15,10 +15,11 @@ from highdicom.seg import (
     SegmentationTypeValues,
     SegmentDescription,
 )
+from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
+import overread
 from overread.domain import BadInputError
 from overread.imaging.dicom.codes import category_of, side_of, type_of
 from overread.imaging.dicom.origin import (
@@ -28,7 +29,6 @@ from overread.imaging.dicom.origin import (
     Origin,
     as_the_study_says,
     completed,
-    equipment,
     person_name,
     serial_number,
     stamped,
@@ -36,6 +36,8 @@ from overread.imaging.dicom.origin import (
 from overread.imaging.dicom.pixels import stored_values
 from overread.imaging.dicom.series import PARALLEL, SeriesGeometry
 
+# CID 7162: what family of algorithms made a segment.
+ARTIFICIAL_INTELLIGENCE = CodedConcept("123110", "DCM", "Artificial Intelligence")
 SEG_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 # A frame belongs to the slice that is at most this share of the slice distance away.
 NEAR = 0.1
@@ -127,7 +129,9 @@ def _segmentation(
             content_label=MANUFACTURER.upper(),
             transfer_syntax_uid=ExplicitVRLittleEndian,
             omit_empty_frames=False,
-            **equipment(),
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=MANUFACTURER,
+            software_versions=overread.__version__,
         )
     return stamped(made, origin, what)
 
@@ -147,15 +151,13 @@ def _description(number: int, name: str, origin: Origin, kind: SegmentationTypeV
     if origin.champion or origin.recipe:
         algorithm = AlgorithmIdentificationSequence(
             name=(origin.recipe or MANUFACTURER)[:LONG],
-            family=codes.cid7162.ArtificialIntelligence,
+            family=ARTIFICIAL_INTELLIGENCE,
             version=(origin.champion or "unknown")[:LONG],
             source=MANUFACTURER,
         )
         # What nobody looked at is the machine's own; what somebody accepted is both people's and machine's work.
         accepted = bool(origin.reader) and kind is SegmentationTypeValues.BINARY
-        how = (
-            SegmentAlgorithmTypeValues.SEMIAUTOMATIC if accepted else SegmentAlgorithmTypeValues.AUTOMATIC
-        )
+        how = SegmentAlgorithmTypeValues.SEMIAUTOMATIC if accepted else SegmentAlgorithmTypeValues.AUTOMATIC
         if accepted and not origin.champion:
             algorithm, how = None, SegmentAlgorithmTypeValues.MANUAL
     description = SegmentDescription(
@@ -247,10 +249,14 @@ def referenced_instances(instance: Dataset) -> frozenset[str]:
     """UIDs of the images that a derived object was made from."""
     found: set[str] = set()
     for reference in instance.get("ReferencedSeriesSequence") or []:
-        found |= {str(each.ReferencedSOPInstanceUID) for each in reference.get("ReferencedInstanceSequence") or []}
+        found |= {
+            str(each.ReferencedSOPInstanceUID) for each in reference.get("ReferencedInstanceSequence") or []
+        }
     for frame in instance.get("PerFrameFunctionalGroupsSequence") or []:
         for derivation in frame.get("DerivationImageSequence") or []:
-            found |= {str(each.ReferencedSOPInstanceUID) for each in derivation.get("SourceImageSequence") or []}
+            found |= {
+                str(each.ReferencedSOPInstanceUID) for each in derivation.get("SourceImageSequence") or []
+            }
     return frozenset(found)
 
 

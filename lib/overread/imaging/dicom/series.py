@@ -108,7 +108,8 @@ def read_series(instances: Iterable[Dataset]) -> Series:
     slices = [_one_slice(slices[0], warnings)] if len(slices) == 1 else _sorted(slices, warnings)
     first = slices[0]
     positions = np.array([each.position for each in slices])
-    assert first.orientation is not None and first.spacing_mm is not None
+    assert first.orientation is not None
+    assert first.spacing_mm is not None
     grid = _grid(first, positions, _thickness(first, warnings) if len(slices) == 1 else None, warnings)
     header = first.instance
     study, patient = str(header.get("StudyInstanceUID") or ""), str(header.get("PatientID") or "").strip()
@@ -173,7 +174,9 @@ def _one_stack(slices: list[Slice], warnings: list[str]) -> list[Slice]:
         warnings.append(
             f"{len(slices) - len(oriented)} slices without ImageOrientationPatient: taken from the others"
         )
-        slices = [each if each.orientation is not None else replace(each, orientation=common) for each in slices]
+        slices = [
+            each if each.orientation is not None else replace(each, orientation=common) for each in slices
+        ]
     stacks: list[list[Slice]] = []
     for each in slices:
         for stack in stacks:
@@ -195,7 +198,8 @@ def _one_stack(slices: list[Slice], warnings: list[str]) -> list[Slice]:
 
 
 def _parallel(first: Slice, second: Slice) -> bool:
-    assert first.orientation is not None and second.orientation is not None
+    assert first.orientation is not None
+    assert second.orientation is not None
     same_plane = np.abs(first.orientation - second.orientation).max() < PARALLEL
     return bool(same_plane) and first.size == second.size
 
@@ -211,7 +215,8 @@ def _axial(slices: list[Slice], warnings: list[str]) -> list[Slice]:
     spread = np.ptp(np.array(places), axis=0)
     if not (spread[2] > SAME_PLACE_MM and max(spread[:2]) < SAME_PLACE_MM):
         raise BadInputError(
-            "no slice has an ImageOrientationPatient, and the places do not tell it: where the slices lie cannot be told"
+            "no slice has an ImageOrientationPatient, and the places do not tell it: "
+            "where the slices lie cannot be told"
         )
     warnings.append("no ImageOrientationPatient: taken for axial, as the places differ along the body only")
     return [replace(each, orientation=np.eye(3)[:2]) for each in slices]
@@ -228,7 +233,10 @@ def _with_spacing(slices: list[Slice], warnings: list[str]) -> list[Slice]:
         raise BadInputError(f"the slices have pixels of different size, from {known[0]} to {known[-1]} mm")
     if any(each.spacing_mm is None for each in slices):
         warnings.append("some slices without PixelSpacing: taken from the others")
-    if "PixelSpacing" not in slices[0].instance and "PerFrameFunctionalGroupsSequence" not in slices[0].instance:
+    if (
+        "PixelSpacing" not in slices[0].instance
+        and "PerFrameFunctionalGroupsSequence" not in slices[0].instance
+    ):
         warnings.append("no PixelSpacing: the detector's spacing stands for it")
     return [replace(each, spacing_mm=known[0]) for each in slices]
 
@@ -315,7 +323,8 @@ def _along(each: Slice, normal: np.ndarray) -> float:
 
 
 def _grid(first: Slice, positions: np.ndarray, thickness: float | None, warnings: list[str]) -> Grid:
-    assert first.orientation is not None and first.spacing_mm is not None
+    assert first.orientation is not None
+    assert first.spacing_mm is not None
     along_row, along_column = first.orientation
     normal = np.cross(along_row, along_column)
     between_rows, between_columns = first.spacing_mm
@@ -344,7 +353,9 @@ def _check_straight(
         )
     tilt_deg = float(np.degrees(np.arctan2(np.linalg.norm(run - height * normal), height)))
     if tilt_deg > MOST_TILT_DEG:
-        raise BadInputError(f"the slices are shifted against each other by {tilt_deg:.0f}°: they are no stack")
+        raise BadInputError(
+            f"the slices are shifted against each other by {tilt_deg:.0f}°: they are no stack"
+        )
     if tilt_deg > STRAIGHT_DEG:
         warnings.append(
             f"the gantry was tilted by {tilt_deg:.1f}°: the volume is straightened, its slices as they were taken"
@@ -354,7 +365,8 @@ def _check_straight(
 def _geometry(slices: Sequence[Slice], positions: np.ndarray) -> SeriesGeometry:
     """Headers with what was repaired written into them, so that objects made from them are whole."""
     first = slices[0]
-    assert first.orientation is not None and first.spacing_mm is not None
+    assert first.orientation is not None
+    assert first.spacing_mm is not None
     unique: dict[int, int] = {}
     instances: list[Dataset] = []
     sources = []
