@@ -39,7 +39,11 @@ from support.orthanc import Orthanc, running_orthanc
 from support.rated import shared
 from support.servers import CLASSES, publish_threshold
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Stores of one process watch one folder here, as those of two starts never do.
+    pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning"),
+]
 
 SHAPE = (8, 6, 4)
 VOXELS = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
