@@ -87,7 +87,7 @@ class PacsStore(StudyStore):
         """Images come from the PACS. Raises BadInputError."""
         raise BadInputError(f"images come from the PACS here: store {image_id!r} into {self._pacs.shown_url}")
 
-    def remove_image(self, image_id: str) -> None:
+    def remove_image(self, image_id: str, by: str = ANONYMOUS) -> None:
         """Images go with the PACS. Raises BadInputError."""
         raise BadInputError(f"images come from the PACS here: delete {image_id!r} in {self._pacs.shown_url}")
 
