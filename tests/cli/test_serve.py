@@ -14,7 +14,7 @@ from overread.access import Role, UsersFile
 from overread.access.users import default_users
 from overread.cli import app
 from overread.cli.console import app_folder, project_root
-from overread.cli.serve import checked_certificate, is_port_in_use, server_command
+from overread.cli.serve import checked_certificate, checked_studies, is_port_in_use, server_command
 from support.certificates import write_certificate
 
 runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200"})
@@ -64,6 +64,14 @@ def test_monai_label_accepts_the_call(tmp_path: Path):
     result = subprocess.run([*command, "--dryrun"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert re.search(r"measure.*variance", result.stdout + result.stderr)
+
+
+def test_studies_are_a_folder_or_the_address_of_a_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert checked_studies("https://pacs.example/dicom-web") == "https://pacs.example/dicom-web"
+    assert checked_studies("~") == tmp_path.resolve()
+    with pytest.raises(typer.BadParameter, match=r"--studies .*missing: the folder does not exist"):
+        checked_studies(str(tmp_path / "missing"))
 
 
 @pytest.mark.parametrize("setting", ["measure", "=variance"])

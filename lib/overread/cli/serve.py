@@ -24,11 +24,11 @@ PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen 
 
 def serve(
     studies: Annotated[
-        Path,
+        str,
         typer.Option(
-            exists=True,
-            file_okay=False,
-            help="Folder of images (.nii.gz, .nrrd, .svs, .ndpi, …); labels are saved below it, in labels/.",
+            metavar="DIR|URL",
+            help="Folder of images (.nii.gz, .nrrd, .svs, .ndpi, …), where labels are saved in labels/; or the "
+            "address of a PACS' DICOMweb.",
         ),
     ],
     app: AppOption = None,
@@ -71,6 +71,8 @@ def serve(
 
         overread serve --app pathology --studies ~/slides
 
+        overread serve --studies http://127.0.0.1:8042/dicom-web
+
         overread serve --studies /data/ct --port 8001 --conf models=liver,spleen
 
         overread serve --studies ~/studies --conf train_after=10 --conf control_share=0.3
@@ -81,7 +83,7 @@ def serve(
     refuse_strangers(folder, host, settings)
     refuse_port_in_use(host, port)
     tls = checked_certificate(tls_cert, tls_key)
-    command = server_command(folder, studies.expanduser().resolve(), host, port, settings, tls)
+    command = server_command(folder, checked_studies(studies), host, port, settings, tls)
     remarks.print(
         f"Starting MONAI Label on http{'s' if tls else ''}://{host}:{port}; this takes up to a minute.",
         highlight=False,
@@ -89,8 +91,23 @@ def serve(
     os.execv(command[0], command)
 
 
+def checked_studies(studies: str) -> str | Path:
+    """The address of a PACS as it is, or a folder. Raises typer.BadParameter where there is no such folder."""
+    if studies.startswith(("http://", "https://")):
+        return studies
+    folder = Path(studies).expanduser().resolve()
+    if not folder.is_dir():
+        raise typer.BadParameter(f"--studies {studies}: the folder does not exist")
+    return folder
+
+
 def server_command(
-    app: Path, studies: Path, host: str, port: int, conf: list[str], tls: tuple[Path, Path] | None = None
+    app: Path,
+    studies: Path | str,
+    host: str,
+    port: int,
+    conf: list[str],
+    tls: tuple[Path, Path] | None = None,
 ) -> list[str]:
     """The call of MONAI Label, argument by argument. Raises typer.BadParameter for a setting without `=`.
 

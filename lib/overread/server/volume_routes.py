@@ -80,7 +80,8 @@ def volume_router(serving: VolumeServing) -> APIRouter:
             request |= {"person": person, "asked_by": person or name_of_address(address(http))}
             try:
                 if output == ResultType.dicom_seg:
-                    raise BadInputError("output dicom_seg needs a DICOM server; this app serves a folder")
+                    name, content = serving.answer_as_dicom(model, request)
+                    return attachment(name, content, "application/dicom")
                 result, facts = serving.answer(model, request)
             finally:
                 if file is not None and not session_id:
@@ -217,8 +218,7 @@ def inference_answer(result: Path, facts: dict[str, Any], output: ResultType | N
     if output == ResultType.json:
         return facts
     if output == ResultType.image:
-        disposition = {"Content-Disposition": f'attachment; filename="{result.name}"'}
-        return Response(content, media_type="application/octet-stream", headers=disposition)
+        return attachment(result.name, content, "application/octet-stream")
     encoder = MultipartEncoder(
         {
             "params": (None, json.dumps(facts, allow_nan=False), "application/json"),
@@ -226,6 +226,15 @@ def inference_answer(result: Path, facts: dict[str, Any], output: ResultType | N
         }
     )
     return Response(encoder.to_string(), media_type=encoder.content_type)
+
+
+def attachment(name: str, content: bytes, media_type: str) -> Response:
+    """A file as an answer."""
+    return Response(
+        content,
+        media_type=media_type,
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
 
 
 def received_volume(upload: UploadFile) -> Path:
