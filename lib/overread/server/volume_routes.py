@@ -11,6 +11,7 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 from monailabel.endpoints.infer import ResultType
 from monailabel.endpoints.user.auth import User
+from monailabel.interfaces.utils.app import app_instance
 from requests_toolbelt import MultipartEncoder
 
 from overread.domain import BadInputError, NotFoundError
@@ -19,6 +20,8 @@ from overread.server.datastore import check_volume, volume_suffix
 from overread.server.inference import SESSION, STUDIES, UPLOAD
 from overread.server.maps import MapKey
 from overread.server.names import checked_name, name_of_address
+from overread.server.ohif.pages import ohif_router
+from overread.server.ohif.panel import asked_model, info_for_panel, is_panel
 from overread.server.routes import (
     ANNOTATOR,
     INFERENCES_AT_ONCE,
@@ -44,6 +47,8 @@ RESERVED = (
     "session",
     "asked_by",
     "person",
+    "panel",
+    "as_listed",
     "description",
     "strategy",
 )
@@ -70,16 +75,22 @@ def volume_router(serving: VolumeServing) -> APIRouter:
             request = inference_request(serving, model, image, session_id, params, file)
             person = signed_in(user) or str(request.get("client_id") or "")
             request |= {"person": person, "asked_by": person or name_of_address(address(http))}
+            request["as_listed"] = output == ResultType.image
             try:
                 if output == ResultType.dicom_seg:
                     raise BadInputError("output dicom_seg needs a DICOM server; this app serves a folder")
-                result, facts = serving.answer(model, request)
+                result, facts = serving.answer(asked_model(model, request)[0], request)
             finally:
                 if file is not None and not session_id:
                     Path(request["image"]).unlink(missing_ok=True)
             return inference_answer(result, finite(facts), output)
 
         return await to_thread.run_sync(answer, limiter=at_once)
+
+    @router.get("/info/", tags=["App"], summary="What this server offers")
+    def info(http: Request, user: User = USER) -> dict[str, Any]:
+        facts = app_instance().info()
+        return info_for_panel(facts) if is_panel(http.headers.get("referer", "")) else facts
 
     @router.put("/datastore/", include_in_schema=False)
     @router.put("/datastore/image", tags=["Datastore"], summary="Upload an image")
@@ -154,6 +165,7 @@ def volume_router(serving: VolumeServing) -> APIRouter:
         path = serving.maps.path(key, map)
         return FileResponse(path, media_type="application/gzip", filename=f"{case}_{path.name}")
 
+    router.include_router(ohif_router())
     return router
 
 
@@ -166,8 +178,10 @@ def inference_request(
         NotFoundError: unknown model, image or session.
         BadInputError: params that are no JSON object, no image at all, or a file that is no volume.
     """
-    serving.models.current(model)
     request = {key: value for key, value in parsed(params, "params").items() if key not in RESERVED}
+    recipe, panel = asked_model(model, request)
+    serving.models.current(recipe)
+    request["panel"] = panel
     if session_id:
         checked_name(session_id, "session id")
         session = serving.sessions().get_session(session_id)
