@@ -13,11 +13,11 @@ from monailabel.endpoints.user.auth import User
 from monailabel.utils.others.generic import get_mime_type
 
 from overread.domain import NotFoundError
+from overread.server.ohif.panel import PREFIX
 from overread.server.routes import USER
 
 BUILD = Path(ohif.__file__).resolve().parent / "static" / "ohif"
 INDEX, CONFIGURATION = "index.html", "app-config.js"
-PREFIX = "/ohif"
 # The build's pages fetch a typeface from the internet; without it the browser takes one of its own.
 TYPEFACE = re.compile(r"""<link[^>]*fonts\.g[^>]*>|@import\s+url\([^)]*fonts\.g[^)]*\)[^;]*;""")
 # The panel takes its server's address from this cookie, which all ports of a host share, and else port 8000.

@@ -19,9 +19,10 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from overread.server.labels import BACKGROUND
-from overread.server.ohif.pages import PREFIX
 from overread.server.overlays import OVERLAY_NAMES
 
+# Where the viewer's pages are.
+PREFIX = "/ohif"
 WHOLE_SUFFIX = " (whole answer)"
 # A parameter that the panel sends with each inference, and nobody else does.
 SIGN = "restore_label_idx"
