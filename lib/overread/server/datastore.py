@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,20 @@ class StudyStore(GuardedStore):
         return image_id
 
     def submit(
-        self, image_id: str, file: Path, tag: str, params: dict[str, Any], user: str = ""
+        self,
+        image_id: str,
+        file: Path,
+        tag: str,
+        params: dict[str, Any],
+        user: str = "",
+        details: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Take a label in; see `overread.server.labels` for what becomes of its values.
 
         Args:
             params: what the client sent with it: `label_info`, `client_id`, `model`, and `region` or `slices`.
             user: who is signed in; empty where nobody has to.
+            details: what else belongs to an accepted label, plain JSON.
 
         Returns:
             Facts about the label, plain JSON. When it is returned the label is kept for good.
@@ -136,6 +144,7 @@ class StudyStore(GuardedStore):
                 shape=grid.shape,
                 proposal=proposal,
             )
+            submission = replace(submission, details=details or {})
             row = self._accepted.add(labels, grid, submission, time.time())
             facts = label_facts(row)
             info[ACCEPTED] = facts

@@ -14,7 +14,7 @@ from monailabel.interfaces.exception import (
     MONAILabelException,
 )
 
-from overread.domain import BadInputError, NotFoundError, OverreadError
+from overread.domain import BadInputError, NotFoundError, OverreadError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ def status_and_sentence(error: Exception) -> tuple[int, str]:
         return 404, str(error)
     if isinstance(error, BadInputError):
         return 400, str(error)
+    if isinstance(error, UnavailableError):
+        return 503, str(error)
     if isinstance(error, ImageNotFoundException | LabelNotFoundException):
         return 404, str(error.msg)
     if isinstance(error, MONAILabelException):

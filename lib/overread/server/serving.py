@@ -29,6 +29,7 @@ from overread.server.guard import UploadGuard
 from overread.server.loop import Loop
 from overread.server.models import ServedModels
 from overread.server.overlays import OVERLAY_NAMES
+from overread.server.pacs.client import Pacs
 from overread.server.routes import take_over
 from overread.server.settings import Settings
 from overread.server.store import GuardedStore
@@ -41,6 +42,9 @@ Task = TypeVar("Task", bound=InferTask)
 Store = TypeVar("Store", bound=GuardedStore)
 
 logger = logging.getLogger(__name__)
+
+# Below the app folder: copies of the series of a PACS, and the labels that were accepted of them.
+PACS_FOLDER = "pacs"
 
 # Of a request, what the server added or the turn holds anyway.
 NOT_ASKED = (
@@ -66,20 +70,26 @@ class Serving(ABC, Generic[Task, Store]):
         settings, models, database, accepted, children, training: see their types.
         store: the studies folder.
         loop: queue, scoring and training.
+        studies: folder of the images; where they come from a PACS, that of their copies.
+        pacs: the DICOM server that `--studies` names; None for a folder.
+        serves_pacs: whether this app can serve one.
         not_offered: beginnings of addresses of MONAI Label's that this app does without.
     """
 
     store: Store
     loop: Loop
     not_offered: tuple[str, ...] = ()
+    serves_pacs = False
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.app_dir, self.studies = Path(app_dir), Path(studies)
         self.settings = Settings.from_conf(conf)
         if self.settings.measure is not None:
             MEASURES[self.settings.measure]
-        if studies.startswith(("http://", "https://")):
-            raise BadInputError(f"--studies {studies}: this app serves a folder, not a DICOM server")
+        self.pacs = self._pacs_at(studies)
+        if self.pacs is not None:
+            self.studies = self.app_dir / PACS_FOLDER
+            self.studies.mkdir(exist_ok=True)
         self._keep_files_in_app_folder()
         self.models = ServedModels(ChampionStore(self.app_dir / "model"), self.settings)
         self.database = Database.open(self.settings.database or default_path(self.app_dir))
@@ -189,6 +199,14 @@ class Serving(ABC, Generic[Task, Store]):
         app.user_middleware.append(Middleware(UploadGuard, limit=self.body_limit))
         # The stack was built when the server began to start; requests go through the new one.
         app.middleware_stack = app.build_middleware_stack()
+
+    def _pacs_at(self, studies: str) -> Pacs | None:
+        """The DICOM server that `--studies` names. Raises BadInputError where this app serves folders only."""
+        if not studies.startswith(("http://", "https://")):
+            return None
+        if not self.serves_pacs:
+            raise BadInputError(f"--studies {studies}: this app serves a folder, not a DICOM server")
+        return Pacs(studies)
 
     def _keep_files_in_app_folder(self) -> None:
         """Temporary files and sessions go below the app folder: nothing is written elsewhere."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from pydicom.datadict import tag_for_keyword
+
 from overread.domain import BadInputError
 from overread.imaging.slides.slide import ASSUMED
 from overread.server.doubt import BANDS_INSIDE, DOUBT_MODES, DoubtMode
@@ -21,6 +23,8 @@ STARTS: tuple[Start, ...] = get_args(Start)
 AUTO: Literal["auto"] = "auto"
 # No scan is coarser, and no microscope sees finer.
 COARSEST_UM, FINEST_UM = 100.0, 0.01
+# What is stored into a PACS is to be seen within a minute.
+LONGEST_LOOK_S = 45.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class Settings:
         slide_batch: windows of a slide that a member sees at a time.
         slide_workers: threads that read a slide.
         encoded_bytes: memory for images that MedUHIP models have encoded.
+        pacs_filter: which series of a PACS are served, as keywords and values of a QIDO-RS search; empty serves all.
+        pacs_look_s: how often a PACS is asked for new series and labels.
+        pacs_maps: whether probabilities and doubt go into the PACS with an accepted label.
     """
 
     models: tuple[str, ...] | None = None
@@ -84,6 +91,9 @@ class Settings:
     slide_batch: int = 8
     slide_workers: int = 2
     encoded_bytes: int = GIB
+    pacs_filter: tuple[tuple[str, str], ...] = ()
+    pacs_look_s: float = 15.0
+    pacs_maps: bool = False
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:
@@ -180,6 +190,20 @@ def _flag(key: str, text: str) -> bool:
     return _one_of(key, text.lower(), {"true": True, "yes": True, "false": False, "no": False})
 
 
+def _filter(key: str, text: str) -> tuple[tuple[str, str], ...]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    for keyword, _, value in pairs:
+        if tag_for_keyword(keyword) is None or not value:
+            raise BadInputError(
+                f"--conf {key} {text!r}: expected DICOM keywords with values, such as Modality=CT,BodyPartExamined=HEAD"
+            )
+    return tuple((keyword, value) for keyword, _, value in pairs)
+
+
+def _look_s(key: str, text: str) -> float:
+    return _number(key, text, LONGEST_LOOK_S)
+
+
 def _consensus(key: str, text: str) -> Consensus:
     return _one_of(key, text, {name: name for name in CONSENSUSES})
 
@@ -236,5 +260,8 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "slide_batch": ("slide_batch", _count),
     "slide_workers": ("slide_workers", _count),
     "encoded_gib": ("encoded_bytes", _bytes),
+    "pacs_filter": ("pacs_filter", _filter),
+    "pacs_seconds": ("pacs_look_s", _look_s),
+    "pacs_maps": ("pacs_maps", _flag),
 }
 assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}

@@ -75,11 +75,13 @@ def volume_router(serving: VolumeServing) -> APIRouter:
             request = inference_request(serving, model, image, session_id, params, file)
             person = signed_in(user) or str(request.get("client_id") or "")
             request |= {"person": person, "asked_by": person or name_of_address(address(http))}
+            recipe, _ = asked_model(model, request)
             request["as_listed"] = output == ResultType.image
             try:
                 if output == ResultType.dicom_seg:
-                    raise BadInputError("output dicom_seg needs a DICOM server; this app serves a folder")
-                result, facts = serving.answer(asked_model(model, request)[0], request)
+                    name, content = serving.answer_as_dicom(recipe, request)
+                    return attachment(name, content, "application/dicom")
+                result, facts = serving.answer(recipe, request)
             finally:
                 if file is not None and not session_id:
                     Path(request["image"]).unlink(missing_ok=True)
@@ -216,8 +218,7 @@ def inference_answer(result: Path, facts: dict[str, Any], output: ResultType | N
     if output == ResultType.json:
         return facts
     if output == ResultType.image:
-        disposition = {"Content-Disposition": f'attachment; filename="{result.name}"'}
-        return Response(content, media_type="application/octet-stream", headers=disposition)
+        return attachment(result.name, content, "application/octet-stream")
     encoder = MultipartEncoder(
         {
             "params": (None, json.dumps(facts, allow_nan=False), "application/json"),
@@ -225,6 +226,15 @@ def inference_answer(result: Path, facts: dict[str, Any], output: ResultType | N
         }
     )
     return Response(encoder.to_string(), media_type=encoder.content_type)
+
+
+def attachment(name: str, content: bytes, media_type: str) -> Response:
+    """A file as an answer."""
+    return Response(
+        content,
+        media_type=media_type,
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
 
 
 def received_volume(upload: UploadFile) -> Path:

@@ -1,0 +1,161 @@
+"""Labels that others stored into the PACS, such as OHIF's users, are taken in like submitted ones."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from overread.domain import BadInputError, NotFoundError, UnavailableError
+from overread.imaging.dicom.origin import plain_name
+from overread.imaging.dicom.segmentation import (
+    Segments,
+    read_segmentation_object,
+    referenced_instances,
+    referenced_series,
+)
+from overread.imaging.headers import read_grid
+from overread.imaging.volumes import write_nifti
+from overread.learning.accepted import FINAL, AcceptedLabels
+from overread.server.models import ServedModels
+from overread.server.overlays import OVERLAY_NAMES
+from overread.server.pacs.client import Pacs, SeriesEntry
+from overread.server.pacs.ledger import Ledger
+from overread.server.pacs.store import PacsStore
+from overread.state.labels import labels as label_rows
+
+logger = logging.getLogger(__name__)
+
+# In an accepted label's details: the SOPInstanceUID that it was read from.
+FROM_PACS = "pacs_instance"
+# Who stored a label that does not name its maker.
+UNKNOWN = "PACS"
+
+
+class LabelsIn:
+    """Takes each DICOM SEG of others in once.
+
+    Args:
+        seen: what became of each SEG, and how many files each SEG series had.
+        sent: what we stored ourselves.
+    """
+
+    def __init__(
+        self,
+        pacs: Pacs,
+        store: PacsStore,
+        accepted: AcceptedLabels,
+        models: ServedModels,
+        seen: Ledger,
+        sent: Ledger,
+    ) -> None:
+        self._pacs, self._store, self._accepted, self._models = pacs, store, accepted, models
+        self._seen, self._sent = seen, sent
+
+    def look(self) -> None:
+        """Take in what is new. Raises UnavailableError where the PACS does not answer."""
+        for entry in self._pacs.series({"Modality": "SEG"}):
+            key = f"series {entry.uid}"
+            if entry.count is not None and self._seen.get(key) == entry.count:
+                continue
+            ours = {uid for _, uids in self._sent.items() for uid in uids}
+            for uid in self._pacs.instances(entry):
+                if uid not in ours and uid not in self._seen:
+                    self._take(entry, uid)
+            self._seen.note(key, entry.count)
+
+    def _take(self, entry: SeriesEntry, uid: str) -> None:
+        try:
+            instance = self._pacs.file(entry, uid)
+            verdict = self._accept(instance, entry)
+        except UnavailableError:
+            raise
+        except BadInputError as error:
+            verdict = f"not taken in: {error}"
+            logger.warning("Segmentation %s in the PACS is %s", uid, verdict)
+        else:
+            logger.info("Segmentation %s in the PACS is taken in: %s", uid, verdict)
+        self._seen.note(uid, verdict)
+
+    def _accept(self, instance: Dataset, entry: SeriesEntry) -> str:
+        uid = str(instance.SOPInstanceUID)
+        case = self._case_of(instance, entry)
+        before = self._taken_before(case, uid)
+        if before:
+            return before
+        segments = read_segmentation_object(instance, self._store.geometry(case))
+        if segments.is_automatic:
+            raise BadInputError("no person had a hand in it (algorithm type AUTOMATIC)")
+        names = self._our_names(segments.names)
+        labels = label_map(segments, names)
+        file = Path(tempfile.gettempdir()) / f"{uid}.nii.gz"
+        try:
+            write_nifti(file, labels, read_grid(self._store.known_image(case)))
+            facts = self._store.submit(
+                case,
+                file,
+                FINAL,
+                {"label_info": [{"name": name} for name in names]},
+                user=plain_name(segments.creator) or UNKNOWN,
+                details={FROM_PACS: uid, "manufacturer": segments.manufacturer},
+            )
+        finally:
+            file.unlink(missing_ok=True)
+        return str(facts["file"])
+
+    def _case_of(self, instance: Dataset, entry: SeriesEntry) -> str:
+        """The series that a segmentation belongs to. Raises BadInputError where that cannot be told."""
+        for uid in referenced_series(instance):
+            try:
+                self._store.known_image(uid)
+            except NotFoundError:
+                continue
+            return uid
+        wanted = referenced_instances(instance)
+        for case in self._store.list_images():
+            if self._store.study_of(case) == entry.study_uid and any(
+                str(image.SOPInstanceUID) in wanted for image in self._store.geometry(case).instances
+            ):
+                return case
+        raise BadInputError("it names no series that is served here")
+
+    def _taken_before(self, case: str, uid: str) -> str:
+        """File of the label that was made of a segmentation just before a crash; empty for none."""
+        with self._accepted.database.reading() as c:
+            rows = label_rows(c, case_id=case)
+        return next((row.file for row in rows if row.details.get(FROM_PACS) == uid), "")
+
+    def _our_names(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The names as the models spell them, where that differs in case or blanks only."""
+        known: set[str] = set(OVERLAY_NAMES)
+        for model in self._models.names():
+            known |= set(self._models.classes(model) or ())
+        spelled = {_folded(name): name for name in known}
+        return tuple(spelled.get(_folded(name), name) for name in names)
+
+
+def label_map(segments: Segments, names: Collection[str]) -> np.ndarray:
+    """One value a segment, from 1, uint8 `(i, j, k)`.
+
+    Where segments overlap the later one wins, as in 3D Slicer, and each wins over the bands of doubt.
+
+    Raises:
+        BadInputError: more segments than 8 bits hold.
+    """
+    if len(segments.names) > np.iinfo(np.uint8).max:
+        raise BadInputError(
+            f"it has {len(segments.names)} segments, at most {np.iinfo(np.uint8).max} are read"
+        )
+    labels = np.zeros(segments.masks.shape[1:], np.uint8)
+    drawn = sorted(enumerate(names, start=1), key=lambda each: each[1] not in OVERLAY_NAMES)
+    for value, _ in drawn:
+        labels[segments.masks[value - 1]] = value
+    return labels
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.casefold().split())
