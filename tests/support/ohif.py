@@ -16,7 +16,7 @@ FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-
 # A page with three views of a volume takes half a minute where the processor draws and others want it too.
 PATIENCE_MS = 120_000
 AXIAL = "mpr-axial"
-AUTO, POINTS = "Auto-Segmentation", "Point Prompts"
+LEARNING, AUTO, POINTS = "Active Learning", "Auto-Segmentation", "Point Prompts"
 
 # The label map as OHIF holds it, in the order of its voxels: i runs fastest.
 LABELS = """() => {
@@ -30,6 +30,10 @@ COLOURS = """(names) => {
   const colour = cornerstoneTools.segmentation.config.color.getSegmentIndexColor;
   return Object.values(segments).filter(({label}) => names.includes(label))
     .map(({label, segmentIndex}) => [label, Array.from(colour('mpr-axial', segmentationId, segmentIndex))]);
+}"""
+SERIES = """() => {
+  const [uid] = services.viewportGridService.getState().viewports.get('mpr-axial').displaySetInstanceUIDs;
+  return services.displaySetService.getDisplaySetByUID(uid).SeriesInstanceUID;
 }"""
 VOLUME_IS_THERE = """() => {
   const viewport = window.services?.cornerstoneViewportService?.getCornerstoneViewport?.('mpr-axial');
@@ -145,6 +149,25 @@ class Ohif:
         x, y = self.page.evaluate(PLACE, [AXIAL, list(voxel)])
         self.page.mouse.click(x, y)
         self.page.wait_for_function(f"(before) => ({POINTS_SET})() > before", arg=before)
+
+    def set_options(self, model: str, **options: str) -> None:
+        """Change options of a model in the dialog of all options."""
+        self.page.get_by_text("Options / Configurations").first.click()
+        self.page.locator("select[name=selectSection]").select_option("infer")
+        self.page.locator("select[name=selectName]").select_option(model)
+        for key, value in options.items():
+            self.page.locator(f'[id="infer{model}{key}"]').select_option(value)
+        self.page.get_by_role("button", name="Confirm").click()
+
+    def next_sample(self) -> dict[str, str]:
+        """What the dialog about the next sample tells."""
+        rows = self.page.locator(".nextSampleForm tbody tr")
+        rows.first.wait_for()
+        return dict(row.locator("td").all_inner_texts() for row in rows.all())
+
+    def series(self) -> str:
+        """SeriesInstanceUID of what the axial view shows."""
+        return str(self.page.evaluate(SERIES))
 
     def segments(self) -> dict[str, int]:
         """Label names of the viewer's own table, with their indices."""

@@ -31,11 +31,12 @@ START_TIMEOUT_S = 240
 
 @contextmanager
 def running_server(
-    app_dir: Path, studies: Path, conf: Sequence[str] = (), cwd: Path | None = None
+    app_dir: Path, studies: Path | str, conf: Sequence[str] = (), cwd: Path | None = None
 ) -> Iterator[str]:
     """The base URL of `monailabel start_server` on a free port, stopped at the end of the block.
 
     Args:
+        studies: a folder, or the URL of a DICOMweb server.
         conf: key, value, key, value, as for `--conf`.
         cwd: working folder of the server; that of the tests if None.
     """
@@ -49,7 +50,7 @@ def running_server(
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MONAI_LABEL")}
     environment |= {"PYTHONPATH": str(ROOT / "lib"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     environment |= {"MONAILABEL_PYEXE": sys.executable}
-    log = studies.parent / f"server-{port}.log"
+    log = (studies if isinstance(studies, Path) else app_dir).parent / f"server-{port}.log"
     with log.open("wb") as sink:
         server = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment, cwd=cwd)
         try:

@@ -34,12 +34,14 @@ HEADERS = {
 }
 
 
-def ohif_router() -> APIRouter:
-    """The viewer at `/ohif/`."""
+def ohif_router(has_pacs: bool) -> APIRouter:
+    """The viewer at `/ohif/`, where there is a PACS to show."""
     router = APIRouter()
 
     @router.get(PREFIX + "/{path:path}", include_in_schema=False)
     def page(path: str, user: User = USER) -> Response:
+        if not has_pacs:
+            raise NotFoundError("OHIF shows what lies in a PACS; this server's --studies is a folder")
         file = built_file(path)
         if file.suffix in (".html", ".css") or file.name == CONFIGURATION:
             return Response(mended(file), media_type=get_mime_type(str(file)), headers=HEADERS)
