@@ -141,8 +141,8 @@ def test_organ_and_doubt_lie_on_their_voxels_under_their_names(ohif: Ohif) -> No
     assert_shown(ohif, {"organ": voxels == 90, "tumour": voxels == 150, **bands})
     colours = ohif.colours(*DOUBTS)
     assert {name: colour[:3] for name, colour in colours.items()} == {
-        "doubt: high": [255, 40, 60],
-        "doubt: moderate": [255, 200, 40],
+        "doubt: high": [255, 77, 13],
+        "doubt: moderate": [255, 217, 26],
     }
     ohif.set_options("phantom", doubt="bands only")
     ohif.run(AUTO, "phantom")

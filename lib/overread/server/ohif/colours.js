@@ -3,8 +3,8 @@
 // same blue and moderate doubt black.
 (function () {
   const colours = {
-    'doubt: high': [255, 40, 60, 255],
-    'doubt: moderate': [255, 200, 40, 255],
+    'doubt: high': [255, 77, 13, 255],
+    'doubt: moderate': [255, 217, 26, 255],
     'candidate A': [60, 160, 255, 255],
     'candidate B': [70, 220, 120, 255],
     'candidate C': [200, 100, 255, 255],
