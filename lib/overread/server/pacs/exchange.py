@@ -14,7 +14,7 @@ from overread.server.models import ServedModels
 from overread.server.pacs.client import Pacs, SeriesEntry
 from overread.server.pacs.labels_in import LabelsIn
 from overread.server.pacs.labels_out import LabelsOut
-from overread.server.pacs.ledger import Ledger
+from overread.server.pacs.ledger import SERIES, Ledger
 from overread.server.pacs.store import NOT_IMAGES, PacsStore
 from overread.server.settings import Settings
 
@@ -44,7 +44,7 @@ class Exchange:
         self._pacs, self._store = pacs, store
         self._filters, self._every_s = dict(settings.pacs_filter), settings.pacs_look_s
         folder = store.folder
-        sent = Ledger(folder / SENT)
+        self._sent = sent = Ledger(folder / SENT)
         self.labels_out = LabelsOut(pacs, store, accepted, maps, sent, settings.pacs_maps)
         self.labels_in = LabelsIn(pacs, store, accepted, models, Ledger(folder / SEEN), sent)
         self._wake = threading.Event()
@@ -82,7 +82,10 @@ class Exchange:
     def look(self) -> None:
         """Bring everything into step. Raises UnavailableError where the PACS does not answer."""
         self._exchange()
-        entries = [e for e in self._pacs.series(self._filters) if e.modality not in NOT_IMAGES]
+        listed = self._pacs.series(self._filters)
+        # Maps of doubt have the modality of what they were made of.
+        ours = {each[SERIES] for _, stored in self._sent.items() for each in stored}
+        entries = [entry for entry in listed if entry.modality not in NOT_IMAGES and entry.uid not in ours]
         self._listed = len(entries)
         self._forget(entries)
         for entry in entries:

@@ -24,7 +24,7 @@ from overread.learning.accepted import FINAL, AcceptedLabels
 from overread.server.models import ServedModels
 from overread.server.overlays import OVERLAY_NAMES
 from overread.server.pacs.client import Pacs, SeriesEntry
-from overread.server.pacs.ledger import Ledger
+from overread.server.pacs.ledger import INSTANCE, Ledger
 from overread.server.pacs.store import PacsStore
 from overread.state.labels import labels as label_rows
 
@@ -62,7 +62,7 @@ class LabelsIn:
             key = f"series {entry.uid}"
             if entry.count is not None and self._seen.get(key) == entry.count:
                 continue
-            ours = {uid for _, uids in self._sent.items() for uid in uids}
+            ours = {each[INSTANCE] for _, stored in self._sent.items() for each in stored}
             for uid in self._pacs.instances(entry):
                 if uid not in ours and uid not in self._seen:
                     self._take(entry, uid)

@@ -18,7 +18,7 @@ from overread.learning.accepted import IN_USE, AcceptedLabels
 from overread.server.maps import MapKey, MapStore
 from overread.server.pacs.client import Pacs
 from overread.server.pacs.labels_in import FROM_PACS
-from overread.server.pacs.ledger import Ledger
+from overread.server.pacs.ledger import INSTANCE, SERIES, Ledger
 from overread.server.pacs.store import PacsStore
 from overread.server.store import ACCEPTED_TAGS
 from overread.state.labels import LabelRow
@@ -70,20 +70,20 @@ class LabelsOut:
         """Store what waits. Raises UnavailableError where the PACS does not answer; then it goes on waiting."""
         for row in self.waiting():
             try:
-                uids = [self._store_one(made) for made in self._objects(row)]
+                stored = [self._store_one(made) for made in self._objects(row)]
             except UnavailableError:
                 raise
             except OverreadError as error:
                 self.refused[row.file] = str(error)
                 logger.error("Label %s cannot be stored into the PACS: %s", row.file, error)
                 continue
-            self._sent.note(row.file, uids)
-            logger.info("Label %s is in the PACS as %s", row.file, uids[0])
+            self._sent.note(row.file, stored)
+            logger.info("Label %s is in the PACS as %s", row.file, stored[0][INSTANCE])
 
-    def _store_one(self, made: Callable[[], tuple[Dataset, str]]) -> str:
+    def _store_one(self, made: Callable[[], tuple[Dataset, str]]) -> dict[str, str]:
         instance, study = made()
         self._pacs.store(instance, study)
-        return str(instance.SOPInstanceUID)
+        return {SERIES: str(instance.SeriesInstanceUID), INSTANCE: str(instance.SOPInstanceUID)}
 
     def _objects(self, row: LabelRow) -> Iterator[Callable[[], tuple[Dataset, str]]]:
         """What is made of a label, one at a time: maps are large."""

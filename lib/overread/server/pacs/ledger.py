@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Keys of an object that was stored, in the ledger of those.
+SERIES, INSTANCE = "series", "instance"
 
 
 class Ledger:
@@ -28,13 +30,6 @@ class Ledger:
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
-
-    def __iter__(self) -> Iterator[str]:
-        with self._guard:
-            return iter(list(self._rows))
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def get(self, key: str) -> Any:
         """What is noted under a key; None for nothing."""
