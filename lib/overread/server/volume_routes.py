@@ -91,7 +91,8 @@ def volume_router(serving: VolumeServing) -> APIRouter:
 
     @router.get("/info/", tags=["App"], summary="What this server offers")
     def info(http: Request, user: User = USER) -> dict[str, Any]:
-        facts = app_instance().info()
+        app: Any = app_instance()
+        facts = app.info()
         return info_for_panel(facts) if is_panel(http.headers.get("referer", "")) else facts
 
     @router.put("/datastore/", include_in_schema=False)
