@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from overread.cli import app
 from overread.cli.console import app_folder, project_root
-from overread.cli.serve import is_port_in_use, server_command
+from overread.cli.serve import checked_studies, is_port_in_use, server_command
 
 runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200"})
 
@@ -55,6 +55,14 @@ def test_monai_label_accepts_the_call(tmp_path: Path):
     result = subprocess.run([*command, "--dryrun"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert re.search(r"measure.*variance", result.stdout + result.stderr)
+
+
+def test_studies_are_a_folder_or_the_address_of_a_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert checked_studies("https://pacs.example/dicom-web") == "https://pacs.example/dicom-web"
+    assert checked_studies("~") == tmp_path.resolve()
+    with pytest.raises(typer.BadParameter, match=r"--studies .*missing: there is no such folder"):
+        checked_studies(str(tmp_path / "missing"))
 
 
 @pytest.mark.parametrize("setting", ["measure", "=variance"])

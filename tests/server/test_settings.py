@@ -40,6 +40,9 @@ def test_every_key_is_read():
         "max_region_px": "1000000",
         "slide_batch": "4",
         "slide_workers": "3",
+        "pacs_filter": "Modality=CT,BodyPartExamined=HEAD",
+        "pacs_seconds": "5",
+        "pacs_maps": "yes",
     }
     assert Settings.from_conf(said) == Settings(
         models=("a", "b"),
@@ -67,6 +70,9 @@ def test_every_key_is_read():
         max_region_px=1_000_000,
         slide_batch=4,
         slide_workers=3,
+        pacs_filter=(("Modality", "CT"), ("BodyPartExamined", "HEAD")),
+        pacs_look_s=5,
+        pacs_maps=True,
     )
 
 
@@ -108,6 +114,9 @@ def test_what_monai_label_adds_is_left_alone():
         ("consensus", "vote", "expected one of latest, majority, staple"),
         ("train_after", "0", "expected a whole number from 1"),
         ("train_iterations", "many", "expected a whole number from 1"),
+        ("pacs_filter", "Modality", "expected DICOM keywords with values, such as Modality=CT"),
+        ("pacs_filter", "Colour=red", "expected DICOM keywords with values"),
+        ("pacs_seconds", "60", "expected a number above 0 and up to 45"),
         ("train_start", "middle", "expected one of champion, scratch"),
     ],
 )

@@ -23,11 +23,11 @@ PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen 
 
 def serve(
     studies: Annotated[
-        Path,
+        str,
         typer.Option(
-            exists=True,
-            file_okay=False,
-            help="Folder of images (.nii.gz, .nrrd, .svs, .ndpi, …); labels are saved below it, in labels/.",
+            metavar="DIR|URL",
+            help="Folder of images (.nii.gz, .nrrd, .svs, .ndpi, …), where labels are saved in labels/; or the "
+            "address of a PACS' DICOMweb.",
         ),
     ],
     app: AppOption = None,
@@ -51,19 +51,31 @@ def serve(
 
         overread serve --app pathology --studies ~/slides
 
+        overread serve --studies http://127.0.0.1:8042/dicom-web
+
         overread serve --studies /data/ct --port 8001 --conf models=liver,spleen
 
         overread serve --studies ~/studies --conf train_after=10 --conf control_share=0.3
     """
     refuse_port_in_use(host, port)
-    command = server_command(app_folder(app), studies.expanduser().resolve(), host, port, conf or [])
+    command = server_command(app_folder(app), checked_studies(studies), host, port, conf or [])
     remarks.print(
         f"Starting MONAI Label on http://{host}:{port}; this takes up to a minute.", highlight=False
     )
     os.execv(command[0], command)
 
 
-def server_command(app: Path, studies: Path, host: str, port: int, conf: list[str]) -> list[str]:
+def checked_studies(studies: str) -> str | Path:
+    """The address of a PACS as it is, or a folder. Raises typer.BadParameter where there is no such folder."""
+    if studies.startswith(("http://", "https://")):
+        return studies
+    folder = Path(studies).expanduser().resolve()
+    if not folder.is_dir():
+        raise typer.BadParameter(f"--studies {studies}: there is no such folder")
+    return folder
+
+
+def server_command(app: Path, studies: Path | str, host: str, port: int, conf: list[str]) -> list[str]:
     """The call of MONAI Label, argument by argument. Raises typer.BadParameter for a setting without `=`."""
     command = [sys.executable, "-m", "monailabel.main", "start_server"]
     command += ["--app", str(app), "--studies", str(studies), "--host", host, "--port", str(port)]

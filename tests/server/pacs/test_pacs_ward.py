@@ -28,6 +28,7 @@ from overread.imaging.volumes import read_array, read_labelmap, write_nifti
 from overread.learning.accepted import AcceptedLabels
 from overread.learning.process import images_below
 from overread.server.maps import MapKey, MapStore
+from overread.server.pacs.exchange import SEEN, SENT
 from overread.state.database import Database, default_path
 from support.dicom import compressed, slices, written
 from support.orthanc import Orthanc
@@ -122,7 +123,19 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 
 
 @pytest.fixture(scope="module")
-def ward(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+def offline() -> Iterator[None]:
+    """Nothing beyond this machine can be reached: what a program would download, fails."""
+    with pytest.MonkeyPatch.context() as network:
+        for name in ("http_proxy", "https_proxy"):
+            network.setenv(name, "http://127.0.0.1:9")
+            network.setenv(name.upper(), "http://127.0.0.1:9")
+        network.setenv("no_proxy", "127.0.0.1")
+        network.setenv("NO_PROXY", "127.0.0.1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def ward(offline: None, orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     """The server was started before its PACS, which then came up with its series."""
     base = tmp_path_factory.mktemp("ward")
     app = app_copy(base / "app")
@@ -205,7 +218,7 @@ def test_an_accepted_label_is_in_the_pacs_as_the_mask_that_was_submitted(ward):
     client = MONAILabelClient(ward.url, str(ward.app), "anna")
     client.infer(RECIPE, TILTED, dict(FORCED))
     facts = ward.submit(TILTED, accepted, "anna")
-    until(lambda: ward.derived(SEG_CLASS, TILTED) and not ward.info()["labels_waiting"])
+    until(lambda: SENT in names_in(ward.app / "pacs"))
     series = ward.series(TILTED)
     label = next(each for each in ward.derived(SEG_CLASS, TILTED) if each.SegmentationType == "BINARY")
     back = read_segmentation_object(label, series.geometry)
@@ -239,8 +252,9 @@ def test_probabilities_and_doubt_go_along(ward):
     champion = ward.derived(SEG_CLASS, TILTED)[0].DeviceSerialNumber
     maps = MapStore(ward.app / "maps")
     key = MapKey(RECIPE, champion, TILTED)
-    until(lambda: ward.derived(PARAMETRIC_MAP, TILTED))
-    for instance in ward.derived(PARAMETRIC_MAP, TILTED):
+    doubts = ward.derived(PARAMETRIC_MAP, TILTED)
+    assert doubts
+    for instance in doubts:
         mapping = instance.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
         name, _, unit = mapping.LUTExplanation.partition(" in ")
         kept = read_array_of(maps.path(key, name))
@@ -287,7 +301,7 @@ def test_what_no_person_made_or_no_model_knows_is_not_learnt_from(ward):
     waiting = ward.state()["waiting"]
     for instance in (machine, unknown):
         assert stow(f"{ward.orthanc.dicomweb}/studies", instance).ok
-    log = ward.app / "pacs" / "seen.jsonl"
+    log = ward.app / "pacs" / SEEN
 
     def verdicts() -> dict[str, str]:
         return dict(json.loads(line) for line in log.read_text().splitlines())
@@ -307,7 +321,7 @@ def test_a_pacs_that_is_killed_is_waited_for_and_nothing_is_lost(ward):
     accepted[TRUTH == 2] = 1
     facts = ward.submit(CT, accepted, "ben")
     assert facts["revision"] == 1
-    assert ward.info()["labels_waiting"] == 1
+    until(lambda: ward.info()["labels_waiting"] == 1)
     ward.orthanc.start()
     until(lambda: ward.info()["reachable"] and not ward.info()["labels_waiting"])
     label = next(each for each in ward.derived(SEG_CLASS, CT) if each.SegmentationType == "BINARY")
@@ -376,6 +390,11 @@ def test_a_series_that_leaves_the_pacs_is_no_case_any_more_and_its_labels_stay(w
 def read_array_of(path: Path) -> np.ndarray:
     """Voxels of a map."""
     return read_array(path)[0]
+
+
+def names_in(folder: Path) -> set[str]:
+    """Names of the files in a folder."""
+    return {path.name for path in folder.iterdir()}
 
 
 def learnt(ward: Ward) -> list:

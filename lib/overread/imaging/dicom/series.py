@@ -142,10 +142,7 @@ def _read(instances: Iterable[Dataset], warnings: list[str]) -> list[Slice]:
             continue
         pixels = stored_values(instance)
         header = _without_pixels(instance)
-        found += [
-            replace(each, pixels=each.pixels.copy() if header.get("NumberOfFrames") else each.pixels)
-            for each in slices_of(header, pixels)
-        ]
+        found += slices_of(header, pixels)
     if without and found:
         warnings.append(f"{without} objects without an image were left out")
     return found

@@ -172,11 +172,11 @@ class Pacs:
             if 400 <= status < 500 and status not in (408, 429):
                 raise BadInputError(f"{self.shown_url} refuses with status {status}") from error
             raise UnavailableError(f"{self.shown_url} answers with status {status}") from error
+        except (requests.JSONDecodeError, ValueError, KeyError, EOFError) as error:
+            # A web page is no DICOM; a connection that breaks within a file leaves half of it.
+            raise UnavailableError(f"{self.shown_url} answers with what is no DICOMweb: {error}") from error
         except (requests.RequestException, OSError) as error:
             raise UnavailableError(f"{self.shown_url} does not answer ({type(error).__name__})") from error
-        except (ValueError, KeyError, EOFError) as error:
-            # A connection that breaks within a file leaves half of it; a web page is no DICOM.
-            raise UnavailableError(f"{self.shown_url} answers with what is no DICOMweb: {error}") from error
 
 
 def _entry(item: Mapping[str, Any]) -> SeriesEntry | None:

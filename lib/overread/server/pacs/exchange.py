@@ -75,7 +75,7 @@ class Exchange:
             "series": self._listed,
             "fetched": len(self._store.list_images()),
             "refused": {uid: why["because"] for uid, why in refused[-MOST_TOLD:]},
-            "labels_waiting": len(self.labels_out.waiting()),
+            "labels_waiting": self.labels_out.count,
             "labels_refused": dict(self.labels_out.refused),
         }
 

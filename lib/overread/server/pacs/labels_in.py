@@ -58,11 +58,11 @@ class LabelsIn:
 
     def look(self) -> None:
         """Take in what is new. Raises UnavailableError where the PACS does not answer."""
+        ours = {each[INSTANCE] for _, stored in self._sent.items() for each in stored}
         for entry in self._pacs.series({"Modality": "SEG"}):
             key = f"series {entry.uid}"
             if entry.count is not None and self._seen.get(key) == entry.count:
                 continue
-            ours = {each[INSTANCE] for _, stored in self._sent.items() for each in stored}
             for uid in self._pacs.instances(entry):
                 if uid not in ours and uid not in self._seen:
                     self._take(entry, uid)

@@ -49,7 +49,8 @@ class LabelsOut:
     ) -> None:
         self._pacs, self._store, self._accepted = pacs, store, accepted
         self._maps, self._with_maps, self._sent = maps, with_maps, sent
-        # What the PACS refused is tried again at the next start.
+        # How many waited at the last look, and what the PACS refused; that is tried again at the next start.
+        self.count = 0
         self.refused: dict[str, str] = {}
 
     def waiting(self) -> list[LabelRow]:
@@ -68,16 +69,20 @@ class LabelsOut:
 
     def look(self) -> None:
         """Store what waits. Raises UnavailableError where the PACS does not answer; then it goes on waiting."""
-        for row in self.waiting():
+        rows = self.waiting()
+        self.count = len(rows)
+        for row in rows:
             try:
                 stored = [self._store_one(made) for made in self._objects(row)]
             except UnavailableError:
                 raise
             except OverreadError as error:
                 self.refused[row.file] = str(error)
+                self.count -= 1
                 logger.error("Label %s cannot be stored into the PACS: %s", row.file, error)
                 continue
             self._sent.note(row.file, stored)
+            self.count -= 1
             logger.info("Label %s is in the PACS as %s", row.file, stored[0][INSTANCE])
 
     def _store_one(self, made: Callable[[], tuple[Dataset, str]]) -> dict[str, str]:
