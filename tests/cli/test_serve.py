@@ -61,7 +61,7 @@ def test_studies_are_a_folder_or_the_address_of_a_pacs(tmp_path: Path, monkeypat
     monkeypatch.setenv("HOME", str(tmp_path))
     assert checked_studies("https://pacs.example/dicom-web") == "https://pacs.example/dicom-web"
     assert checked_studies("~") == tmp_path.resolve()
-    with pytest.raises(typer.BadParameter, match=r"--studies .*missing: there is no such folder"):
+    with pytest.raises(typer.BadParameter, match=r"--studies .*missing: the folder does not exist"):
         checked_studies(str(tmp_path / "missing"))
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overread.domain import BadInputError, Opinions, OpinionSums
+from overread.domain import BadInputError, Opinions, OpinionSums, first_choice
 from overread.domain.opinions import SMALLEST_PROBABILITY, check_probabilities, working_dtype
 
 FIELDS = ("probability", "log_probability", "votes", "entropy", "squares")
@@ -141,3 +141,15 @@ def test_refuses_an_ensemble_without_members():
 def test_names_the_member_that_speaks_about_something_else():
     with pytest.raises(BadInputError, match=r"member 1 speaks about \(2, 5\), the others about \(2, 4\)"):
         OpinionSums.over([draw(1, 2, 4)[0], draw(1, 2, 5)[0]])
+
+
+def test_the_first_choice_is_the_largest_and_of_equal_ones_the_lower():
+    values = torch.tensor([[0.2, 0.4, 0.1, 0.3], [0.2, 0.1, 0.5, 0.3], [0.1, 0.4, 0.5, 0.4]])
+    assert first_choice(values).tolist() == [0, 0, 1, 2]
+    assert first_choice(values.T, dim=1).tolist() == [0, 0, 1, 2]
+    assert first_choice(values).dtype == torch.uint8
+
+
+def test_the_first_choice_is_what_argmax_says_also_of_more_classes_than_a_byte_counts():
+    values = torch.randn(300, 5, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(first_choice(values).long(), values.argmax(dim=0))

@@ -14,6 +14,7 @@ from overread.domain import BadInputError
 from overread.imaging.volumes import Volume
 from overread.learning import preferences as memory
 from overread.learning.preferences import Preferences, packed, unpacked
+from overread.meduhip.memory import Preference, mean_weights
 from overread.meduhip.session import StructureState
 from overread.state import audit
 from overread.state.database import Database
@@ -67,6 +68,37 @@ def test_another_persons_is_never_applied_nor_that_of_another_purpose_or_recipe(
     assert favourite(kept.priors("anna", "disc", "", READER)) == 3
     assert favourite(kept.priors("bert", "disc", "", READER)) == 0
     assert favourite(kept.priors("anna", "disc", "radiotherapy", READER)) == 1
+
+
+def test_a_newcomer_begins_with_the_mean_of_several_others_and_with_no_single_ones(database: Database):
+    kept, even = Preferences(database), Preferences(database, mean_of_others=False)
+    for person, radii in (("anna", [10, 10]), ("bert", [10, 10, 10])):
+        accept(kept, radii, person=person)
+    assert kept.priors("dora", "disc", "", READER) is None, (
+        "a mean of two would tell each what the other wants"
+    )
+    accept(kept, [4], person="carl")
+    states = kept.priors("dora", "disc", "", READER)
+    assert states is not None
+    people = [
+        Preference(tuple(row["values"]["counts"]), tuple(row["values"]["shift"]), row["cases"])
+        for person in ("anna", "bert", "carl")
+        for row in kept.export(person)["preferences"]
+    ]
+    assert states[0].weights == pytest.approx(mean_weights(people))
+    assert states[0].shift == ()
+    assert favourite(states) == 3
+    assert even.priors("dora", "disc", "", READER) is None
+    assert kept.priors("dora", "disc", "radiotherapy", READER) is None
+    assert kept.priors("", "disc", "", READER) is None
+    # Of three, each sees the mean of two: that is, nothing of them.
+    assert kept.priors("carl", "disc", "", READER) == even.priors("carl", "disc", "", READER)
+    accept(kept, [4, 4, 4], person="dora")
+    assert kept.priors("dora", "disc", "", READER) != even.priors("dora", "disc", "", READER)
+    kept.reset("anna", 9)
+    assert kept.priors("emma", "disc", "", READER) is not None, "bert, carl and dora are left"
+    kept.reset("bert", 9)
+    assert kept.priors("emma", "disc", "", READER) is None
 
 
 def test_nobody_has_no_preference(kept: Preferences):

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from overread.meduhip.candidates import in_words, possible_box, propose, telling_voxels
+from overread.meduhip.candidates import (
+    in_words,
+    possible_box,
+    propose,
+    propose_from_logits,
+    telling_voxels,
+)
 
 
 def squares(*corners: tuple[int, int], shape: tuple[int, int] = (20, 24)) -> torch.Tensor:
@@ -42,6 +48,17 @@ def test_groups_come_with_their_support_the_largest_first():
         [False, True, True, True],
         [True, False, False, False],
     ]
+
+
+def test_logits_are_grouped_as_their_probabilities_are():
+    logits = torch.randn(6, 20, 70, 12, generator=torch.Generator().manual_seed(0)) - 6
+    logits[:4, 5:12, 3:68, 2:9] += 12
+    logits[4:, 8:15, 3:40, 2:9] += 12
+    found, expected = propose_from_logits(logits, 3), propose(logits.sigmoid(), 3)
+    assert [(c.medoid, c.support, c.members.tolist()) for c in found] == [
+        (c.medoid, c.support, c.members.tolist()) for c in expected
+    ]
+    assert len(found) == 2
 
 
 def test_what_is_shown_is_a_member():

@@ -15,6 +15,7 @@ from overread.meduhip.memory import (
     Preference,
     impression,
     learned,
+    mean_weights,
     prior_state,
     replayed,
 )
@@ -70,6 +71,28 @@ def test_counts_are_shrunk_towards_everybody():
     # 5 / (5 + 5) of the shift, the same for all components.
     assert state.shift == pytest.approx((0.5, 0.0) * 4)
     assert prior_state(preference, MODEL, kappa=20).weights == pytest.approx((0.4, 0.2, 0.2, 0.2))
+
+
+def test_a_newcomer_begins_with_the_mean_of_the_others_however_many_cases_they_accepted():
+    often = Preference((15.0, 0.0, 0.0, 0.0), (3.0, 0.0), cases=15)
+    once = Preference((0.0, 0.0, 5.0, 0.0), (0.0, 0.0), cases=5)
+    # (15 + 5/4) / 20 and (5/4) / 20; (5 + 5/4) / 10 and (5/4) / 10.
+    mean = mean_weights([often, once])
+    assert mean == pytest.approx(((0.8125 + 0.125) / 2, 0.09375, (0.0625 + 0.625) / 2, 0.09375))
+    assert sum(mean) == pytest.approx(1)
+    newcomer = prior_state(Preference.none(MODEL), MODEL, everybody=mean)
+    assert newcomer.weights == mean
+    assert newcomer.shift == (), "how another hand draws is not taken over"
+
+
+def test_own_cases_outweigh_the_others_mean_in_time():
+    def own(cases: int) -> Preference:
+        return Preference((0.0, float(cases), 0.0, 0.0), (0.0, 0.0), cases=cases)
+
+    everybody = (0.5, 0.0, 0.5, 0.0)
+    # (0 + 5 * 0.5) / 10, and 5 / 10.
+    assert prior_state(own(5), MODEL, everybody=everybody).weights == pytest.approx((0.25, 0.5, 0.25, 0.0))
+    assert prior_state(own(45), MODEL, everybody=everybody).weights == pytest.approx((0.05, 0.9, 0.05, 0.0))
 
 
 def test_the_shift_is_a_mean_that_forgets():

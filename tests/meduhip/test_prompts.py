@@ -133,6 +133,23 @@ def test_clicks_that_lie_together_do_not_add_up():
     assert torch.equal(click_maps(once, (9, 9), [2.0]), click_maps(twice, (9, 9), [2.0]))
 
 
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_voxels_nearest_click_of_each_side_counts(axes):
+    places = torch.tensor([[3.0, 4.0, 1.0], [10.0, 2.0, 4.0], [6.0, 9.0, 3.0]])[None, :, :axes]
+    sides = torch.tensor([[1.0, 0.0, 1.0]])
+    nothing = Prompts.none(1, axes)
+    maps = click_maps(
+        Prompts(places, sides, nothing.dense, nothing.has_dense), (12, 11, 6)[:axes], [2.0, 8.0]
+    )
+    voxels = torch.stack(
+        torch.meshgrid(*[torch.arange(n) for n in (12, 11, 6)[:axes]], indexing="ij"), dim=-1
+    )
+    squared = [((voxels - place) ** 2).sum(dim=-1) for place in places[0]]
+    foreground, background = torch.minimum(squared[0], squared[2]), squared[1]
+    expected = [torch.exp(-0.5 * d / s**2) for s in (2.0, 8.0) for d in (foreground, background)]
+    torch.testing.assert_close(maps[0], torch.stack(expected))
+
+
 def test_maps_without_clicks_are_empty():
     assert not click_maps(Prompts.none(2, 2), (6, 6), [2.0, 8.0]).any()
 

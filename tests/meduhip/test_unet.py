@@ -1,12 +1,14 @@
 """The U-Net runs once an image; each sample of the mixture is one mask, at the resolution of the image."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from overread.meduhip.backend import Cache
 from overread.meduhip.prompts import Click, Prompts
-from overread.meduhip.unet import SAMPLES_AT_ONCE, UNetBackend
+from overread.meduhip.unet import SAMPLES_AT_ONCE, VOXELS_AT_ONCE, UNetBackend
 
 WIDTH, DIMENSION = 4, 3
 
@@ -56,8 +58,10 @@ def test_images_can_have_several_channels():
 @pytest.mark.parametrize("axes", [2, 3])
 def test_decoding_in_parts_without_gradients_is_the_same(axes, pictures, volumes):
     backend = pictures if axes == 2 else volumes
-    cache = backend.encode(torch.randn(1, 1, *[32] * axes))
-    # Not a multiple of what is decoded at a time.
+    # Neither voxels nor samples are a multiple of what is decoded at a time.
+    shape = (180, 150) if axes == 2 else (40, 36, 36)
+    assert math.prod(n // 2 for n in shape) > VOXELS_AT_ONCE
+    cache = backend.encode(torch.randn(1, 1, *shape))
     samples = torch.randn(1, 2 * SAMPLES_AT_ONCE + 1, DIMENSION)
     prompts = said(axes)
     together = backend.decode(cache, samples, prompts)
@@ -77,6 +81,20 @@ def test_fused_form_of_eq_1_is_a_convolution_over_features_and_sample(pictures):
         first = F.relu(F.conv2d(torch.cat([features, spread], dim=1), weight, decoder.from_features.bias))
         literal = decoder.last(F.relu(decoder.middle(first)))
         torch.testing.assert_close(fused[:, n : n + 1], literal, atol=1e-5, rtol=1e-4)
+
+
+def test_what_was_said_reaches_the_masks_as_if_it_were_added_to_the_features():
+    backend = backend_of(3)
+    decoder, samples, prompts = backend.decoders[0], torch.randn(1, 1, DIMENSION), said(3)
+    with torch.no_grad():
+        decoder.last.weight.zero_()
+        cache = backend.encode(torch.randn(1, 1, 20, 33, 32))
+        half = F.avg_pool3d(cache.features, 2, ceil_mode=True)
+        change = decoder.refine(half, prompts, cache.shape)
+        enlarged = F.interpolate(change, cache.shape, mode="trilinear", align_corners=False)
+        masks = backend.decode(cache, samples, prompts)
+        literal = decoder.plain(cache.features + enlarged)
+    torch.testing.assert_close(masks - decoder.last.bias, literal, atol=1e-5, rtol=1e-4)
 
 
 def test_a_sample_says_the_same_in_all_slices_of_slices_that_are_the_same(volumes):

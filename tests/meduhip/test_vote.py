@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from overread.meduhip.vote import (
+    VOXELS_AT_ONCE,
     log_soft_vote,
     majority_vote,
     pairwise_dice,
     sample_dice,
     soft_dice,
     soft_vote_loss,
+    vote_log_odds,
 )
 
 
@@ -49,6 +51,18 @@ def test_vote_is_a_literal_count():
 
 
 # eqs. 3 and 6
+
+
+def test_the_votes_log_odds_are_those_of_the_soft_vote():
+    # Not a multiple of what is taken together; sure enough that 1 - p would round to 0.
+    logits = 12 * noise(5, 3, VOXELS_AT_ONCE // 2 + 1)
+    inside, outside = log_soft_vote(logits[None].double())
+    torch.testing.assert_close(vote_log_odds(logits), (inside - outside)[0].float(), atol=1e-5, rtol=1e-5)
+
+
+def test_the_votes_log_odds_are_finite_however_sure_the_samples_are():
+    odds = vote_log_odds(torch.tensor([[[500.0, -500.0, 500.0]], [[500.0, -500.0, -500.0]]]))
+    torch.testing.assert_close(odds, torch.tensor([[80.0, -80.0, 0.0]]))
 
 
 def test_soft_vote_is_the_mean_probability():

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from overread.domain import BadInputError, Grid
+from overread.domain import BadInputError, Grid, Opinions
 from overread.ensemble.preparation import prepare
 from overread.imaging.volumes import Volume
 from overread.meduhip.reader import OpenImage
 from overread.meduhip.session import begin
 from overread.server.meduhip.clicks import Clicks, Said, read_clicks
 from overread.server.meduhip.encoded import EncodedImages, Opened
+from overread.server.meduhip.opinions import ROWS_AT_ONCE, prediction_of
 from overread.server.meduhip.sittings import Sitting, Sittings, Who, changes
 from overread.server.meduhip.task import as_seen
 from overread.server.meduhip.turns import NONE_OF_THESE, Turns
@@ -23,6 +24,8 @@ from overread.server.meduhip.views import label_map, middle_of, regions_of
 from overread.server.meduhip.words import difference_in_words, where
 from overread.server.overlays import draw_turn, label_values
 from overread.state.database import Database
+from overread.uncertainty.agreement import AgreementCounts
+from overread.uncertainty.measures import MEASURES
 from support.servers import oblique_grid
 from support.styles import CORE_BOX, MIDDLE_BOX, OUTER_BOX, SHAPE, THRESHOLDS, shells, threshold_styles
 
@@ -250,6 +253,24 @@ def test_the_first_answer_is_what_most_styles_say_with_the_others_on_offer(desk)
     assert larger.added == pytest.approx((OUTER & ~MIDDLE).sum() / 1000)
     assert smaller.removed == pytest.approx((MIDDLE & ~CORE).sum() / 1000)
     assert larger.to_json()["volume_ml"] == pytest.approx(OUTER.sum() / 1000, abs=1e-4)
+
+
+def test_samples_are_opinions_of_an_ensemble_however_few_rows_are_measured_at_a_time(desk):
+    turns, sitting = desk
+    view = turns.view(sitting)
+    assert SHAPE[0] > ROWS_AT_ONCE, "in several parts"
+    measures = ("predictive_entropy", "variation_ratio")
+    found = prediction_of(turns.opened, view, measures, temperature=2.0)
+    one = view.answers[0].turn.logits[0]
+    sums = Opinions(torch.stack([torch.zeros_like(one), one], dim=1).div(2).softmax(dim=1)).sums()
+    image = turns.opened.image
+    torch.testing.assert_close(found.probabilities[1], image.to_input(sums.mean[1:])[0])
+    for name in measures:
+        whole = image.to_input(MEASURES[name](sums).values[None])[0]
+        torch.testing.assert_close(found.maps[name].values, whole)
+    counts = AgreementCounts(len(one), 2)
+    counts.add((one > 0).to(torch.uint8))
+    assert found.scores == {"pairwise_dice_disagreement": counts.pairwise_dice_disagreement()}
 
 
 def test_the_next_answer_follows_a_picked_candidate_and_none_of_these_widens_it_again(desk):

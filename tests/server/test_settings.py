@@ -43,6 +43,7 @@ def test_every_key_is_read():
         "pacs_filter": "Modality=CT,BodyPartExamined=HEAD",
         "pacs_seconds": "5",
         "pacs_maps": "yes",
+        "preference_mean": "no",
     }
     assert Settings.from_conf(said) == Settings(
         models=("a", "b"),
@@ -73,6 +74,7 @@ def test_every_key_is_read():
         pacs_filter=(("Modality", "CT"), ("BodyPartExamined", "HEAD")),
         pacs_look_s=5,
         pacs_maps=True,
+        preference_mean=False,
     )
 
 

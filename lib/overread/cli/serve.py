@@ -71,7 +71,7 @@ def checked_studies(studies: str) -> str | Path:
         return studies
     folder = Path(studies).expanduser().resolve()
     if not folder.is_dir():
-        raise typer.BadParameter(f"--studies {studies}: there is no such folder")
+        raise typer.BadParameter(f"--studies {studies}: the folder does not exist")
     return folder
 
 

@@ -42,6 +42,9 @@ def meduhip(
     minutes: Annotated[
         float, typer.Option(min=0.01, help="Training budget of an arm, of one core's time.")
     ] = 4.0,
+    device: Annotated[
+        str, typer.Option(help="To train on: cpu, cuda, cuda:N. Sessions are played on the CPU.")
+    ] = "cpu",
     turns: Annotated[int, typer.Option(min=1, help="Most interactions of a session.")] = 6,
     repetitions: Annotated[
         int, typer.Option(min=1, help="Ground truths drawn per case and number of raters.")
@@ -55,6 +58,10 @@ def meduhip(
             show_default=False,
         ),
     ] = None,
+    cases: Annotated[
+        int | None,
+        typer.Option(min=4, help="Take only so many, whole patients drawn by chance.", show_default=False),
+    ] = None,
     ct: Annotated[bool, typer.Option("--ct", help="The images are in Hounsfield units.")] = False,
     work: Annotated[
         Path | None,
@@ -63,6 +70,14 @@ def meduhip(
             show_default=False,
         ),
     ] = None,
+    part: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Do one of N parts of seeds and folds, for processes that share --work; the first prepares the "
+            "cases, so let it begin alone.",
+        ),
+    ] = "1/1",
     out: Annotated[
         Path | None,
         typer.Option(help="Write meduhip.json, meduhip.md and meduhip.png here.", show_default=False),
@@ -99,6 +114,8 @@ def meduhip(
             repetitions=repetitions,
             arms=tuple(arm or ()),
             ct=ct,
+            device=device,
+            cases=cases,
         )
         with progress_bar() as bar:
             task = bar.add_task("checking", total=1)
@@ -108,7 +125,7 @@ def meduhip(
             def report(what: str, share: float) -> None:
                 bar.update(task, description=what, completed=share)
 
-            run_study(dataset, folder, protocol, report)
+            run_study(dataset, folder, protocol, report, _part(part))
     lines = summary(folder, threshold or (0.88, 0.9))
     tables = markdown(lines)
     told: dict[str, Any] = {
@@ -126,6 +143,15 @@ def meduhip(
         print_json(told)
     else:
         answers.print(tables, markup=False, soft_wrap=True)
+
+
+def _part(text: str) -> tuple[int, int]:
+    from overread.domain import BadInputError
+
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal()):
+        raise BadInputError(f"--part {text!r} is not I/N, such as 2/5")
+    return int(number), int(of)
 
 
 @study.command("preference")

@@ -2,7 +2,7 @@
 
 from overread.domain.errors import BadInputError, NotFoundError, OverreadError, UnavailableError
 from overread.domain.geometry import Grid
-from overread.domain.opinions import Opinions, OpinionSums
+from overread.domain.opinions import Opinions, OpinionSums, first_choice
 from overread.domain.registry import Registry
 from overread.domain.slides import PatchLocation, PixelSize, Region
 from overread.domain.uncertainty_map import UncertaintyMap
@@ -20,4 +20,5 @@ __all__ = [
     "Registry",
     "UnavailableError",
     "UncertaintyMap",
+    "first_choice",
 ]

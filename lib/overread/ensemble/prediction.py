@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from overread.domain import BadInputError, Grid, OpinionSums, UncertaintyMap
+from overread.domain import BadInputError, Grid, OpinionSums, UncertaintyMap, first_choice
 from overread.ensemble.compute import Precision, autocast_for
 from overread.ensemble.ensemble import Ensemble, Member, Prepared
 from overread.imaging.volumes import Volume
@@ -113,7 +113,7 @@ def predict(
         for member_logits in logits:
             opinion = torch.softmax(member_logits / ensemble.calibration.temperature, dim=0)
             sums.add(opinion)
-            votes.append(opinion.argmax(dim=0).to(torch.uint8))
+            votes.append(first_choice(opinion))
         counts.add(torch.stack(votes))
         probabilities[(slice(None), *where)] = sums.mean.cpu()
         for field in fields:
@@ -121,7 +121,7 @@ def predict(
     finished = time.perf_counter()
 
     full_probabilities = to_input_grid(probabilities, prepared, background=True)
-    labels = full_probabilities.argmax(dim=0).to(torch.uint8).numpy()
+    labels = first_choice(full_probabilities).numpy()
     maps = {
         field.name: UncertaintyMap(
             to_input_grid(values[field.name][None], prepared, background=False)[0],

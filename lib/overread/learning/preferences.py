@@ -6,6 +6,7 @@
 
 A preference is one person's, for one recipe and purpose, and never applied to anybody else. It is always what the
 examples teach, the accepted masks that are kept beside it; a case that is accepted again teaches what is accepted last.
+Of other people a newcomer is given their mean alone, and only where it is one of several; it can be switched off.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from overread.ensemble.ensemble import Prepared
 from overread.ensemble.preparation import prepare_labels
 from overread.imaging.volumes import Volume
 from overread.learning.champions import HASH_LENGTH
-from overread.meduhip.memory import Impression, Preference, impression, prior_state
+from overread.meduhip.memory import Impression, Preference, impression, mean_weights, prior_state
 from overread.meduhip.reader import OpenImage, Reader
 from overread.meduhip.session import StructureState
 from overread.state.audit import append
@@ -49,6 +50,8 @@ logger = logging.getLogger(__name__)
 # Cases that a person's preference rests on; older ones are forgotten, so that habits may change.
 MOST_EXAMPLES = 50
 ACTOR = "preference memory"
+# Other people whose mean a newcomer begins with; the mean of fewer would tell what one of them wants.
+FEWEST_OTHERS = 3
 
 ReadImage = Callable[[str], Volume | None]
 
@@ -69,32 +72,39 @@ class Replayed:
 
 
 class Preferences:
-    """The preferences in one database."""
+    """The preferences in one database.
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    Args:
+        mean_of_others: whether people of whom little is known begin where the others do on average; else with even
+            weights.
+    """
+
+    def __init__(self, database: Database, mean_of_others: bool = True) -> None:
+        self.database, self.mean_of_others = database, mean_of_others
 
     def priors(
         self, person: str, recipe: str, purpose: str, reader: Reader
     ) -> tuple[StructureState, ...] | None:
         """Where the person's next case starts, one state a structure, for `session.begin`.
 
-        None where nobody is named, nothing is known of the person, or what is known speaks of another champion and
-        was not replayed yet.
+        What is known of the person, shrunk towards the mean of at least `FEWEST_OTHERS` others with the same recipe and
+        purpose. None where nobody is named, or nothing is known of either; what speaks of another champion and was not
+        replayed yet is not known.
         """
         if not person:
             return None
         champion = reader.identity[:HASH_LENGTH]
         with self.database.reading() as c:
-            rows = preferences(c, person, recipe, purpose)
-        known = {row.structure: row for row in rows if row.champion == champion}
-        names = reader.classes[1:]
-        if not any(name in known for name in names):
-            return None
-        return tuple(
-            prior_state(_preference(known[name].values), reader.model) if name in known else StructureState()
-            for name in names
-        )
+            rows = preferences(c, None if self.mean_of_others else person, recipe, purpose)
+        spoken = [row for row in rows if row.champion == champion]
+        states = []
+        for name in reader.classes[1:]:
+            of_structure = {row.person: _preference(row.values) for row in spoken if row.structure == name}
+            own = of_structure.pop(person, Preference.none(reader.model))
+            others = list(of_structure.values())
+            everybody = mean_weights(others) if len(others) >= FEWEST_OTHERS else None
+            states.append(prior_state(own, reader.model, everybody=everybody))
+        return tuple(states) if any(state != StructureState() for state in states) else None
 
     def accepted(
         self,

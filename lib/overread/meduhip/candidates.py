@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ DEFAULT_CLUSTERING = "kmedoids"
 # Masks are grouped at this many voxels a side at most, inside the box where any of them could be.
 CLUSTERING_EDGE: dict[int, int] = {2: 64, 3: 48}
 POSSIBLE = 0.05
+POSSIBLE_LOGIT = math.log(POSSIBLE / (1 - POSSIBLE))
 # A group of fewer samples than this share is not shown.
 SMALLEST_SUPPORT = 0.02
 
@@ -34,9 +36,9 @@ class Candidate:
     support: float
 
 
-def possible_box(probabilities: torch.Tensor, threshold: float = POSSIBLE) -> tuple[slice, ...]:
-    """The smallest box `(*space)` outside which no sample `(sample, *space)` exceeds `threshold`; all if none does."""
-    possible = probabilities.amax(dim=0) > threshold
+def possible_box(masks: torch.Tensor, threshold: float = POSSIBLE) -> tuple[slice, ...]:
+    """The smallest box `(*space)` outside which no mask `(sample, *space)` exceeds `threshold`; all if none does."""
+    possible = masks.amax(dim=0) > threshold
     box = []
     for axis in range(possible.ndim):
         others = [other for other in range(possible.ndim) if other != axis]
@@ -63,11 +65,28 @@ def propose(
     Returns:
         Candidates, the best supported first; at least one.
     """
-    axes = probabilities.ndim - 1
     cut = probabilities[(slice(None), *possible_box(probabilities))]
-    small = [min(n, CLUSTERING_EDGE[axes]) for n in cut.shape[1:]]
+    return _grouped(_shrunk(cut), groups, clustering, weights)
+
+
+def propose_from_logits(logits: torch.Tensor, groups: int) -> list[Candidate]:
+    """What `propose` gives for `logits.sigmoid()`, with the probabilities of one sample at a time in memory."""
+    cut = logits[(slice(None), *possible_box(logits, POSSIBLE_LOGIT))]
+    shrunk = torch.cat([_shrunk(mask[None].sigmoid()) for mask in cut])
+    return _grouped(shrunk, groups, DEFAULT_CLUSTERING, None)
+
+
+def _shrunk(masks: torch.Tensor) -> torch.Tensor:
+    """Masks `(sample, *space)` at the size at which they are compared."""
+    axes = masks.ndim - 1
+    small = [min(n, CLUSTERING_EDGE[axes]) for n in masks.shape[1:]]
     pool = F.adaptive_avg_pool2d if axes == 2 else F.adaptive_avg_pool3d
-    shrunk = pool(cut[:, None].float(), small)[:, 0]  # pyright: ignore[reportArgumentType]
+    return pool(masks[:, None].float(), small)[:, 0]  # pyright: ignore[reportArgumentType]
+
+
+def _grouped(
+    shrunk: torch.Tensor, groups: int, clustering: str, weights: Sequence[float] | None
+) -> list[Candidate]:
     assigned = merge_alike(shrunk, CLUSTERERS[clustering](shrunk, groups))
     distances = 1 - pairwise_dice(shrunk[None])[0]
     share = torch.full((len(shrunk),), 1 / len(shrunk)) if weights is None else torch.tensor(weights)

@@ -111,14 +111,15 @@ def simulated_evidence(
         wanted: `(batch, *space)` in [0, 1].
         picks: whether they pick or click.
     """
-    found = []
+    # Grouping takes many small steps, each of which would wait for a GPU.
+    here, target = logits.cpu(), wanted.cpu() > 0.5
     if picks:
-        halved = torch.sigmoid(logits)
-        for probabilities, target in zip(halved, wanted > 0.5, strict=True):
-            found.append(_quick_pick(chooser, probabilities, target, groups, rng))
-        return Evidence(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-    shown = majority_vote(logits)
-    clicks = [last_wrong(chooser, s, w > 0.5, rng) for s, w in zip(shown, wanted, strict=True)]
+        found = [
+            _quick_pick(chooser, probabilities, mask, groups, rng)
+            for probabilities, mask in zip(here.sigmoid(), target, strict=True)
+        ]
+        return Evidence(*(torch.cat(parts).to(logits.device) for parts in zip(*found, strict=True)))
+    clicks = [last_wrong(chooser, s, w, rng) for s, w in zip(majority_vote(here), target, strict=True)]
     places = torch.tensor([place for place, _ in clicks], dtype=torch.float32, device=logits.device)
     sides = torch.tensor([float(side) for _, side in clicks], device=logits.device)
     return Evidence(click_evidence(logits, places, sides), places, sides)

@@ -95,7 +95,8 @@ def play(
     """
     batch = len(images)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    cache = model.encode(images)
+    with _quickly(images.device):
+        cache = model.encode(images)
     wanted = fused_of_some(raters, rng)
     standing = Standing(Prompts.none(batch, images.ndim - 2, images.device))
     voting = images.new_zeros(())
@@ -103,7 +104,10 @@ def play(
     for turn in range(options.turns):
         space = model.space(cache, standing.prompts, standing.weights, standing.shift, structure)
         draws = SAMPLERS[options.sampler](space, options.samples, generator)
-        logits = model.decode(cache, draws.samples, standing.prompts, structure)
+        with _quickly(images.device):
+            logits = model.decode(cache, draws.samples, standing.prompts, structure)
+        # Losses and posteriors stay in float32: Dice in bfloat16 is off by as much as samples differ.
+        logits = logits.float()
         if turn == 0:
             voting = voting + soft_vote_loss(logits, raters.mean(dim=1))
             if options.set_weight > 0 or options.coverage_weight > 0:
@@ -121,6 +125,11 @@ def play(
         standing, loss = _learn_weights(model, standing, seen, evidence, wanted, structure)
         weighting = weighting + loss
     return Losses(voting / options.turns, weighting)
+
+
+def _quickly(device: torch.device) -> torch.autocast:
+    """bfloat16 for the networks on a GPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _diversity(

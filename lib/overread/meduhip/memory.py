@@ -8,7 +8,7 @@ clicked on the way and taken back.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,11 +92,41 @@ class Preference:
         )
 
 
-def prior_state(preference: Preference, model: MedUHIP, kappa: float = KAPPA) -> StructureState:
+def shrunk_weights(
+    counts: Sequence[float], everybody: Sequence[float] | None = None, kappa: float = KAPPA
+) -> tuple[float, ...]:
+    """pi_0 = (a + kappa pi) / (sum a + kappa), for the counts a of somebody and the weights pi of everybody.
+
+    Args:
+        everybody: summing to 1; even where None.
+    """
+    base = everybody or (1 / len(counts),) * len(counts)
+    total = sum(counts) + kappa
+    return tuple((count + kappa * share) / total for count, share in zip(counts, base, strict=True))
+
+
+def mean_weights(people: Sequence[Preference]) -> tuple[float, ...]:
+    """Where people begin on average, each counting alike, however many cases they accepted.
+
+    Who accepted few says little: each is shrunk towards even weights first.
+    """
+    each = [shrunk_weights(preference.counts) for preference in people]
+    return tuple(sum(of_component) / len(each) for of_component in zip(*each, strict=True))
+
+
+def prior_state(
+    preference: Preference,
+    model: MedUHIP,
+    kappa: float = KAPPA,
+    everybody: Sequence[float] | None = None,
+) -> StructureState:
     """Where the next case starts for one structure; untouched where nothing is known.
 
-    pi_0 = (a + kappa pi) / (sum a + kappa) with the counts a and the even weights pi that all start from; the means
-    move by n / (n + kappa) of the shift.
+    With the weights of `shrunk_weights`, and the means moved by n / (n + kappa) of the shift. Others' shifts are not
+    taken over: they are how a hand draws, not which opinion is held.
+
+    Args:
+        everybody: the weights that a newcomer begins with; even where None.
 
     Raises:
         BadInputError: the preference was learnt with a model of other sizes.
@@ -108,9 +138,8 @@ def prior_state(preference: Preference, model: MedUHIP, kappa: float = KAPPA) ->
             f"a model with {c.components} in {c.dimension}; replay it"
         )
     if preference.cases == 0:
-        return StructureState()
-    total = sum(preference.counts) + kappa
-    weights = tuple((count + kappa / c.components) / total for count in preference.counts)
+        return StructureState(tuple(everybody)) if everybody else StructureState()
+    weights = shrunk_weights(preference.counts, everybody, kappa)
     share = preference.cases / (preference.cases + kappa)
     return StructureState(weights, tuple(share * value for value in preference.shift) * c.components)
 

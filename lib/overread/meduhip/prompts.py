@@ -127,21 +127,29 @@ def click_maps(prompts: Prompts, shape: Sequence[int], sigmas_voxel: Sequence[fl
 
     Bumps of clicks that lie together do not add up; the nearest counts.
     """
-    axes = len(shape)
-    distance = torch.zeros(*prompts.sides.shape, *shape, device=prompts.places.device)
-    for axis, size in enumerate(shape):
-        offset = torch.arange(size, device=distance.device) - prompts.places[:, :, axis, None]
-        distance = distance + (offset**2).reshape(
-            *prompts.sides.shape, *[size if other == axis else 1 for other in range(axes)]
-        )
-    maps = []
-    for sigma in sigmas_voxel:
-        bumps = torch.exp(-0.5 * distance / sigma**2)
-        for side in (1, 0):
-            of_side = (prompts.sides == side).to(bumps).reshape(*prompts.sides.shape, *[1] * axes)
-            shown = bumps * of_side
-            maps.append(shown.amax(dim=1) if shown.shape[1] else shown.sum(dim=1))
-    return torch.stack(maps, dim=1)
+    device = prompts.places.device
+    maps = torch.zeros(len(prompts.sides), len(sigmas_voxel), 2, *shape, device=device)
+    voxels = [torch.arange(size, device=device) for size in shape]
+    for of_image, places, sides in zip(maps, prompts.places, prompts.sides.tolist(), strict=True):
+        for place, side in zip(places, sides, strict=True):
+            if side == NO_CLICK:
+                continue
+            for sigma, of_sigma in zip(sigmas_voxel, of_image, strict=True):
+                along = [
+                    torch.exp(-0.5 * ((n - at) / sigma) ** 2) for n, at in zip(voxels, place, strict=True)
+                ]
+                shown = of_sigma[0 if side == 1 else 1]
+                # A Gaussian of the distance is the product of those along the axes.
+                torch.maximum(shown, _outer(along), out=shown)
+    return maps.flatten(1, 2)
+
+
+def _outer(along: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`(*space)`, the product of one vector an axis."""
+    product = along[0]
+    for vector in along[1:]:
+        product = product[..., None] * vector
+    return product
 
 
 class PromptEncoder(nn.Module):

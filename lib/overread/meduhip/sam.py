@@ -144,7 +144,7 @@ class SamBackend(nn.Module):
         shape = (image.shape[2], image.shape[3])
         frame = _Frame.around(shape, self.grid)
         features = self.sam.vision_encoder(self._square(image, frame)).last_hidden_state
-        context = features[:, :, : frame.rows, : frame.columns].flatten(2).mean(dim=2)
+        context = features[:, :, : frame.rows, : frame.columns].float().flatten(2).mean(dim=2)
         return Cache(features, context, shape)
 
     def decode(

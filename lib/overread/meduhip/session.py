@@ -12,13 +12,13 @@ import torch
 
 from overread.domain import BadInputError
 from overread.meduhip.backend import Cache
-from overread.meduhip.candidates import Candidate, propose, telling_voxels
+from overread.meduhip.candidates import Candidate, propose_from_logits, telling_voxels
 from overread.meduhip.honour import honour
 from overread.meduhip.interaction import Evidence, Round, Standing, click_evidence, taught
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.prompts import LARGEST_LOGIT, Click, Prompts
 from overread.meduhip.sampling_space import SamplingSpace, draw, draw_nothing
-from overread.meduhip.vote import log_soft_vote
+from overread.meduhip.vote import vote_log_odds
 
 # The dense prompt is kept in steps of a 16th of a logit.
 DENSE_STEPS = 127 / LARGEST_LOGIT
@@ -166,9 +166,8 @@ def answer(
     drawn = draw_nothing if samples == 1 else draw
     draws = drawn(space, samples or model.configuration.samples, generator)
     logits = image.decode(draws.samples, standing.prompts, structure)
-    inside, outside = log_soft_vote(logits)
-    shown = honour((inside - outside)[0], state.clicks)
-    candidates = propose(logits[0].sigmoid(), model.configuration.candidates)
+    shown = honour(vote_log_odds(logits[0]), state.clicks)
+    candidates = propose_from_logits(logits[0], model.configuration.candidates)
     return StructureAnswer(Round(space, draws, logits), shown, candidates)
 
 

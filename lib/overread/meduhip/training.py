@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -57,6 +58,8 @@ class MedUHIPOptions:
         minutes: time by `clock`, counted over interruptions.
         warm_share: share of the budget in which masks are learnt before any interaction is played: whoever reacts
             to nonsense learns nonsense.
+        click_share: share of the budget after that in which one opinion learns what clicks mean, before there are
+            several opinions.
         seed: of everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: cores to use on the CPU; None leaves it to torch.
@@ -70,6 +73,7 @@ class MedUHIPOptions:
     iterations: int | None = None
     minutes: float | None = None
     warm_share: float = 0.3
+    click_share: float = 0.0
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
@@ -84,8 +88,12 @@ class MedUHIPOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, expected more than 0")
-        if not 0 <= self.warm_share < 1:
-            raise BadInputError(f"warm_share is {self.warm_share}, expected 0 to below 1")
+        shares = (self.warm_share, self.click_share)
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise BadInputError(
+                f"warm_share is {self.warm_share} and click_share {self.click_share}, expected 0 or more, and together "
+                "below 1"
+            )
         if self.augmentation not in (None, *AUGMENTATIONS):
             raise BadInputError(
                 f"augmentation {self.augmentation!r} is not known; there are {', '.join(AUGMENTATIONS)}"
@@ -197,6 +205,9 @@ class PatchSource:
         return torch.stack(images), torch.stack(filled)
 
 
+_Batch = tuple[torch.Tensor, torch.Tensor]
+
+
 class _Training:
     def __init__(
         self,
@@ -227,6 +238,9 @@ class _Training:
         if self.most is None and options.minutes is None:
             self.most = DEFAULT_ITERATIONS[self.device.type]
         self.iteration, self.spent_s, self.saved_s = 0, 0.0, 0.0
+        # While a GPU computes, the next batch is made.
+        self.reader = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
+        self.coming: tuple[int, Future[_Batch]] | None = None
         self.loss: float | None = None
         self.curve: list[float] = []
         self._resume()
@@ -250,13 +264,14 @@ class _Training:
         episode = self.options.episode
         if self.share < self.options.warm_share:
             episode = warm(episode)
+        elif self.share < self.options.warm_share + self.options.click_share:
+            episode = clicking(episode)
         for group in self.optimiser.param_groups:
             group["lr"] = group["full"] * (1 - self.share) ** POLY_EXPONENT
-        structure = int(rng.integers(len(self.model.structures)))
-        images, raters = self.source.batch(self.iteration, structure)
+        structure = self._structure(rng)
+        images, raters = self._batch(structure)
         images, raters = images.to(self.device), raters.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            losses = play(self.model, images, raters, episode, rng, structure)
+        losses = play(self.model, images, raters, episode, rng, structure)
         value = float(losses.total.detach())
         if not math.isfinite(value):
             raise DivergedError(
@@ -276,8 +291,25 @@ class _Training:
         if self.spent_s - self.saved_s > self.options.checkpoint_every_s and self.share < 1:
             self.save()
 
+    def _structure(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(len(self.model.structures)))
+
+    def _batch(self, structure: int) -> _Batch:
+        if self.reader is None:
+            return self.source.batch(self.iteration, structure)
+        if self.coming is not None and self.coming[0] == self.iteration:
+            batch = self.coming[1].result()
+        else:
+            batch = self.source.batch(self.iteration, structure)
+        following = self.iteration + 1
+        other = self._structure(np.random.default_rng([self.options.seed, following]))
+        self.coming = following, self.reader.submit(self.source.batch, following, other)
+        return batch
+
     def finished(self) -> MedUHIP:
         """The model with its averaged weights."""
+        if self.reader is not None:
+            self.reader.shutdown(cancel_futures=True)
         with torch.no_grad():
             for name, value in averaged(self.model):
                 value.copy_(self.average[name])
@@ -331,7 +363,12 @@ def three_optimisers(model: MedUHIP, rate: float) -> torch.optim.Optimizer:
 
 def warm(episode: EpisodeOptions) -> EpisodeOptions:
     """An episode without interactions or samples, for the beginning."""
-    return replace(episode, turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler="nothing")
+    return replace(clicking(episode), turns=1)
+
+
+def clicking(episode: EpisodeOptions) -> EpisodeOptions:
+    """An episode with one opinion and clicks on its errors."""
+    return replace(episode, samples=1, set_weight=0.0, coverage_weight=0.0, pick_share=0.0, sampler="nothing")
 
 
 def _seed(seed: int, what: str) -> int:

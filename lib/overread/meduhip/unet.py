@@ -21,6 +21,8 @@ FIRST_STYLE = 3.0
 SHORTEST_EDGE = 16
 # Samples that are decoded at a time without gradients.
 SAMPLES_AT_ONCE = 4
+# And voxels, at half the image's resolution.
+VOXELS_AT_ONCE = 1 << 12
 
 
 class UNetBackend(nn.Module):
@@ -52,7 +54,7 @@ class UNetBackend(nn.Module):
         """See `Backend`."""
         shape = image.shape[2:]
         features = self.encoder(_with_room(image))[(..., *(slice(n) for n in shape))]
-        context = features.flatten(2).mean(dim=2)
+        context = features.float().flatten(2).mean(dim=2)
         return Cache(features, context, tuple(image.shape[2:]))
 
     def decode(
@@ -86,21 +88,46 @@ class _Decoder(nn.Module):
     def forward(self, features: torch.Tensor, samples: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         half = _halved(features)
         said = self.refine(half, prompts, tuple(features.shape[2:]))
-        plain = self.plain(features + _as_large(said, features))
+        # The convolution of features and what was said, as the sum of two: one channel is enlarged instead of all.
+        plain = self.plain(features) + _as_large(
+            self.plain(said) - cast(nn.Parameter, self.plain.bias), features
+        )
         fused = self.from_features(half + said)
         styles = self.from_sample(samples)
         if torch.is_grad_enabled():
             return self._masks(plain, fused, styles)
-        parts = [self._masks(plain, fused, part) for part in styles.split(SAMPLES_AT_ONCE, dim=1)]
-        return torch.cat(parts, dim=1)
+        masks = plain.new_empty(len(plain), styles.shape[1], *plain.shape[2:])
+        for part, out in zip(
+            styles.split(SAMPLES_AT_ONCE, dim=1), masks.split(SAMPLES_AT_ONCE, dim=1), strict=True
+        ):
+            torch.add(plain, _as_large(self._changes(fused, part), plain), out=out)
+        return masks
 
     def _masks(self, plain: torch.Tensor, fused: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-        batch, count, width = styles.shape
-        spread = styles.reshape(batch, count, width, *[1] * self.axes)
-        hidden = F.relu(fused[:, None] + spread).flatten(0, 1)
-        masks = self.last(F.relu(self.middle(hidden)))
-        changes = _as_large(masks.reshape(batch, count, *fused.shape[2:]), plain)
-        return plain + changes
+        return plain + _as_large(self._changes(fused, styles), plain)
+
+    def _changes(self, fused: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
+        """What each sample changes, `(batch, sample, *half)`.
+
+        Block by block, so that the samples' features stay in a processor's cache.
+        """
+        batch, count, _ = styles.shape
+        flat = fused.flatten(2)[:, None]
+        whole = torch.is_grad_enabled() or flat.is_cuda
+        block = flat.shape[-1] if whole else VOXELS_AT_ONCE
+        parts = []
+        for part in flat.split(block, dim=-1):
+            hidden = F.relu(_pointwise(self.middle, F.relu(part + styles[..., None])))
+            parts.append(_pointwise(self.last, hidden)[:, :, 0])
+        return torch.cat(parts, dim=-1).reshape(batch, count, *fused.shape[2:])
+
+
+def _pointwise(convolution: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """A 1x1 convolution of `(…, channel, voxel)` as one product of matrices."""
+    weight, bias = cast(torch.Tensor, convolution.weight), cast(torch.Tensor, convolution.bias)
+    flat = values.flatten(0, -3)
+    product = torch.baddbmm(bias[:, None], weight.flatten(1).expand(len(flat), -1, -1), flat)
+    return product.unflatten(0, values.shape[:-2])
 
 
 def _with_room(image: torch.Tensor) -> torch.Tensor:

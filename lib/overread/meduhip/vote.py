@@ -9,6 +9,10 @@ from torch.nn import functional as F
 
 # Voxels added to both sides of an overlap, so that two empty masks agree.
 SMOOTH_VOXEL = 1.0
+# Where neither the probability nor one minus it underflows in float32.
+LARGEST_LOGIT = 80.0
+# Of a large image, voxels that are taken together.
+VOXELS_AT_ONCE = 1 << 13
 
 
 def majority_vote(logits: torch.Tensor) -> torch.Tensor:
@@ -25,6 +29,23 @@ def log_soft_vote(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     inside = F.logsigmoid(logits).logsumexp(dim=1) - count
     outside = F.logsigmoid(-logits).logsumexp(dim=1) - count
     return inside, outside
+
+
+@torch.no_grad()
+def vote_log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """Log odds `(*space)` of the soft vote of one image's masks `(sample, *space)`.
+
+    The difference of what `log_soft_vote` gives, without its gradients and many times as fast: block by block, so that
+    what is computed on the way stays in a processor's cache. Logits beyond `LARGEST_LOGIT` count as that.
+    """
+    flat = logits.flatten(1)
+    block = flat.shape[1] if flat.is_cuda else VOXELS_AT_ONCE
+    odds = torch.empty(flat.shape[1], device=flat.device)
+    for masks, out in zip(flat.split(block, dim=1), odds.split(block), strict=True):
+        sure = masks.float().clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+        inside, outside = sure.sigmoid().sum(dim=0), sure.neg_().sigmoid_().sum(dim=0)
+        torch.sub(inside.log_(), outside.log_(), out=out)
+    return odds.reshape(logits.shape[1:])
 
 
 def soft_vote_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -63,7 +63,7 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
         self.maps = MapStore(self.app_dir / "maps")
         self.encoded = EncodedImages(self.settings.encoded_bytes)
         self.sittings = Sittings(self.database)
-        self.preferences = Preferences(self.database)
+        self.preferences = Preferences(self.database, self.settings.preference_mean)
         # Learning from an accepted label may have to encode its image; the reader does not wait for that.
         self._teaching = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preferences")
         # MONAI Label lists slides and their XML annotations as well, which are no volumes.

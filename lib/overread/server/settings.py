@@ -63,6 +63,7 @@ class Settings:
         pacs_filter: which series of a PACS are served, as keywords and values of a QIDO-RS search; empty serves all.
         pacs_look_s: how often a PACS is asked for new series and labels.
         pacs_maps: whether probabilities and doubt go into the PACS with an accepted label.
+        preference_mean: whether readers of whom little is known begin where the others do on average.
     """
 
     models: tuple[str, ...] | None = None
@@ -94,6 +95,7 @@ class Settings:
     pacs_filter: tuple[tuple[str, str], ...] = ()
     pacs_look_s: float = 15.0
     pacs_maps: bool = False
+    preference_mean: bool = True
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:
@@ -263,5 +265,6 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "pacs_filter": ("pacs_filter", _filter),
     "pacs_seconds": ("pacs_look_s", _look_s),
     "pacs_maps": ("pacs_maps", _flag),
+    "preference_mean": ("preference_mean", _flag),
 }
 assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}

@@ -229,6 +229,17 @@ def test_pixels_that_break_off_are_refused_by_their_syntax(tmp_path):
         read_series(made)
 
 
+def test_a_header_that_makes_no_sense_is_refused(tmp_path):
+    made = again(slices(VOXELS), tmp_path)
+    made[2].Rows = 7
+    with pytest.raises(BadInputError, match="cannot be decoded"):
+        read_series(made)
+    made = again(slices(VOXELS), tmp_path)
+    made[2].NumberOfFrames = [1, 2]
+    with pytest.raises(BadInputError, match=r"cannot be decoded|a file of the series is damaged"):
+        read_series(made)
+
+
 def test_a_slice_that_was_sent_twice_counts_once(tmp_path):
     made = slices(VOXELS)
     series = read_series(again([*made, made[0]], tmp_path))

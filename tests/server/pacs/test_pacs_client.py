@@ -87,6 +87,13 @@ def test_a_series_that_breaks_off_in_the_middle_is_not_there(answering):
         list(pacs.files(ENTRY))
 
 
+def test_a_damaged_file_is_the_files_fault(answering):
+    part = b"--x\r\nContent-Type: application/dicom\r\n\r\nno DICOM at all\r\n--x--"
+    pacs = answering(200, 'multipart/related; type="application/dicom"; boundary=x', part)
+    with pytest.raises(BadInputError, match="no DICOMweb"):
+        list(pacs.files(ENTRY))
+
+
 def test_nobody_at_the_door_is_said():
     with pytest.raises(UnavailableError, match=r"http://127.0.0.1:9/dicom-web does not answer"):
         Pacs("http://127.0.0.1:9/dicom-web").series({})

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
@@ -100,6 +104,36 @@ def upload(orthanc: Orthanc, tmp_path: Path) -> Callable[..., str]:
         return uid
 
     return send
+
+
+@contextmanager
+def failing_on(orthanc: Orthanc, series: str) -> Iterator[str]:
+    """The address of the PACS with an archive that has lost the files of one series."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if f"/series/{series}" in self.path:
+                self.send_error(500)
+                return
+            answer = requests.get(
+                orthanc.url + self.path, headers={"Accept": self.headers["Accept"]}, timeout=30
+            )
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/dicom-web"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def foreign(side: Side, case: str, values: np.ndarray, names: tuple[str, ...] = CLASSES) -> Dataset:
@@ -256,6 +290,20 @@ def test_what_the_pacs_refuses_is_told_and_holds_nothing_up(side, upload, tmp_pa
     assert list(side.exchange.labels_out.refused) == [first.file]
     assert "does not exist" in side.exchange.state()["labels_refused"][first.file]
     assert side.exchange.state()["labels_waiting"] == 0
+
+
+def test_a_series_that_the_pacs_fails_to_give_keeps_no_other_waiting(side, upload, orthanc, caplog):
+    lost, whole = upload(), upload()
+    with failing_on(orthanc, lost) as url:
+        side = side.again(url=url)
+        for _ in range(3):
+            side.exchange.look()
+        assert side.store.list_images() == [whole]
+        assert caplog.text.count(f"Series {lost} is passed over") == 1
+    side = side.again(url=orthanc.dicomweb)
+    side.exchange.look()
+    side.exchange.look()
+    assert set(side.store.list_images()) == {lost, whole}
 
 
 def test_a_series_larger_than_allowed_is_refused(side, upload):

@@ -9,16 +9,18 @@ import torch
 from typer.testing import CliRunner
 
 from overread.cli import app
-from overread.domain import BadInputError, NotFoundError
+from overread.domain import BadInputError, Grid, NotFoundError
 from overread.imaging.rated import read_rated
+from overread.imaging.volumes import write_nifti
 from overread.meduhip.choosers import ORACLE, Chooser
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Click
+from overread.meduhip.rated_store import RatedStore
 from overread.studies.meduhip.arms import ARMS, arms_named
 from overread.studies.meduhip.clinicians import CLICKS, EITHER, PICKS, Clinician
 from overread.studies.meduhip.players import FixedPlayer, MedUHIPPlayer, PickingPlayer, dice
 from overread.studies.meduhip.report import markdown, read_sessions, summary
-from overread.studies.meduhip.study import Protocol, run_study, study_plan
+from overread.studies.meduhip.study import Protocol, prepare_study, run_study, some_of, study_plan
 from support.rated import disc, write_picture
 
 SIZE = 40
@@ -77,6 +79,42 @@ def test_a_folder_with_another_protocol_is_refused(folder: Path, studied: Path) 
         run_study(read_rated(folder), studied, Protocol(folds=2, seeds=1, minutes=MINUTES, turns=2))
 
 
+def test_a_part_that_is_not_there_is_named(folder: Path, studied: Path) -> None:
+    with pytest.raises(BadInputError, match="no part 3 of 2"):
+        run_study(
+            read_rated(folder), studied, Protocol(folds=2, seeds=1, minutes=MINUTES, turns=3), part=(3, 2)
+        )
+    arguments = ["study", "meduhip", "--data", str(folder), "--work", str(studied), "--part", "2"]
+    assert "is not I/N" in CliRunner().invoke(app, arguments).output
+
+
+def test_fewer_cases_are_whole_patients_and_always_the_same(folder: Path) -> None:
+    dataset = read_rated(folder)
+    some = some_of(dataset, 4)
+    assert 0 < len(some.cases) <= 4
+    left_out = {case.patient for case in dataset.cases} - {case.patient for case in some.cases}
+    assert all(case.patient in left_out for case in dataset.cases if case not in some.cases)
+    assert some_of(dataset, 4) == some
+    assert some_of(dataset, None) is dataset
+
+
+def test_where_one_person_labelled_pseudo_raters_stand_for_several(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for number in range(4):
+        voxels = rng.normal(size=(24, 24, 8)).astype(np.float32)
+        mask = np.zeros(voxels.shape, np.uint8)
+        mask[6:18, 6:18, 2:6] = 1
+        for name, content in (("images", voxels), ("labels", mask)):
+            write_nifti(tmp_path / name / f"p{number}.nii.gz", content, Grid(voxels.shape, np.eye(4)))
+    dataset = read_rated(tmp_path)
+    prepare_study(dataset, tmp_path / "work", Protocol(folds=2))
+    _, masks = RatedStore(tmp_path / "work" / "data" / "cases").whole(dataset.cases[0].id)
+    assert len(masks) > 1
+    assert len({int(mask.sum()) for mask in masks}) > 1
+
+
 def test_the_summary_pairs_by_case_and_counts_interactions(studied: Path) -> None:
     lines = {line.name: line for line in summary(studied, (0.0, 1.0))}
     assert next(iter(lines)) == "MedUHIP"
@@ -129,7 +167,7 @@ def test_an_unknown_ablation_is_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(128, 128), (30, 500), (20, 100, 90)])
 def test_patches_fit_the_network_and_the_machine(shape: tuple[int, ...]) -> None:
-    patch = study_plan(shape, 1, ()).patch
+    patch = study_plan(shape, 1, (), 4).patch
     assert all(32 <= n <= 192 and n % 16 == 0 for n in patch)
 
 

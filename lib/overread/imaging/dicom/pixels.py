@@ -7,6 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixel_data_handlers.util import convert_color_space
 
 from overread.domain import BadInputError
+from overread.imaging.dicom.damage import first_line
 
 # Segmentation, label map segmentation, surface segmentation, parametric map.
 DERIVED = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("66.4", "66.7", "66.5", "30"))
@@ -43,7 +44,7 @@ def stored_values(instance: Dataset) -> np.ndarray:
     except Exception as error:  # each decoder raises what its library raises
         kind = syntax.name if syntax is not None else "unknown"
         raise BadInputError(
-            f"instance {instance.get('SOPInstanceUID')} cannot be decoded ({kind}): {_first_line(error)}"
+            f"instance {instance.get('SOPInstanceUID')} cannot be decoded ({kind}): {first_line(error)}"
         ) from error
     return pixels
 
@@ -51,7 +52,3 @@ def stored_values(instance: Dataset) -> np.ndarray:
 def grey(pixels: np.ndarray) -> np.ndarray:
     """Luminance of RGB pixels, whole numbers; grey pixels as they are."""
     return pixels if pixels.ndim == 2 else np.rint(pixels[..., :3] @ LUMINANCE).astype(pixels.dtype)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -22,6 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 import overread
 from overread.domain import BadInputError
 from overread.imaging.dicom.codes import category_of, side_of, type_of
+from overread.imaging.dicom.damage import damage_named
 from overread.imaging.dicom.origin import (
     LONG,
     MANUFACTURER,
@@ -182,17 +183,19 @@ def read_segmentation_object(instance: Dataset, geometry: SeriesGeometry) -> Seg
     Raises:
         BadInputError: it is fractional or damaged, or its frames are not on the series' slices.
     """
+    with damage_named("the segmentation"):
+        return _segments(instance, geometry)
+
+
+def _segments(instance: Dataset, geometry: SeriesGeometry) -> Segments:
     if str(instance.get("SOPClassUID")) != SEG_CLASS:
         raise BadInputError(f"it is no DICOM SEG, but {instance.get('SOPClassUID')}")
     if instance.get("SegmentationType") != "BINARY":
         raise BadInputError(f"it is a {instance.get('SegmentationType')} segmentation; a label is BINARY")
-    try:
-        segments = {int(each.SegmentNumber): each for each in instance.SegmentSequence}
-        size = (int(instance.Rows), int(instance.Columns))
-        frames = instance.PerFrameFunctionalGroupsSequence
-        shared = (instance.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    except (AttributeError, TypeError, ValueError) as error:
-        raise BadInputError(f"it lacks what every DICOM SEG has: {error}") from error
+    segments = {int(each.SegmentNumber): each for each in instance.SegmentSequence}
+    size = (int(instance.Rows), int(instance.Columns))
+    frames = instance.PerFrameFunctionalGroupsSequence
+    shared = (instance.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     if size != geometry.size:
         raise BadInputError(
             f"its frames have {size[1]}x{size[0]} pixels, the series {geometry.size[1]}x{geometry.size[0]}"
@@ -204,14 +207,11 @@ def read_segmentation_object(instance: Dataset, geometry: SeriesGeometry) -> Seg
     order = {number: index for index, number in enumerate(segments)}
     masks = np.zeros((len(segments), *geometry.shape), bool)
     for frame, values in zip(frames, pixels, strict=True):
-        try:
-            number = int(_macro(frame, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)
-            position = _macro(frame, shared, "PlanePositionSequence").ImagePositionPatient
-            orientation = _macro(frame, shared, "PlaneOrientationSequence").ImageOrientationPatient
-            k = slice_at(geometry, np.array(position, float), np.array(orientation, float))
-            masks[order[number], :, :, k] |= values.T > 0
-        except (AttributeError, KeyError, TypeError) as error:
-            raise BadInputError(f"a frame does not say what it shows or where: {error}") from error
+        number = int(_macro(frame, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+        position = _macro(frame, shared, "PlanePositionSequence").ImagePositionPatient
+        orientation = _macro(frame, shared, "PlaneOrientationSequence").ImageOrientationPatient
+        k = slice_at(geometry, np.array(position, float), np.array(orientation, float))
+        masks[order[number], :, :, k] |= values.T > 0
     return Segments(
         names=tuple(str(each.get("SegmentLabel") or f"segment {n}") for n, each in segments.items()),
         masks=masks,

@@ -14,6 +14,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from overread.domain import BadInputError, Grid
+from overread.imaging.dicom.damage import damage_named
 from overread.imaging.dicom.pixels import PIXEL_KEYWORDS, grey, has_pixels, stored_values
 from overread.imaging.dicom.slices import Slice, slices_of
 from overread.imaging.volumes import LPS_TO_RAS
@@ -97,8 +98,13 @@ def read_series(instances: Iterable[Dataset]) -> Series:
 
     Raises:
         BadInputError: it is no volume: no image in it, several stacks, places that are missing or taken twice,
-            slices at uneven distances, not behind each other, or pixels that cannot be decoded.
+            slices at uneven distances, not behind each other, pixels that cannot be decoded, or a damaged file.
     """
+    with damage_named("a file of the series"):
+        return _series(instances)
+
+
+def _series(instances: Iterable[Dataset]) -> Series:
     warnings: list[str] = []
     slices = _read(instances, warnings)
     if not slices:

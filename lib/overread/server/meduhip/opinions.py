@@ -8,13 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from overread.domain import OpinionSums, UncertaintyMap
+from overread.domain import OpinionSums, UncertaintyMap, first_choice
 from overread.ensemble.prediction import Prediction
 from overread.server.meduhip.encoded import Opened
 from overread.server.meduhip.views import View
 from overread.uncertainty.agreement import AgreementCounts
 from overread.uncertainty.calibration import DoubtBands, band_map
 from overread.uncertainty.measures import MEASURES
+
+# Of the image's first axis, how much is measured at a time.
+ROWS_AT_ONCE = 8
 
 
 @torch.no_grad()
@@ -26,38 +29,52 @@ def prediction_of(opened: Opened, view: View, measures: Sequence[str], temperatu
     """
     started = time.perf_counter()
     image, shape = opened.image, opened.grid.shape
-    logits = torch.stack([one.turn.logits[0] for one in view.answers], dim=1)
-    members, structures = logits.shape[:2]
-    counts = AgreementCounts(members, structures + 1)
-    sums = OpinionSums()
-    for member in logits:
-        opinion = torch.cat([torch.zeros_like(member[:1]), member]).float().div(temperature).softmax(dim=0)
-        sums.add(opinion)
-    counts.add(_first_choices(logits))
-    structure_means = image.to_input(sums.mean[1:]).cpu()
+    structures = len(view.answers)
+    means, fields, scores = _measured([one.turn.logits[0] for one in view.answers], measures, temperature)
+    structure_means = image.to_input(means).cpu()
     background = (1 - structure_means.sum(dim=0, keepdim=True)).clamp(0, 1)
     maps = {}
-    for name in measures:
-        field = MEASURES[name](sums)
+    for name, field in fields.items():
         values = image.to_input(field.values[None])[0].cpu().clamp(0, field.upper)
         maps[name] = UncertaintyMap(values.reshape(shape), field.unit, field.upper)
     return Prediction(
         probabilities=torch.cat([background, structure_means]).reshape(structures + 1, *shape),
         labels=view.labels.reshape(shape),
         maps=maps,
-        scores={"pairwise_dice_disagreement": counts.pairwise_dice_disagreement()},
+        scores=scores,
         grid=opened.grid,
         timing_s={"total": time.perf_counter() - started},
         members_spared=0.0,
     )
 
 
+def _measured(
+    logits: Sequence[torch.Tensor], measures: Sequence[str], temperature: float
+) -> tuple[torch.Tensor, dict[str, UncertaintyMap], dict[str, float]]:
+    """Mean probabilities `(structure, *space)`, maps by measure, and scores, of samples `(sample, *space)` a structure.
+
+    In parts along the first axis, so that memory does not grow with samples times classes.
+    """
+    samples, length = logits[0].shape[:2]
+    counts = AgreementCounts(samples, len(logits) + 1)
+    means: list[torch.Tensor] = []
+    fields: dict[str, list[UncertaintyMap]] = {name: [] for name in measures}
+    for start in range(0, length, ROWS_AT_ONCE):
+        part = torch.stack([one[:, start : start + ROWS_AT_ONCE] for one in logits], dim=1).float()
+        part = torch.cat([torch.zeros_like(part[:, :1]), part], dim=1)
+        counts.add(first_choice(part, dim=1))
+        sums = OpinionSums.over(part.div_(temperature).softmax(dim=1))
+        means.append(sums.mean[1:])
+        for name in measures:
+            fields[name].append(MEASURES[name](sums))
+    whole = {
+        name: UncertaintyMap(torch.cat([part.values for part in parts]), parts[0].unit, parts[0].upper)
+        for name, parts in fields.items()
+    }
+    score = counts.pairwise_dice_disagreement()
+    return torch.cat(means, dim=1), whole, {"pairwise_dice_disagreement": score}
+
+
 def bands_of(prediction: Prediction, thresholds: DoubtBands | None) -> np.ndarray | None:
     """The doubt cut at a measure's thresholds; None where it has none."""
     return None if thresholds is None else band_map(prediction.maps[thresholds.measure].values, thresholds)
-
-
-def _first_choices(logits: torch.Tensor) -> torch.Tensor:
-    """Class index of every sample `(member, structure, *space)`: `(member, *space)`."""
-    most, index = logits.max(dim=1)
-    return torch.where(most > 0, index + 1, 0).to(torch.uint8)

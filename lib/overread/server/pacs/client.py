@@ -14,7 +14,7 @@ from dicomweb_client.api import DICOMwebClient
 from monailabel.config import settings as monai_settings
 from pydicom.dataset import Dataset
 
-from overread.domain import BadInputError, NotFoundError, UnavailableError
+from overread.domain import BadInputError, NotFoundError, OverreadError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -132,12 +132,12 @@ class Pacs:
 
     def files(self, entry: SeriesEntry) -> Iterator[Dataset]:
         """The files of a series, one after another, in the transfer syntax they are stored in."""
-        with self.talking():
+        with self.talking(BadInputError):
             yield from self._client.iter_series(entry.study_uid, entry.uid, AS_STORED)
 
     def file(self, entry: SeriesEntry, sop_uid: str) -> Dataset:
         """One file."""
-        with self.talking():
+        with self.talking(BadInputError):
             return self._client.retrieve_instance(entry.study_uid, entry.uid, sop_uid, AS_STORED)
 
     def store(self, instance: Dataset, study_uid: str) -> None:
@@ -151,8 +151,12 @@ class Pacs:
             )
 
     @contextmanager
-    def talking(self) -> Iterator[None]:
+    def talking(self, nonsense: type[OverreadError] = UnavailableError) -> Iterator[None]:
         """Turn what goes wrong on the way into words.
+
+        Args:
+            nonsense: raised where an answer came whole and cannot be read: of a file that is damaged in the PACS, or
+                of an address where no PACS is.
 
         Raises:
             UnavailableError: no answer, or one that says to come again. NotFoundError: it is not there.
@@ -172,11 +176,12 @@ class Pacs:
             if 400 <= status < 500 and status not in (408, 429):
                 raise BadInputError(f"{self.shown_url} refuses with status {status}") from error
             raise UnavailableError(f"{self.shown_url} answers with status {status}") from error
-        except (requests.JSONDecodeError, ValueError, KeyError, EOFError) as error:
-            # A web page is no DICOM; a connection that breaks within a file leaves half of it.
-            raise UnavailableError(f"{self.shown_url} answers with what is no DICOMweb: {error}") from error
+        except requests.JSONDecodeError as error:
+            raise nonsense(f"{self.shown_url} answers with what is no DICOMweb: {error}") from error
         except (requests.RequestException, OSError) as error:
             raise UnavailableError(f"{self.shown_url} does not answer ({type(error).__name__})") from error
+        except Exception as error:  # pydicom and the client raise what they like on what they cannot read
+            raise nonsense(f"{self.shown_url} answers with what is no DICOMweb: {error}") from error
 
 
 def _entry(item: Mapping[str, Any]) -> SeriesEntry | None:

@@ -15,6 +15,7 @@ from overread.server.pacs.client import Pacs, SeriesEntry
 from overread.server.pacs.labels_in import LabelsIn
 from overread.server.pacs.labels_out import LabelsOut
 from overread.server.pacs.ledger import SERIES, Ledger
+from overread.server.pacs.patience import Patience
 from overread.server.pacs.store import NOT_IMAGES, PacsStore
 from overread.server.settings import Settings
 
@@ -47,6 +48,7 @@ class Exchange:
         self._sent = sent = Ledger(folder / SENT)
         self.labels_out = LabelsOut(pacs, store, accepted, maps, sent, settings.pacs_maps)
         self.labels_in = LabelsIn(pacs, store, accepted, models, Ledger(folder / SEEN), sent)
+        self._patience = Patience()
         self._wake = threading.Event()
         self._counts: dict[str, int | None] = {}
         self._gone: set[str] = set()
@@ -87,6 +89,7 @@ class Exchange:
         ours = {each[SERIES] for _, stored in self._sent.items() for each in stored}
         entries = [entry for entry in listed if entry.modality not in NOT_IMAGES and entry.uid not in ours]
         self._listed = len(entries)
+        self._patience.begin()
         self._forget(entries)
         for entry in entries:
             # A series that is still being sent grows from look to look; it is fetched when it stands still.
@@ -99,6 +102,10 @@ class Exchange:
             except BadInputError:
                 # The store has said why, and will not be asked again.
                 continue
+            except UnavailableError as error:
+                self._patience.failed(f"Series {entry.uid}", error)
+                continue
+            self._patience.worked(f"Series {entry.uid}")
             if time.monotonic() - self._exchanged_at > self._every_s:
                 self._exchange()
 

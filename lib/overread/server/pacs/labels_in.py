@@ -25,6 +25,7 @@ from overread.server.models import ServedModels
 from overread.server.overlays import OVERLAY_NAMES
 from overread.server.pacs.client import Pacs, SeriesEntry
 from overread.server.pacs.ledger import INSTANCE, Ledger
+from overread.server.pacs.patience import Patience
 from overread.server.pacs.store import PacsStore
 from overread.state.labels import labels as label_rows
 
@@ -55,31 +56,37 @@ class LabelsIn:
     ) -> None:
         self._pacs, self._store, self._accepted, self._models = pacs, store, accepted, models
         self._seen, self._sent = seen, sent
+        self._patience = Patience()
 
     def look(self) -> None:
         """Take in what is new. Raises UnavailableError where the PACS does not answer."""
+        self._patience.begin()
         ours = {each[INSTANCE] for _, stored in self._sent.items() for each in stored}
         for entry in self._pacs.series({"Modality": "SEG"}):
             key = f"series {entry.uid}"
             if entry.count is not None and self._seen.get(key) == entry.count:
                 continue
-            for uid in self._pacs.instances(entry):
-                if uid not in ours and uid not in self._seen:
-                    self._take(entry, uid)
-            self._seen.note(key, entry.count)
+            new = [uid for uid in self._pacs.instances(entry) if uid not in ours and uid not in self._seen]
+            decided = [self._take(entry, uid) for uid in new]
+            if all(decided):
+                self._seen.note(key, entry.count)
 
-    def _take(self, entry: SeriesEntry, uid: str) -> None:
+    def _take(self, entry: SeriesEntry, uid: str) -> bool:
+        """Whether it is decided what becomes of a segmentation."""
         try:
             instance = self._pacs.file(entry, uid)
             verdict = self._accept(instance, entry)
-        except UnavailableError:
-            raise
+        except UnavailableError as error:
+            self._patience.failed(f"Segmentation {uid}", error)
+            return False
         except BadInputError as error:
             verdict = f"not taken in: {error}"
             logger.warning("Segmentation %s in the PACS is %s", uid, verdict)
         else:
             logger.info("Segmentation %s in the PACS is taken in: %s", uid, verdict)
+        self._patience.worked(f"Segmentation {uid}")
         self._seen.note(uid, verdict)
+        return True
 
     def _accept(self, instance: Dataset, entry: SeriesEntry) -> str:
         uid = str(instance.SOPInstanceUID)

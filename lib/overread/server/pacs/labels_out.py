@@ -19,6 +19,7 @@ from overread.server.maps import MapKey, MapStore
 from overread.server.pacs.client import Pacs
 from overread.server.pacs.labels_in import FROM_PACS
 from overread.server.pacs.ledger import INSTANCE, SERIES, Ledger
+from overread.server.pacs.patience import Patience
 from overread.server.pacs.store import PacsStore
 from overread.server.store import ACCEPTED_TAGS
 from overread.state.labels import LabelRow
@@ -51,6 +52,7 @@ class LabelsOut:
         self._maps, self._with_maps, self._sent = maps, with_maps, sent
         # How many waited at the last look, and what the PACS refused; that is tried again at the next start.
         self.count = 0
+        self._patience = Patience()
         self.refused: dict[str, str] = {}
 
     def waiting(self) -> list[LabelRow]:
@@ -69,18 +71,21 @@ class LabelsOut:
 
     def look(self) -> None:
         """Store what waits. Raises UnavailableError where the PACS does not answer; then it goes on waiting."""
+        self._patience.begin()
         rows = self.waiting()
         self.count = len(rows)
         for row in rows:
             try:
                 stored = [self._store_one(made) for made in self._objects(row)]
-            except UnavailableError:
-                raise
+            except UnavailableError as error:
+                self._patience.failed(f"Label {row.file}", error)
+                continue
             except OverreadError as error:
                 self.refused[row.file] = str(error)
                 self.count -= 1
                 logger.error("Label %s cannot be stored into the PACS: %s", row.file, error)
                 continue
+            self._patience.worked(f"Label {row.file}")
             self._sent.note(row.file, stored)
             self.count -= 1
             logger.info("Label %s is in the PACS as %s", row.file, stored[0][INSTANCE])

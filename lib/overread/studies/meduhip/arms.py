@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 
 from overread.domain import BadInputError, Registry
+from overread.ensemble.compute import choose_device
+from overread.ensemble.member_training import write_json
 from overread.ensemble.plan import Plan
 from overread.meduhip.backend import Cache
 from overread.meduhip.episode import EpisodeOptions
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.session import answer, begin
-from overread.meduhip.training import MedUHIPOptions, PatchSource, averaged, train_meduhip
+from overread.meduhip.training import MedUHIPOptions, PatchSource, averaged, clicking, train_meduhip
 from overread.meduhip.vote import log_soft_vote
 from overread.studies.meduhip.clinicians import (
     CLICKS,
@@ -47,6 +49,7 @@ class Bench:
         plan, configuration: of all arms.
         minutes: budget of an arm, of one core's time.
         seed: of everything random.
+        device: to train on.
     """
 
     work: Path
@@ -56,9 +59,17 @@ class Bench:
     configuration: Configuration
     minutes: float
     seed: int
+    device: str = "cpu"
 
     def train(
-        self, name: str, episode: EpisodeOptions, share: float, seed: int = 0, *, warm: bool = True
+        self,
+        name: str,
+        episode: EpisodeOptions,
+        share: float,
+        seed: int = 0,
+        *,
+        warm: bool = True,
+        click_share: float = 0.0,
     ) -> MedUHIP:
         """Train, or load what was trained, with a share of the budget."""
         finished = self.work / f"{name}.pt"
@@ -70,9 +81,11 @@ class Bench:
         options = MedUHIPOptions(
             minutes=share * self.minutes,
             warm_share=0.0,
+            click_share=click_share,
             seed=1000 * self.seed + seed,
-            device="cpu",
+            device=self.device,
             threads=1,
+            augmentation="light",
             clock="processor",
             episode=episode,
             checkpoint_every_s=LONGEST_PAUSE_S,
@@ -80,8 +93,15 @@ class Bench:
         folder = self.work / f".{name}"
         folder.mkdir(parents=True, exist_ok=True)
         model = train_meduhip(
-            folder, self.cases, self.plan, self.configuration, options, start=start, prepared=self.data
-        )
+            folder,
+            self.cases,
+            self.plan,
+            self.configuration,
+            options,
+            report=lambda progress: write_json({"episodes": progress.iteration}, folder / "episodes.json"),
+            start=start,
+            prepared=self.data,
+        ).cpu()
         _save(model, finished)
         return model
 
@@ -149,10 +169,7 @@ def meduhip(bench: Bench) -> Sequence[Contest]:
 @ARMS.register("clicks")
 def clicks(bench: Bench) -> Sequence[Contest]:
     """One sample and clicks on the same backbone: what an interactive network does without a sampling space."""
-    episode = replace(
-        EpisodeOptions(), samples=1, set_weight=0.0, coverage_weight=0.0, pick_share=0.0, sampler="nothing"
-    )
-    model = bench.train("clicks", episode, 1 - WARM_SHARE)
+    model = bench.train("clicks", clicking(EpisodeOptions()), 1 - WARM_SHARE)
     return [
         Contest("Clicks, one sample", MedUHIPPlayer(model, count=1), CLICKS),
         Contest("Clicks, one sample, noisy clinician", MedUHIPPlayer(model, count=1), NOISY_CLICKS),
@@ -211,19 +228,21 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
         model.load_state_dict(torch.load(finished, weights_only=True))
         return model.eval()
     source = PatchSource(bench.data, bench.cases, bench.plan, bench.seed)
-    options = MedUHIPOptions()
+    options, device = MedUHIPOptions(), choose_device(bench.device)
+    model.to(device)
     optimiser = torch.optim.AdamW(model.parameters(), options.learning_rate, betas=(0.9, 0.99))
     average = {name: value.detach().clone() for name, value in averaged(model)}
     began, iteration = time.thread_time(), 0
     torch.set_num_threads(1)
     while (share := (time.thread_time() - began) / (60 * bench.minutes)) < 1:
-        images, raters = source.batch(iteration, 0)
+        images, raters = (part.to(device) for part in source.batch(iteration, 0))
         generator = torch.Generator().manual_seed(iteration)
         index = torch.randint(raters.shape[1], (len(raters),), generator=generator)
         for group in optimiser.param_groups:
             group["lr"] = options.learning_rate * (1 - share) ** 0.9
         optimiser.zero_grad()
-        model.loss(images, raters[torch.arange(len(raters)), index]).backward()
+        chosen = raters[torch.arange(len(raters), device=device), index.to(device)]
+        model.loss(images, chosen).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 12.0)
         optimiser.step()
         weight = 1 - min(0.99, (1 + iteration) / (10 + iteration))
@@ -234,6 +253,7 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
     with torch.no_grad():
         for name, value in averaged(model):
             value.copy_(average[name])
+    model.cpu()
     _save(model, finished)
     return model.eval()
 

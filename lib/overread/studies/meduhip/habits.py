@@ -32,7 +32,7 @@ from overread.meduhip.training import MedUHIPOptions, train_meduhip
 from overread.metrics.correlation import Interval, bootstrap_interval
 from overread.studies.meduhip.clinicians import Clinician
 from overread.studies.meduhip.players import MedUHIPPlayer, dice
-from overread.studies.meduhip.study import study_plan
+from overread.studies.meduhip.study import BATCH, study_plan
 
 SIZE = 64
 # Semi-axes of the shells as shares of the outermost one's, and their grey values; noise of NOISE lies over them. The
@@ -147,7 +147,7 @@ def trained(work: Path, seed: int, minutes: float) -> MedUHIP:
         model = MedUHIP(configuration)
         model.load_state_dict(torch.load(finished, weights_only=True))
         return model.eval()
-    plan = study_plan((SIZE, SIZE), 1, (Normalisation("zscore"),))
+    plan = study_plan((SIZE, SIZE), 1, (Normalisation("zscore"),), BATCH["cpu"][2])
     rng = np.random.default_rng([seed, 0])
     store = RatedStore(work / "cases")
     names = tuple(f"case{index}" for index in range(TRAINING_CASES))

@@ -54,7 +54,8 @@ class ProbabilisticUNet(nn.Module):
         cache = self.encode(image)
         posterior = self.posterior(torch.cat([image, label[:, None]], dim=1))
         sample = posterior.rsample()[:, None]
-        logits = self.backend.decode(cache, sample, Prompts.none(1, label.ndim - 1).expanded(len(label)))
+        nothing = Prompts.none(1, label.ndim - 1, image.device).expanded(len(label))
+        logits = self.backend.decode(cache, sample, nothing)
         divergence = kl_divergence(posterior, self.prior(cache.features)).mean()
         return soft_vote_loss(logits, label) + BETA * divergence / VOXELS_OF_PAPER
 

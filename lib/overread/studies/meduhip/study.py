@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ import numpy as np
 import torch
 
 from overread.domain import BadInputError, Grid
+from overread.ensemble.compute import choose_device
 from overread.ensemble.member_training import write_json
 from overread.ensemble.orientation import nonzero_box
 from overread.ensemble.plan import Normalisation, Plan
 from overread.imaging.rated import RatedCase, RatedDataset
 from overread.imaging.volumes import Volume
+from overread.meduhip.lessons import RatedLessons
 from overread.meduhip.network import Configuration
 from overread.meduhip.rated_store import RatedStore
 from overread.metrics.set_distance import set_distance
@@ -34,7 +37,8 @@ from overread.studies.meduhip.arms import ARMS, Bench, Contest, arms_named
 LARGEST_PATCH = {2: 192, 3: 64}
 SMALLEST_PATCH = 32
 PATCH_STEP = 16
-BATCH = {2: 4, 3: 2}
+# A GPU takes as long for a few patches as for many.
+BATCH = {"cpu": {2: 4, 3: 2}, "cuda": {2: 16, 3: 4}}
 WIDTH = {2: 16, 3: 12}
 FOLDS_SEED = 20240803
 
@@ -47,10 +51,12 @@ class Protocol:
         folds: of the cross-validation, by patient.
         seeds: repetitions of all trainings.
         minutes: budget of an arm, of one core's time.
+        device: to train on; a GPU is driven by one core. Sessions are played on the CPU.
         turns: interactions at the most.
         repetitions: ground truths drawn per case and number of raters.
         arms: by name.
         ct: whether intensities are Hounsfield units.
+        cases: of the data set at the most, whole patients drawn by chance; None takes all.
     """
 
     folds: int = 5
@@ -60,6 +66,8 @@ class Protocol:
     repetitions: int = 1
     arms: tuple[str, ...] = ()
     ct: bool = False
+    device: str = "cpu"
+    cases: int | None = None
 
     def __post_init__(self) -> None:
         if self.turns < 1 or self.repetitions < 1 or self.seeds < 1 or self.minutes <= 0:
@@ -71,22 +79,35 @@ def run_study(
     work: Path,
     protocol: Protocol,
     progress: Callable[[str, float], None] = lambda _what, _share: None,
+    part: tuple[int, int] = (1, 1),
 ) -> None:
     """Do what is not done yet, arm by arm over all folds and seeds.
 
     Args:
         work: keeps everything; given again, the study goes on.
         progress: hears what is being done, and the share of the study that is done.
+        part: (2, 5) does the second fifth of seeds and folds, for five processes that share the work folder.
 
     Raises:
         BadInputError: the folder holds a study of other data or another protocol, or an arm is not known.
     """
     arms = arms_named(protocol.arms)
+    dataset = some_of(dataset, protocol.cases)
     _open(work, dataset, protocol)
-    plan, configuration = _prepare(dataset, work, protocol, progress)
+    plan, configuration = prepare_study(dataset, work, protocol, progress)
     folds = dataset.folds(protocol.folds, np.random.default_rng(FOLDS_SEED))
+    number, of = part
+    if not 1 <= number <= of:
+        raise BadInputError(f"there is no part {number} of {of}")
+    places = [(seed, fold) for seed in range(protocol.seeds) for fold in range(protocol.folds)]
+    mine = places[number - 1 :: of]
+    # A seed is finished with all arms before the next begins.
     pieces = [
-        (arm, seed, fold) for seed in range(protocol.seeds) for arm in arms for fold in range(protocol.folds)
+        (arm, seed, fold)
+        for now in range(protocol.seeds)
+        for arm in arms
+        for seed, fold in mine
+        if seed == now
     ]
     for done, (arm, seed, fold) in enumerate(pieces):
         folder = work / f"seed_{seed}" / f"fold_{fold}"
@@ -101,6 +122,7 @@ def run_study(
             configuration,
             protocol.minutes,
             seed,
+            protocol.device,
         )
         folder.mkdir(parents=True, exist_ok=True)
         rows = {
@@ -144,6 +166,20 @@ def play_contest(
     return {"sessions": sessions, "sets": sets}
 
 
+def some_of(dataset: RatedDataset, most: int | None) -> RatedDataset:
+    """The data set with at most so many cases, whole patients, the same ones always."""
+    if most is None or len(dataset.cases) <= most:
+        return dataset
+    left = Counter(case.patient for case in dataset.cases)
+    chosen: set[str] = set()
+    count = 0
+    for patient in np.random.default_rng(FOLDS_SEED).permutation(sorted(left)):
+        if count + left[patient] <= most:
+            chosen.add(str(patient))
+            count += left[patient]
+    return replace(dataset, cases=tuple(case for case in dataset.cases if case.patient in chosen))
+
+
 def _open(work: Path, dataset: RatedDataset, protocol: Protocol) -> None:
     ids = hashlib.sha256(
         "\n".join(f"{case.id} {case.patient}" for case in dataset.cases).encode()
@@ -162,9 +198,17 @@ def _open(work: Path, dataset: RatedDataset, protocol: Protocol) -> None:
     write_json(wanted, path)
 
 
-def _prepare(
-    dataset: RatedDataset, work: Path, protocol: Protocol, progress: Callable[[str, float], None]
+def prepare_study(
+    dataset: RatedDataset,
+    work: Path,
+    protocol: Protocol,
+    progress: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> tuple[Plan, Configuration]:
+    """The plan and sizes of all arms, and every case prepared below `work/data`; what is there is kept.
+
+    Where only one person labelled the cases, pseudo-raters stand for several (see `RatedLessons`).
+    """
+    lessons = RatedLessons(dataset, "structure")
     first = dataset.cases[0].read()
     axes, channels = first.image.ndim - 1, len(first.image)
     store = RatedStore(work / "data" / "cases")
@@ -174,22 +218,23 @@ def _prepare(
         images = [_seen(case.read().image) for case in dataset.cases]
         shape = np.median([image.shape[1:] for image in images], axis=0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        plan = study_plan(tuple(int(n) for n in shape), channels, _rules(images, protocol.ct))
+        batch = BATCH[choose_device(protocol.device).type][axes]
+        plan = study_plan(tuple(int(n) for n in shape), channels, _rules(images, protocol.ct), batch)
         write_json(plan.to_json(), path)
     plan = Plan.from_json(json.loads(path.read_text()))
     rng = np.random.default_rng(0)
     for case in dataset.cases:
         if not store.holds(case.id):
-            rated = case.read()
-            grid = Grid(rated.image.shape[1:], np.eye(4))
-            store.add_rated(case.id, Volume(rated.image, grid), rated.masks.astype(np.uint8), plan, rng)
+            volume, labels = lessons.read(case.id)
+            plain = Grid(volume.grid.shape, np.eye(4))
+            store.add_rated(case.id, Volume(volume.voxels, plain), labels, plan, rng)
     configuration = Configuration(
         backend="unet2d" if axes == 2 else "unet3d", channels=channels, width=WIDTH[axes]
     )
     return plan, configuration
 
 
-def study_plan(shape: tuple[int, ...], channels: int, rules: tuple[Normalisation, ...]) -> Plan:
+def study_plan(shape: tuple[int, ...], channels: int, rules: tuple[Normalisation, ...], batch: int) -> Plan:
     """Patch and batch for images of about `shape` voxels; the spacing is left as it is."""
     axes = len(shape)
     patch = tuple(
@@ -199,7 +244,7 @@ def study_plan(shape: tuple[int, ...], channels: int, rules: tuple[Normalisation
     return Plan(
         spacing_mm=(1.0,) * axes,
         patch=patch,
-        batch=BATCH[axes],
+        batch=batch,
         kernels=(three, three, three),
         strides=(one, two, two),
         features=(16, 32, 64),

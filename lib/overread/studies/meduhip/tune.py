@@ -1,0 +1,128 @@
+"""Which settings of an episode are worth it: variants of MedUHIP on validation cases, none of which the study tests on.
+
+    python -m overread.studies.meduhip.tune --data DIR --work DIR --device cuda --minutes 1 --seeds 2 --variant base
+
+Of the training cases of the study's first fold, a third is held out; what is learnt from the rest plays with these.
+Each variant and seed leaves a file, so that several processes share the work, and the table shows what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from overread.ensemble.member_training import write_json
+from overread.imaging.rated import AUTO, read_rated
+from overread.meduhip.episode import EpisodeOptions
+from overread.meduhip.training import clicking
+from overread.studies.meduhip.arms import PLAIN, WARM_SHARE, Bench, Contest
+from overread.studies.meduhip.clinicians import CLICKS, EITHER
+from overread.studies.meduhip.players import MedUHIPPlayer
+from overread.studies.meduhip.report import SHOWN_TURNS
+from overread.studies.meduhip.study import FOLDS_SEED, Protocol, play_contest, prepare_study
+
+HELD_OUT = 1 / 3
+ONE_OPINION = clicking(EpisodeOptions())
+FEW = replace(EpisodeOptions(), samples=4, pick_share=0.25)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a model is trained after its first masks.
+
+    Attributes:
+        episode: of its training.
+        click_share: see `MedUHIPOptions`.
+    """
+
+    episode: EpisodeOptions
+    click_share: float = 0.0
+
+
+VARIANTS = {
+    "base": Variant(EpisodeOptions()),
+    "few picks": Variant(replace(EpisodeOptions(), pick_share=0.25)),
+    "four samples": Variant(replace(EpisodeOptions(), samples=4)),
+    "five turns, few picks": Variant(replace(EpisodeOptions(), turns=5, pick_share=0.25)),
+    "less coverage": Variant(replace(EpisodeOptions(), coverage_weight=1.0)),
+    "four samples, few picks": Variant(FEW),
+    "clicks first": Variant(EpisodeOptions(), 0.5),
+    "clicks first, four samples, few picks": Variant(FEW, 0.5),
+    "clicks, one sample": Variant(ONE_OPINION),
+    "clicks, one sample, five turns": Variant(replace(ONE_OPINION, turns=5)),
+    "plain": Variant(PLAIN),
+}
+
+
+def try_variant(data: Path, work: Path, name: str, seed: int, protocol: Protocol) -> None:
+    """Train one variant with one seed and play with the held-out cases; nothing where that was done."""
+    done = work / f"{name}_{seed}.json"
+    if done.exists():
+        return
+    dataset = read_rated(data, AUTO)
+    plan, configuration = prepare_study(dataset, work, protocol)
+    cases = dataset.folds(protocol.folds, np.random.default_rng(FOLDS_SEED))[0].train
+    held = round(HELD_OUT * len(cases))
+    folder = work / name / str(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = tuple(case.id for case in cases[:-held])
+    bench = Bench(folder, ids, work / "data", plan, configuration, protocol.minutes, seed, protocol.device)
+    variant = VARIANTS[name]
+    model = bench.train("variant", variant.episode, 1 - WARM_SHARE, click_share=variant.click_share)
+    one = variant.episode.samples == 1
+    player = MedUHIPPlayer(model, count=1) if one else MedUHIPPlayer(model)
+    contests = [Contest("clicks", player, CLICKS)] if one else [Contest("either", player, EITHER)]
+    rows = {c.name: play_contest(c, cases[-held:], work / "data", protocol, seed) for c in contests}
+    episodes = json.loads((folder / ".variant" / "episodes.json").read_text())
+    write_json({"contests": rows, **episodes}, done)
+
+
+def table_of(work: Path) -> Table:
+    """Mean Dice after some interactions of each variant."""
+    table = Table(title="Dice on validation cases")
+    for heading in ("variant", "seeds", "episodes", *(f"t={turn}" for turn in SHOWN_TURNS)):
+        table.add_column(heading)
+    for name in VARIANTS:
+        found = [json.loads(path.read_text()) for path in sorted(work.glob(f"{name}_*.json"))]
+        if not found:
+            continue
+        means = []
+        for one in found:
+            sessions = [s for contest in one["contests"].values() for s in contest["sessions"]]
+            means.append(np.mean([[s["dice"][turn] for turn in SHOWN_TURNS] for s in sessions], axis=0))
+        episodes = np.mean([one["episodes"] for one in found])
+        spread = zip(np.mean(means, axis=0), np.std(means, axis=0), strict=True)
+        cells = (f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in spread)
+        table.add_row(name, str(len(found)), f"{episodes:.0f}", *cells)
+    return table
+
+
+def main() -> None:
+    """Try what was asked for, show what is there."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument(
+        "--variant", action="append", choices=list(VARIANTS), help="[default: none, show only]"
+    )
+    parser.add_argument("--seed", type=int, action="append", help="[default: 0]")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of a variant, of one core's time")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    protocol = Protocol(minutes=arguments.minutes, device=arguments.device)
+    for name in arguments.variant or ():
+        for seed in arguments.seed or (0,):
+            try_variant(arguments.data, arguments.work, name, seed, protocol)
+    Console(width=120).print(table_of(arguments.work))
+
+
+if __name__ == "__main__":
+    main()
