@@ -14,7 +14,7 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 # No graphics card, and root in containers. What is drawn is drawn by SwiftShader.
 FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 # A page with three views of a volume takes half a minute where the processor draws and others want it too.
-PATIENCE_MS = 120_000
+PATIENCE_MS = 240_000
 AXIAL = "mpr-axial"
 LEARNING, AUTO, POINTS = "Active Learning", "Auto-Segmentation", "Point Prompts"
 
