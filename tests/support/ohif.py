@@ -177,7 +177,10 @@ class Ohif:
         """The voxels of each label on the screen, `(i, j, k)`."""
         found = self.page.evaluate(LABELS)
         values = np.array(found["values"], np.uint8).reshape(found["shape"], order="F")
-        return {label: values == index for label, index in self.segments().items()}
+        segments = self.segments()
+        nameless = set(np.unique(values).tolist()) - {0, *segments.values()}
+        assert not nameless, f"on the screen are segments without a name: {nameless}"
+        return {label: values == index for label, index in segments.items()}
 
     def colours(self, *labels: str) -> dict[str, list[int]]:
         """Colours of labels in the axial view, RGBA."""
