@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import requests
 from pydicom.dataset import Dataset
@@ -35,6 +36,7 @@ from overread.state.database import Database
 from overread.state.labels import WITHDRAWN, LabelRow, labels
 from support.dicom import slices, written
 from support.orthanc import Orthanc, running_orthanc
+from support.rated import shared
 from support.servers import CLASSES, publish_threshold
 
 pytestmark = pytest.mark.slow
@@ -306,11 +308,43 @@ def test_a_series_that_the_pacs_fails_to_give_keeps_no_other_waiting(side, uploa
     assert set(side.store.list_images()) == {lost, whole}
 
 
+def test_a_series_that_was_refused_is_served_when_what_it_lacked_has_come(side, orthanc, upload, tmp_path):
+    uid, study = generate_uid(), generate_uid()
+    made = slices(VOXELS, series=uid, study=study, patient=tmp_path.name)
+    orthanc.upload(written([made[0], made[1], made[3]], tmp_path / "first"))
+    side.exchange.look()
+    side.exchange.look()
+    assert "lie 4.5 mm apart" in side.exchange.state()["refused"][uid]
+    with pytest.raises(BadInputError, match="cannot be served"):
+        side.store.known_image(uid)
+    orthanc.upload(written([made[2]], tmp_path / "rest"))
+    side.exchange.look()
+    side.exchange.look()
+    assert side.store.list_images() == [uid]
+    assert side.exchange.state()["refused"] == {}
+
+
 def test_a_series_larger_than_allowed_is_refused(side, upload):
     uid = upload()
     side = side.again(settings=Settings(pacs_filter=side.settings.pacs_filter, max_upload_bytes=100))
     with pytest.raises(BadInputError, match="its voxels take more than"):
         side.store.known_image(uid)
+
+
+def test_a_real_ct_and_the_label_that_another_program_made_of_it(orthanc, tmp_path):
+    folder = shared("dicom_series") / "ct_3slice_with_seg"
+    publish_threshold(tmp_path, classes=("background", "liver"), cuts=[60], bands=False)
+    (tmp_path / "pacs").mkdir()
+    orthanc.upload([*sorted((folder / "ct").glob("*.dcm")), folder / "seg" / "liver.dcm"])
+    uid = str(pydicom.dcmread(folder / "ct" / "01.dcm", stop_before_pixels=True).SeriesInstanceUID)
+    side = Side(tmp_path, orthanc.dicomweb, Settings(pacs_filter=(("SeriesInstanceUID", uid),)))
+    side.exchange.look()
+    mask, grid = read_labelmap(folder / "seg" / "liver_seg.nrrd")
+    (row,) = side.rows(uid)
+    kept, kept_grid = read_labelmap(side.accepted.folder / row.file)
+    assert np.array_equal(kept, mask > 0)
+    assert kept_grid.difference_from(grid) is None
+    assert (row.recipe, row.rater) == ("phantom", "PACS")
 
 
 def test_where_segments_overlap_classes_win_over_doubt_and_later_ones_over_earlier():

@@ -412,7 +412,7 @@ def learnt(ward: Ward) -> list:
 def foreign_label(
     series: Series, labels: np.ndarray, creator: str, names: tuple[str, ...] = CLASSES
 ) -> Dataset:
-    """A segmentation as another program stores it: its own UIDs, spelling and order of frames, no empty frames."""
+    """A segmentation as another program stores it, with its own UIDs and spelling."""
     made = label_segmentation(
         series.geometry, labels, [name.capitalize() for name in names], Origin(generate_uid(), "x")
     )

@@ -26,6 +26,8 @@ from overread.imaging.dicom.segmentation import frames_of, slice_at
 from overread.imaging.dicom.series import SeriesGeometry
 
 # UCUM has no natural unit of information; a nat is a pure number.
+# PS3.3 C.11.2.1.2: a linear window is no narrower.
+LEAST_WINDOW = 1.0
 NO_UNITS = CodedConcept("1", "UCUM", "no units")
 
 
@@ -61,14 +63,14 @@ def doubt_map(
                     lut_label=label,
                     lut_explanation=f"{measure} in {unit}"[:LONG],
                     unit=NO_UNITS,
-                    value_range=(0.0, max(highest, 1.0)),
+                    value_range=(0.0, max(highest, LEAST_WINDOW)),
                     slope=1.0,
                     intercept=0.0,
                     quantity_definition=private(measure),
                 )
             ],
-            window_center=max(highest, 1e-3) / 2,
-            window_width=max(highest, 1e-3),
+            window_center=max(highest, LEAST_WINDOW) / 2,
+            window_width=max(highest, LEAST_WINDOW),
             content_description=origin.description[:LONG] or None,
             content_creator_name=person_name(origin.reader) if origin.reader else None,
             content_label=MANUFACTURER.upper(),

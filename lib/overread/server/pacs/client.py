@@ -164,6 +164,8 @@ class Pacs:
         """
         try:
             yield
+        except OverreadError:
+            raise
         except requests.HTTPError as error:
             status = error.response.status_code if error.response is not None else 0
             if status == 404:

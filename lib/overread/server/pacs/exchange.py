@@ -52,7 +52,7 @@ class Exchange:
         self._wake = threading.Event()
         self._counts: dict[str, int | None] = {}
         self._gone: set[str] = set()
-        self._listed = 0
+        self._listed: set[str] = set()
         self._reachable: bool | None = None
         self._since = time.time()
         self._trouble = ""
@@ -68,13 +68,13 @@ class Exchange:
 
     def state(self) -> dict[str, Any]:
         """For `/info/`: whether the PACS answers, and what waits."""
-        refused = self._store.refused.items()
+        refused = [(uid, why) for uid, why in self._store.refused.items() if why and uid in self._listed]
         return {
             "address": self._pacs.shown_url,
             "reachable": self._reachable,
             "since": self._since,
             "trouble": self._trouble,
-            "series": self._listed,
+            "series": len(self._listed),
             "fetched": len(self._store.list_images()),
             "refused": {uid: why["because"] for uid, why in refused[-MOST_TOLD:]},
             "labels_waiting": self.labels_out.count,
@@ -88,7 +88,7 @@ class Exchange:
         # Maps of doubt have the modality of what they were made of.
         ours = {each[SERIES] for _, stored in self._sent.items() for each in stored}
         entries = [entry for entry in listed if entry.modality not in NOT_IMAGES and entry.uid not in ours]
-        self._listed = len(entries)
+        self._listed = {entry.uid for entry in entries}
         self._patience.begin()
         self._forget(entries)
         for entry in entries:
@@ -144,5 +144,5 @@ class Exchange:
                     "The PACS is not there: %s; it is asked again every %g s", trouble, self._every_s
                 )
             else:
-                logger.info("The PACS %s answers: %d series", self._pacs.shown_url, self._listed)
+                logger.info("The PACS %s answers: %d series", self._pacs.shown_url, len(self._listed))
             self._reachable, self._since = reachable, time.time()

@@ -124,6 +124,8 @@ class PacsStore(StudyStore):
                 logger.warning("Series %s (%s) is not served: %s", entry.uid, entry.modality, error)
                 raise BadInputError(f"series {entry.uid} cannot be served: {error}") from error
             self._keep(entry, series)
+            if self.refused.get(entry.uid):
+                self.refused.note(entry.uid, None)
             for sentence in series.warnings:
                 logger.warning("Series %s (%s): %s", entry.uid, entry.modality, sentence)
             logger.info(
