@@ -126,10 +126,6 @@ def test_a_dicom_answer_is_not_there(case, refused):
     assert "needs a DICOM server" in sentence
 
 
-def test_the_browsers_viewer_without_a_pacs(refused):
-    assert "this server's --studies is a folder" in refused(404, "GET", "/ohif/")
-
-
 def test_a_corrupt_image_in_the_studies_folder(server, refused):
     path = server.studies / "corrupt.nii.gz"
     path.write_bytes(b"no volume at all")

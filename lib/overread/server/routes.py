@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from overread.server.serving import Serving
 
 # MONAI Label's endpoints that no app of ours offers as they are: its own inference of slides, batch jobs and
-# uploaded weights, which would go around the checks here, a proxy for DICOM servers, OHIF's pages, which ask the
-# internet for a typeface, and reloading the app.
-NOT_OFFERED = ("/infer/wsi", "/batch/", "/model/", "/proxy/", "/ohif/", "/scoring/", "/reload")
+# uploaded weights, which would go around the checks here, a proxy for DICOM servers, and reloading the app.
+NOT_OFFERED = ("/infer/wsi", "/batch/", "/model/", "/proxy/", "/scoring/", "/reload")
 # Inferences that may be under way: one computes, the next reads its image meanwhile.
 INFERENCES_AT_ONCE = 2
 SMALL_BODY_BYTES = 4 << 20

@@ -168,7 +168,7 @@ def volume_router(serving: VolumeServing) -> APIRouter:
         path = serving.maps.path(key, map)
         return FileResponse(path, media_type="application/gzip", filename=f"{case}_{path.name}")
 
-    router.include_router(ohif_router(serving.pacs is not None))
+    router.include_router(ohif_router())
     return router
 
 

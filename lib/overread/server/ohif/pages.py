@@ -7,7 +7,6 @@ from fastapi.responses import FileResponse, Response
 from monailabel.endpoints.user.auth import User
 from monailabel.utils.others.generic import get_mime_type
 
-from overread.domain import NotFoundError
 from overread.server.ohif.build import built_file, is_mended, mended
 from overread.server.ohif.panel import PREFIX
 from overread.server.routes import USER
@@ -16,21 +15,20 @@ HEADERS = {
     # OHIF compiles WebAssembly and runs workers from blobs. Whatever it is told to fetch, it fetches from here.
     "Content-Security-Policy": (
         "default-src 'self' blob: data:; script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'; "
-        "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'"
+        "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; "
+        "frame-ancestors 'self'; form-action 'self'"
     ),
     # By the address of the page the server tells the panel from other clients (`panel.is_panel`).
     "Referrer-Policy": "same-origin",
 }
 
 
-def ohif_router(has_pacs: bool) -> APIRouter:
-    """The viewer at `/ohif/`, where there is a PACS to show."""
+def ohif_router() -> APIRouter:
+    """The viewer at `/ohif/`."""
     router = APIRouter()
 
     @router.get(PREFIX + "/{path:path}", include_in_schema=False)
     def page(path: str, user: User = USER) -> Response:
-        if not has_pacs:
-            raise NotFoundError("OHIF shows what lies in a PACS; this server's --studies is a folder")
         file = built_file(path)
         kind = get_mime_type(str(file))
         if is_mended(file):
