@@ -53,7 +53,7 @@ def test_the_pages_name_no_other_machine_and_tell_the_panel_its_server():
 def test_an_address_is_a_file_of_the_build_or_the_viewer():
     assert built_file("assets/favicon.ico") == BUILD / "assets" / "favicon.ico"
     assert built_file("monai-label") == built_file("") == BUILD / INDEX
-    assert built_file("../../ohif") == BUILD / INDEX
+    assert built_file("../../ohif") == built_file("\0") == built_file("x" * 5000) == BUILD / INDEX
     for address in ("missing.js", "../../ohif.py", "assets/../../../ohif.py"):
         with pytest.raises(NotFoundError, match="OHIF's build has no file"):
             built_file(address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import monailabel
 
@@ -25,12 +25,17 @@ def built_file(path: str) -> Path:
     Raises:
         NotFoundError: an address that names a file which is not in the build.
     """
-    file = (BUILD / path).resolve()
-    if file.is_relative_to(BUILD) and file.is_file():
-        return file
-    if Path(path).suffix:
+    if path in _files():
+        return _files()[path]
+    if PurePosixPath(path).suffix:
         raise NotFoundError(f"OHIF's build has no file {path!r}")
     return BUILD / INDEX
+
+
+@lru_cache
+def _files() -> dict[str, Path]:
+    """The build's files by their address. What a client sends is looked up here and never becomes a path."""
+    return {file.relative_to(BUILD).as_posix(): file for file in BUILD.rglob("*") if file.is_file()}
 
 
 def is_mended(file: Path) -> bool:
