@@ -263,3 +263,57 @@ def test_slides_that_pictures_were_cut_from_are_found_from_the_data_set(tmp_path
     (folder / "dataset.json").write_text(json.dumps({**description, "slides": ["a.tif"]}))
     with pytest.raises(BadInputError, match=r"slides is \['a.tif'\], expected such as"):
         read_dataset(folder)
+
+
+def test_patients_csv_tells_patients_and_domains(tmp_path: Path) -> None:
+    folder = write_balls(tmp_path, 3)
+    (folder / "patients.csv").write_text(
+        "case,patient,domain\nball_00,anna,east\nball_01,ben,west\nball_02,anna,east\n"
+    )
+    dataset = read_dataset(folder)
+    assert [dataset.patient_of(case.id) for case in dataset.cases] == ["anna", "ben", "anna"]
+    assert [case.id for case in dataset.of_domain("east")] == ["ball_00", "ball_02"]
+    assert check_dataset(dataset) == []
+    with pytest.raises(NotFoundError, match="no domain 'north'; there are east, west"):
+        dataset.of_domain("north")
+
+
+def test_a_row_of_a_slide_tells_the_domain_of_its_patches(tmp_path: Path) -> None:
+    for name in ("slide-patch-0_0_9_9", "slide-patch-9_0_9_9"):
+        write_nifti_case(tmp_path, name, [image()], cube())
+    write_description(tmp_path, 2)
+    rows = "case,patient,centre\nslide,anna,east\nslide-patch-9_0_9_9,anna,west\n"
+    (tmp_path / "patients.csv").write_text(rows)
+    dataset = read_dataset(tmp_path)
+    assert dict(dataset.domains) == {"slide-patch-0_0_9_9": "east", "slide-patch-9_0_9_9": "west"}
+    assert dataset.patient_of("slide-patch-0_0_9_9") == "anna"
+    assert check_dataset(dataset) == []
+
+
+def test_without_a_table_no_domain_is_known(tmp_path: Path) -> None:
+    dataset = read_dataset(write_balls(tmp_path, 2))
+    assert not dataset.domains
+    with pytest.raises(NotFoundError, match=r"there are none: is there a patients\.csv"):
+        dataset.of_domain("east")
+
+
+def test_rows_without_a_case_and_cases_without_a_domain_are_problems(tmp_path: Path) -> None:
+    folder = write_balls(tmp_path, 2)
+    (folder / "patients.csv").write_text("case,patient,centre\nball_00,anna,east\nball_07,ben,west\n")
+    problems = check_dataset(read_dataset(folder))
+    assert [(problem.case, problem.file, problem.what) for problem in problems] == [
+        ("ball_07", "patients.csv", "is in the table, but not among the images"),
+        ("ball_01", "patients.csv", "has no centre, and other cases have one"),
+    ]
+
+
+def test_two_stories_about_a_patient_are_refused(tmp_path: Path) -> None:
+    folder = write_balls(tmp_path, 1)
+    (folder / "patients.csv").write_text("case,patient\nball_00,anna\n")
+    write_description(folder, 1, patients={"ball_00": "anna"})
+    assert read_dataset(folder).patient_of("ball_00") == "anna"
+    write_description(folder, 1, patients={"ball_00": "ben"})
+    with pytest.raises(
+        BadInputError, match=r"ball_00 to patient ben in dataset.json and to anna in patients.csv"
+    ):
+        read_dataset(folder)

@@ -50,6 +50,8 @@ def test_without_a_file_or_the_column_no_centre_is_known(tmp_path: Path):
     assert read_centres(tmp_path)("a") == ""
     (tmp_path / "patients.csv").write_text("case,patient\na,anna\n")
     assert read_centres(tmp_path)("a") == ""
+    (tmp_path / "patients.csv").write_text("case,patient,domain\na,anna,east\n")
+    assert read_centres(tmp_path)("a") == "east"
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,10 @@ def test_without_a_file_or_the_column_no_centre_is_known(tmp_path: Path):
         (
             b"case,patient,centre\nct_01,a,east\nct_01,a,west\n",
             "line 3 of .* gives case ct_01 to centre west; it was given to east before",
+        ),
+        (
+            b"case,patient,centre,domain\nct_01,a,east,east\n",
+            "has a column centre and a column domain, which mean the same",
         ),
         (b"case,patient\nct_01,\xff\n", "cannot be read as a table of UTF-8 text"),
     ],

@@ -10,6 +10,7 @@ import pytest
 
 from overread.domain import BadInputError, NotFoundError
 from overread.imaging.dataset import read_dataset
+from overread.studies.sheets import markdown
 from overread.studies.simulation.annotation_cost import (
     CostModel,
     border_cm2,
@@ -18,7 +19,7 @@ from overread.studies.simulation.annotation_cost import (
     only_inside,
 )
 from overread.studies.simulation.cases import Labelled, read_labelled, split_by_patient, write_raw
-from overread.studies.simulation.report import markdown, sheets, write_report
+from overread.studies.simulation.report import sheets, write_report
 from overread.studies.simulation.statistics import (
     GateRecord,
     Row,
@@ -250,7 +251,9 @@ def test_a_strategy_that_is_better_by_construction_is_reported_as_better():
     pair = summary.pairs[0]
     assert (pair.wins, pair.ties, pair.losses) == (5, 0, 0)
     assert pair.difference.estimate == pytest.approx(0.075)
-    assert "| oracle against random | 5 / 0 / 0 | +0.075 [+0.075, +0.075] | better |" in markdown(summary)
+    assert "| oracle against random | 5 / 0 / 0 | +0.075 [+0.075, +0.075] | better |" in markdown(
+        sheets(summary)
+    )
 
 
 def test_the_gate_is_held_against_the_test_cases():
@@ -266,7 +269,7 @@ def test_the_gate_is_held_against_the_test_cases():
 def test_bad_news_is_printed_the_same_way():
     worse = [[0.5, 0.55, 0.6], [0.5, 0.56, 0.61]]
     chance = [[0.5, 0.6, 0.7], [0.5, 0.6, 0.7]]
-    text = markdown(summarise(rows_of({"clever": worse, "random": chance}, central=0.9)))
+    text = markdown(sheets(summarise(rows_of({"clever": worse, "random": chance}, central=0.9))))
     assert "| clever against random | 0 / 0 / 2 |" in text
     assert "| worse |" in text
     assert "| never | never, never |" in text

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from overread.cli.console import JsonOption, answers, print_json, progress_bar, remarks
+from overread.cli.console import DeviceOption, JsonOption, answers, print_json, progress_bar, remarks
 from overread.cli.rated import AUTO, LayoutOption, LayoutOptionsOption, rated_in
 
 WORK = Path(".study")
@@ -209,3 +210,132 @@ def preference(
         print_json(told)
     else:
         answers.print(tables, markup=False, soft_wrap=True)
+
+
+@study.command("uga")
+def uga(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of a set's data, or of the folders of several sets; the set `slides` needs none.",
+        ),
+    ] = None,
+    sets: Annotated[
+        str,
+        typer.Option(
+            help="Which sets, with commas: dsb2018, monuseg, slides, hippocampus, lidc, camelyon, raw."
+        ),
+    ] = "slides",
+    arms: Annotated[
+        str,
+        typer.Option(
+            help="What to compare, with commas: all (labels), random, foreground_random, most_uncertain, clasp_pe, "
+            "uga, pairwise_dice, adaptive_box, hed (stain augmentation), adabn. [default: all but adaptive_box]",
+            show_default=False,
+        ),
+    ] = "",
+    central: Annotated[
+        str,
+        typer.Option(
+            help="Domain that the model is first trained on, instead of the set's own.", show_default=False
+        ),
+    ] = "",
+    seeds: Annotated[
+        str, typer.Option(help="Such as 0-4 or 0,2: each divides and trains otherwise.")
+    ] = "0-4",
+    preset: Annotated[str, typer.Option(help="`small` for two cores, `paper` for a GPU.")] = "small",
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another value for a field of the protocol, such as replay_share=0.7, iterations=300 or "
+            "budgets=5,10,20; may be given several times. What is changed is kept apart.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; several may also be started by hand.")] = 1,
+    device: DeviceOption = "auto",
+    work: Annotated[Path, typer.Option(help="Keeps what was done; given again, the study goes on.")] = WORK
+    / "uga",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Gets results.json of each set, report.html, results.md and plots.", show_default=False
+        ),
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report", help="Do nothing more; tell what is there so far.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Does asking by doubt help at another hospital, and does it help more than chance?
+
+    A model learns at one place and is applied at others. There a robot labels the patches that a strategy asks about,
+    the model learns from them as at a clinic, and cases that nobody learnt from judge: by place, the first included.
+    Patients are never divided. A study that was stopped goes on; several processes may share one work folder.
+
+    Examples:
+
+        overread study uga --data ../shared/data --sets dsb2018 --seeds 0-2 --workers 2 --out results
+
+        overread study uga --sets slides --preset paper --device cuda --workers 8 --out results
+
+        overread study uga --data CAMELYON --sets camelyon --preset paper --device cuda
+    """
+    import time
+
+    from overread.studies.uga.protocol import ARMS, changed_protocol
+    from overread.studies.uga.report import TABLES, write_report
+    from overread.studies.uga.results import write_results
+    from overread.studies.uga.study import Job
+    from overread.studies.uga.workers import run_with
+
+    job = Job(
+        work=work,
+        data=data,
+        sets=_listed(sets),
+        arms=_listed(arms) or ARMS,
+        seeds=_numbers(seeds),
+        protocol=changed_protocol(preset, change or []),
+        device=device,
+        central=central,
+    )
+    began = time.monotonic()
+    if not report_only:
+        with progress_bar() as bar:
+            task = bar.add_task("starting", total=1)
+            run_with(job, workers, lambda what, share: bar.update(task, description=what, completed=share))
+    seconds = None if report_only else round(time.monotonic() - began, 1)
+    folder = out or work / "report"
+    results = write_results(job, folder, _command(), seconds)
+    if not results:
+        raise typer.BadParameter(f"nothing is done in {work} yet; give the same command without --report")
+    write_report(results, folder)
+    remarks.print(f"Written to {folder}", markup=False)
+    if as_json:
+        print_json(results)
+    else:
+        answers.print((folder / TABLES).read_text(), markup=False, soft_wrap=True)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """`0-2,5` as 0, 1, 2, 5."""
+    found: list[int] = []
+    for part in _listed(text):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            raise typer.BadParameter(f"seeds are whole numbers such as 0-4 or 0,2; got {part!r}")
+        found += range(int(first), int(last or first) + 1)
+    if not found:
+        raise typer.BadParameter("a study needs at least one seed, such as --seeds 0-4")
+    return tuple(dict.fromkeys(found))
+
+
+def _command() -> str:
+    """As it was typed, without where files lie."""
+    return " ".join(["overread", *sys.argv[1:]])

@@ -30,7 +30,7 @@ from overread.domain import BadInputError, OverreadError
 from overread.ensemble.compute import choose_device, choose_precision
 from overread.ensemble.fingerprint import take_fingerprint
 from overread.ensemble.lesson import Lesson, Pool
-from overread.ensemble.member_training import MemberTraining, write_json
+from overread.ensemble.member_training import MemberTraining, Optimiser, check_optimiser, write_json
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import CPU, GPU, Plan, make_plan
 from overread.ensemble.storage import DESCRIPTION, calibration_to_json, write_description
@@ -65,8 +65,10 @@ class TrainingOptions:
         seed: of everything random.
         validation_share: for `deep`: share of the cases that no member sees; they calibrate the ensemble.
         device, precision: see `compute`.
-        threads: cores to use on the CPU, None for all. Each trains a member of its own: several that share the steps
-            of one member wait for each other, much so on a busy machine.
+        threads: cores to use, None for all. On the CPU each trains a member of its own: several that share the steps
+            of one member wait for each other, much so on a busy machine. With a GPU they make batches ahead.
+        optimiser: `adamw`, which learns fast within few steps, or `sgd`, nnU-Net's, for long trainings; `auto` takes
+            `adamw` on the CPU, where trainings are short, and `sgd` on a GPU.
         checkpoint_every_s: most seconds of training that an interruption can cost.
         clock: what `minutes` are measured by; `processor` (computing time, summed over the cores) is for comparing
             trainings on a busy machine, and holds each member to one core.
@@ -83,6 +85,7 @@ class TrainingOptions:
     threads: int | None = None
     checkpoint_every_s: float = 30.0
     clock: Literal["wall", "processor"] = "wall"
+    optimiser: Optimiser = "auto"
 
     def __post_init__(self) -> None:
         if self.members < 1:
@@ -97,6 +100,7 @@ class TrainingOptions:
                 raise BadInputError(f"{name} is {value}, expected more than 0")
         if self.clock not in ("wall", "processor"):
             raise BadInputError(f"clock {self.clock!r} is not known; use wall or processor")
+        check_optimiser(self.optimiser)
         if not 0 <= self.validation_share < 1:
             raise BadInputError(f"validation_share is {self.validation_share}, expected 0 to below 1")
 
@@ -291,6 +295,8 @@ def train_members(
             device=device,
             precision=precision,
             clock=time.monotonic if by_clock else time.thread_time,
+            optimiser=options.optimiser,
+            loaders=options.threads,
         )
         share_then += member.share / options.members
         return member

@@ -6,6 +6,7 @@
     imagesTr/CASE_0000.nii.gz, CASE_0001.nii.gz …   one file a channel
     labelsTr/CASE.nii.gz
     imagesTs/             optional, not read here
+    patients.csv          optional: case, patient, and centre or domain, see `patients`
 
 A colour picture holds its three channels in the one file `CASE_0000.png`.
 """
@@ -25,6 +26,8 @@ import numpy as np
 from overread.domain import BadInputError, Grid, NotFoundError
 from overread.domain.labels import IGNORE
 from overread.domain.slides import PixelSize
+from overread.imaging.patients import FILE as ORIGINS
+from overread.imaging.patients import Origin, names_of, read_origins
 from overread.imaging.volumes import label_difference, read_labelmap, read_volume
 
 DESCRIPTION = "dataset.json"
@@ -60,6 +63,8 @@ class Dataset:
         patients: whose the cases are, by case id; a case that is not named is a patient of its own.
         um_per_px: edge of a pixel in micrometres where the pictures were cut from slides; None elsewhere.
         slides: the slides that pictures were cut from, by case id, as far as they are named; they may be missing.
+        domains: where the cases were made, by case id, as far as `patients.csv` tells it.
+        strangers: names in `patients.csv` that are no case's.
     """
 
     name: str
@@ -70,10 +75,24 @@ class Dataset:
     patients: Mapping[str, str] = field(default_factory=dict)
     um_per_px: float | None = None
     slides: Mapping[str, Path] = field(default_factory=dict)
+    domains: Mapping[str, str] = field(default_factory=dict)
+    strangers: tuple[str, ...] = ()
 
     def patient_of(self, case_id: str) -> str:
         """Whose case that is; two cases of one patient are never split between learning and judging."""
         return self.patients.get(case_id, case_id)
+
+    def of_domain(self, domain: str) -> tuple[Case, ...]:
+        """The cases that were made there.
+
+        Raises:
+            NotFoundError: there is no such domain.
+        """
+        found = tuple(case for case in self.cases if self.domains.get(case.id) == domain)
+        if not found:
+            there = ", ".join(sorted(set(self.domains.values()))) or "none: is there a patients.csv?"
+            raise NotFoundError(f"dataset {self.name} has no domain {domain!r}; there are {there}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -113,7 +132,8 @@ def read_dataset(folder: Path) -> Dataset:
 
     Raises:
         NotFoundError: no `dataset.json`, or no case.
-        BadInputError: `dataset.json` is broken, or asks for what is not supported (regions, ignore label).
+        BadInputError: `dataset.json` is broken, or asks for what is not supported (regions, ignore label);
+            `patients.csv` is broken, or gives a case to another patient than `dataset.json` does.
     """
     folder = Path(folder)
     path = folder / DESCRIPTION
@@ -135,15 +155,23 @@ def read_dataset(folder: Path) -> Dataset:
     cases = _cases(folder, ending)
     if not cases:
         raise NotFoundError(f"{folder} holds no case: nothing in imagesTr or labelsTr ends in {ending}")
+    origins = read_origins(folder)
+    of_case = {
+        case.id: origins[name] for case in cases for name in reversed(names_of(case.id)) if name in origins
+    }
+    told = _patients(path, description.get("patients", {}))
+    _ensure_same_patients(folder, told, of_case)
     return Dataset(
         name=str(description.get("name", folder.name)),
         classes=_classes(path, description["labels"]),
         channels=_channels(path, description["channel_names"]),
         cases=cases,
         announced=description["numTraining"],
-        patients=_patients(path, description.get("patients", {})),
+        patients={case: origin.patient for case, origin in of_case.items()} | told,
         um_per_px=_um_per_px(path, description.get("um_per_px")),
         slides=_slides(path, description.get("slides", {})),
+        domains={case: origin.centre for case, origin in of_case.items() if origin.centre},
+        strangers=tuple(sorted(origins.keys() - {name for case in cases for name in names_of(case.id)})),
     )
 
 
@@ -163,6 +191,12 @@ def check_dataset(
     if dataset.announced != len(dataset.cases):
         what = f"numTraining is {dataset.announced}, but there are {len(dataset.cases)} cases"
         problems.append(Problem("", DESCRIPTION, what))
+    problems += [
+        Problem(name, ORIGINS, "is in the table, but not among the images") for name in dataset.strangers
+    ]
+    if dataset.domains:
+        homeless = [case.id for case in dataset.cases if case.id not in dataset.domains]
+        problems += [Problem(name, ORIGINS, "has no centre, and other cases have one") for name in homeless]
     axes: dict[str, int] = {}
     for index, case in enumerate(dataset.cases):
         problems += _check_case(dataset, case, axes, partial)
@@ -245,6 +279,15 @@ def _patients(path: Path, patients: Any) -> dict[str, str]:
     ):
         raise BadInputError(f"{path}: patients is {patients!r}, expected such as {{'case_1': 'patient_a'}}")
     return patients
+
+
+def _ensure_same_patients(folder: Path, told: Mapping[str, str], of_case: Mapping[str, Origin]) -> None:
+    for case, origin in of_case.items():
+        if told.get(case, origin.patient) != origin.patient:
+            raise BadInputError(
+                f"{folder} gives case {case} to patient {told[case]} in {DESCRIPTION} and to {origin.patient} in "
+                f"{ORIGINS}"
+            )
 
 
 def _slides(path: Path, slides: Any) -> dict[str, Path]:

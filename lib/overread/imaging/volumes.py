@@ -10,7 +10,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 import tifffile
 from nibabel.nifti1 import Nifti1Image
 from nibabel.spatialimages import SpatialImage
@@ -163,6 +162,9 @@ def write_nrrd(path: Path, labels: np.ndarray, grid: Grid, compress: bool = True
         )
     if eight_bit.ndim == 2:
         eight_bit = eight_bit[..., None]
+    # Not at the top: whoever reads NIfTI and pictures alone does not need ITK.
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(eight_bit.transpose(2, 1, 0))
     affine = LPS_TO_RAS @ grid.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -201,6 +203,8 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, Grid]:
+    import SimpleITK as sitk
+
     image = sitk.ReadImage(str(path))
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise BadInputError(
@@ -217,7 +221,8 @@ def _read_itk(path: Path) -> tuple[np.ndarray, Grid]:
 
 def _read_picture(path: Path) -> tuple[np.ndarray, Grid]:
     if path.name.lower().endswith((".tif", ".tiff")):
-        array = tifffile.imread(path)
+        # Headers of microscopes name further files that belong to the picture; none of them is opened.
+        array = tifffile.imread(path, is_ome=False, is_mmstack=False, is_ndtiff=False)
     else:
         with Image.open(path) as picture:
             array = np.asarray(picture.convert("RGB") if picture.mode in ("P", "CMYK", "RGBA") else picture)

@@ -27,6 +27,7 @@ from torch import nn
 from overread.domain import BadInputError
 from overread.ensemble.augmentation import augment, augment_lightly
 from overread.ensemble.compute import choose_device
+from overread.ensemble.lesson import Lesson, Pool
 from overread.ensemble.member_training import LARGEST_GRADIENT, DivergedError
 from overread.ensemble.plan import Plan
 from overread.ensemble.training import StoppedError
@@ -73,7 +74,7 @@ class MedUHIPOptions:
     iterations: int | None = None
     minutes: float | None = None
     warm_share: float = 0.3
-    click_share: float = 0.0
+    click_share: float = 0.35
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
@@ -121,7 +122,7 @@ class MedUHIPProgress:
 
 def train_meduhip(
     work: Path,
-    cases: Sequence[str],
+    cases: Sequence[str] | Lesson,
     plan: Plan,
     configuration: Configuration,
     options: MedUHIPOptions,
@@ -134,7 +135,7 @@ def train_meduhip(
 
     Args:
         work: keeps checkpoints; holds `cases/`, filled with `RatedStore`.
-        cases: ids to learn from.
+        cases: ids to learn from, alike or in a lesson's shares.
         plan: of patches and augmentation.
         configuration: of the networks.
         report: hears where the training stands, about once a second.
@@ -150,7 +151,7 @@ def train_meduhip(
     """
     if not cases:
         raise BadInputError("there is no case to train on")
-    training = _Training(work, tuple(cases), plan, configuration, options, start, prepared or work)
+    training = _Training(work, cases, plan, configuration, options, start, prepared or work)
     told = 0.0
     while training.share < 1:
         if stop is not None and stop.is_set():
@@ -171,16 +172,22 @@ class PatchSource:
 
     Args:
         prepared: folder that holds `cases/`.
-        cases: ids to draw from.
+        cases: ids to draw from, alike or in a lesson's shares.
         plan: of patches and augmentation.
         seed: of the draws.
         augmentation: by name.
     """
 
     def __init__(
-        self, prepared: Path, cases: Sequence[str], plan: Plan, seed: int, augmentation: str = "light"
+        self,
+        prepared: Path,
+        cases: Sequence[str] | Lesson,
+        plan: Plan,
+        seed: int,
+        augmentation: str = "light",
     ) -> None:
-        self.store, self.cases, self.plan, self.seed = RatedStore(prepared / "cases"), cases, plan, seed
+        self.store, self.plan, self.seed = RatedStore(prepared / "cases"), plan, seed
+        self.lesson = cases if isinstance(cases, Lesson) else Lesson((Pool(tuple(cases)),))
         self.vary = AUGMENTATIONS[augmentation]
 
     def batch(self, iteration: int, structure: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -191,7 +198,7 @@ class PatchSource:
         generator = torch.Generator().manual_seed(_seed(self.seed, str(iteration)))
         images, masks = [], []
         for _ in range(self.plan.batch):
-            case = self.cases[int(torch.randint(len(self.cases), (1,), generator=generator))]
+            case = self.lesson.draw(generator)
             on_foreground = float(torch.rand(1, generator=generator)) < FOREGROUND_SHARE
             image, codes = self.store.sample(case, self.plan.patch, generator, on_foreground=on_foreground)
             image, codes = self.vary(image, codes, self.plan, generator)
@@ -212,7 +219,7 @@ class _Training:
     def __init__(
         self,
         work: Path,
-        cases: tuple[str, ...],
+        cases: Sequence[str] | Lesson,
         plan: Plan,
         configuration: Configuration,
         options: MedUHIPOptions,

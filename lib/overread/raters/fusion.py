@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import SimpleITK as sitk
 
 from overread.domain import BadInputError
 from overread.domain.labels import IGNORE
@@ -124,6 +123,8 @@ def _box_around(marked: np.ndarray, margin: int) -> tuple[slice, ...]:
 
 def _reliability(answers: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Prior `(class)` and confusion `(rater, answer, class)` from answers `(rater, voxel)`."""
+    import SimpleITK as sitk
+
     estimate = sitk.MultiLabelSTAPLEImageFilter()
     estimate.SetMaximumNumberOfIterations(MOST_ROUNDS)
     # Its own default label for ties does not fit into 8 bits.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydicom.datadict import tag_for_keyword
 
@@ -63,6 +64,8 @@ class Settings:
         pacs_filter: which series of a PACS are served, as keywords and values of a QIDO-RS search; empty serves all.
         pacs_look_s: how often a PACS is asked for new series and labels.
         pacs_maps: whether probabilities and doubt go into the PACS with an accepted label.
+        users: the file of users; None keeps it in the app folder.
+        allow_anonymous: whether other machines may use a server that has no users.
         preference_mean: whether readers of whom little is known begin where the others do on average.
     """
 
@@ -95,6 +98,8 @@ class Settings:
     pacs_filter: tuple[tuple[str, str], ...] = ()
     pacs_look_s: float = 15.0
     pacs_maps: bool = False
+    users: str | None = None
+    allow_anonymous: bool = False
     preference_mean: bool = True
 
     @classmethod
@@ -166,10 +171,20 @@ def _seconds(key: str, text: str) -> float:
 
 
 def _database(key: str, text: str) -> str:
+    try:
+        has_password = bool(urlsplit(text).password)
+    except ValueError:
+        has_password, text = False, ""
     if "://" not in text:
         raise BadInputError(
             f"--conf {key} {text!r}: expected a URL such as postgresql+psycopg://user@host/overread or "
             "sqlite:////data/overread.db"
+        )
+    if has_password:
+        raise BadInputError(
+            f"--conf {key} holds a password, which everybody on this machine can read in the list of processes, and "
+            "MONAI Label writes into its log: give the URL in the variable OVERREAD_DATABASE, or leave the password "
+            "to ~/.pgpass"
         )
     return text
 
@@ -265,6 +280,8 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "pacs_filter": ("pacs_filter", _filter),
     "pacs_seconds": ("pacs_look_s", _look_s),
     "pacs_maps": ("pacs_maps", _flag),
+    "users": ("users", _word),
+    "allow_anonymous": ("allow_anonymous", _flag),
     "preference_mean": ("preference_mean", _flag),
 }
 assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}

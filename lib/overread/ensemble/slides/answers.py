@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from overread.domain import OpinionSums
+from overread.domain import OpinionSums, first_choice
 from overread.ensemble.slides.lattice import Axis, Lattice
 from overread.ensemble.slides.maps import SlideMaps
 from overread.imaging.slides.mosaic import LabelMosaic
@@ -96,7 +96,7 @@ class Answers:
         for member_logits in logits:
             opinion = torch.softmax(member_logits / self._temperature, dim=0)
             sums.add(opinion)
-            votes.append(opinion.argmax(dim=0))
+            votes.append(first_choice(opinion))
         mean = sums.mean
         doubts = {name: measure(sums).values for name, measure in self._measures.items()}
         if self._pictures is not None:
@@ -124,7 +124,7 @@ class Answers:
         votes, first = sums.votes.max(dim=0)
         most, named = sums.votes[1:].max(dim=0)
         pictures = torch.zeros(4, *mean.shape[1:], dtype=torch.uint8, device=mean.device)
-        pictures[0] = mean.argmax(dim=0)
+        pictures[0] = first_choice(mean)
         pictures[1] = torch.where(most > 0, named + 1, 0)
         pictures[2] = torch.where(votes == sums.members, first, 0)
         if self._bands is not None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import shapely
-from rasterio.features import rasterize, shapes
-from rasterio.transform import Affine
 from shapely.geometry import MultiPolygon, Polygon
 
 from overread.domain.errors import BadInputError
@@ -90,6 +88,10 @@ def rasterise(
     Returns:
         (height, width) uint8.
     """
+    # Not at the top: GDAL takes its time, and whoever holds label pictures does not need it.
+    from rasterio.features import rasterize
+    from rasterio.transform import Affine
+
     width, height = size
     found = [(polygon, label) for polygon, label in outlines if not polygon.is_empty]
     if not found:
@@ -132,6 +134,9 @@ def _reach(
 
 def _pieces(picture: np.ndarray, x: int, y: int, names: Mapping[int, str]) -> Iterator[tuple[int, Polygon]]:
     """Label and polygon of what lies in one block whose upper left pixel is column x, row y."""
+    from rasterio.features import shapes
+    from rasterio.transform import Affine
+
     is_named = np.isin(picture, list(names))
     found = shapes(picture, mask=is_named, connectivity=CONNECTIVITY, transform=Affine.translation(x, y))
     for outline, label in found:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, Response
-from monailabel.endpoints.user.auth import User
 from monailabel.utils.others.generic import get_mime_type
 
 from overread.server.ohif.build import built_file, is_mended, mended
 from overread.server.ohif.panel import PREFIX
-from overread.server.routes import USER
+from overread.server.routes import USER, User
 
 HEADERS = {
     # OHIF compiles WebAssembly and runs workers from blobs. Whatever it is told to fetch, it fetches from here.

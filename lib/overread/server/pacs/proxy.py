@@ -9,10 +9,9 @@ import requests
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from monailabel.endpoints.user.auth import User
 
 from overread.domain import BadInputError
-from overread.server.routes import ANNOTATOR, USER
+from overread.server.routes import USER, User
 
 if TYPE_CHECKING:
     from overread.server.pacs.client import Pacs
@@ -44,7 +43,7 @@ def proxy_router(pacs: Pacs, exchange: Exchange) -> APIRouter:
         return passed_back(answer)
 
     @router.post(f"{PREFIX}/{{service}}/{{path:path}}", include_in_schema=False)
-    async def store(http: Request, service: Service, path: str, user: User = ANNOTATOR) -> Response:
+    async def store(http: Request, service: Service, path: str, user: User = USER) -> Response:
         if not path.startswith("studies"):
             raise BadInputError(f"only studies are stored, not {path!r}")
         body = await http.body()

@@ -81,7 +81,9 @@ class PacsStore(StudyStore):
         self.fetch(entry)
         return super().known_image(image_id)
 
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+    def add_image(
+        self, image_id: str, image_filename: str, image_info: dict[str, Any], may_replace: bool = True
+    ) -> str:
         """Images come from the PACS. Raises BadInputError."""
         raise BadInputError(f"images come from the PACS here: store {image_id!r} into {self._pacs.shown_url}")
 
@@ -147,7 +149,7 @@ class PacsStore(StudyStore):
     def _keep(self, entry: SeriesEntry, series: Series) -> None:
         written = self._incoming_file(LABEL_SUFFIX)
         write_nifti(written, series.voxels, series.grid)
-        self._drop_labels_of_another(entry.uid, written, ANONYMOUS)
+        self._drop_labels_of_another(entry.uid, written, ANONYMOUS, may_replace=True)
         write_geometry(self._headers / f"{entry.uid}{SUFFIX}", series.geometry)
         target = Path(self._datastore.image_path()) / f"{entry.uid}{LABEL_SUFFIX}"
         info: dict[str, Any] = {

@@ -33,6 +33,8 @@ from overread.studies.meduhip.probabilistic_unet import ProbabilisticUNet
 # Of an arm's budget, this share goes into masks without any interaction. All arms on the same backbone begin with the
 # same weights from there.
 WARM_SHARE = 0.5
+# Of the rest, a MedUHIP model learns clicks with one opinion before it has several (chosen on validation cases).
+CLICK_SHARE = 0.5
 MEMBERS = 5
 PLAIN = EpisodeOptions(turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler="nothing")
 LONGEST_PAUSE_S = 60.0
@@ -144,7 +146,7 @@ def unet(bench: Bench) -> Sequence[Contest]:
 @ARMS.register("meduhip")
 def meduhip(bench: Bench) -> Sequence[Contest]:
     """MedUHIP, with every clinician, and with parts switched off."""
-    model = bench.train("meduhip", EpisodeOptions(), 1 - WARM_SHARE)
+    model = bench.train("meduhip", EpisodeOptions(), 1 - WARM_SHARE, click_share=CLICK_SHARE)
     full = MedUHIPPlayer(model)
 
     @torch.no_grad()
@@ -179,7 +181,8 @@ def clicks(bench: Bench) -> Sequence[Contest]:
 @ARMS.register("collapsed")
 def collapsed(bench: Bench) -> Sequence[Contest]:
     """MedUHIP with one averaged Gaussian in place of the mixture."""
-    model = bench.train("collapsed", replace(EpisodeOptions(), sampler="collapsed"), 1 - WARM_SHARE)
+    episode = replace(EpisodeOptions(), sampler="collapsed")
+    model = bench.train("collapsed", episode, 1 - WARM_SHARE, click_share=CLICK_SHARE)
     return [Contest("MedUHIP, collapsed mixture", MedUHIPPlayer(model), EITHER)]
 
 

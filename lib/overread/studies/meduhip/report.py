@@ -13,6 +13,7 @@ import numpy as np
 from overread.domain import NotFoundError
 from overread.metrics.correlation import Interval, bootstrap_interval
 from overread.metrics.interactions import MOST_INTERACTIONS, summarise
+from overread.studies.sheets import signed
 
 SHOWN_TURNS = (0, 1, 3, 6)
 OURS = "MedUHIP"
@@ -169,7 +170,7 @@ def markdown(lines: Sequence[Line]) -> str:
     ]
     at = turns.index(3) if 3 in turns else len(turns) - 1
     for line in lines:
-        ahead = "" if line.against is None else _signed(line.against[at])
+        ahead = "" if line.against is None else signed(line.against[at])
         counts = [f"{mean:.2f} ({failed:.0%})" for mean, failed in line.interactions.values()]
         cells = [line.name, *(str(interval) for interval in line.dice), ahead, *counts]
         cells += [_number(line.ged_squared), _number(line.d_max), f"{line.folds} × {line.seeds}"]
@@ -197,10 +198,6 @@ def plot(lines: Sequence[Line], path: Path, sessions: dict[str, list[dict[str, A
     figure.legend(loc="outside right upper", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-
-
-def _signed(interval: Interval) -> str:
-    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def _number(value: float | None) -> str:

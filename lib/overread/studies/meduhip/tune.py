@@ -1,6 +1,6 @@
 """Which settings of an episode are worth it: variants of MedUHIP on validation cases, none of which the study tests on.
 
-    python -m overread.studies.meduhip.tune --data DIR --work DIR --device cuda --minutes 1 --seeds 2 --variant base
+    python -m overread.studies.meduhip.tune --data DIR --work DIR --device cuda --minutes 1 --variant "as in the study"
 
 Of the training cases of the study's first fold, a third is held out; what is learnt from the rest plays with these.
 Each variant and seed leaves a file, so that several processes share the work, and the table shows what is there.
@@ -21,7 +21,7 @@ from overread.ensemble.member_training import write_json
 from overread.imaging.rated import AUTO, read_rated
 from overread.meduhip.episode import EpisodeOptions
 from overread.meduhip.training import clicking
-from overread.studies.meduhip.arms import PLAIN, WARM_SHARE, Bench, Contest
+from overread.studies.meduhip.arms import CLICK_SHARE, PLAIN, WARM_SHARE, Bench, Contest
 from overread.studies.meduhip.clinicians import CLICKS, EITHER
 from overread.studies.meduhip.players import MedUHIPPlayer
 from overread.studies.meduhip.report import SHOWN_TURNS
@@ -29,7 +29,7 @@ from overread.studies.meduhip.study import FOLDS_SEED, Protocol, play_contest, p
 
 HELD_OUT = 1 / 3
 ONE_OPINION = clicking(EpisodeOptions())
-FEW = replace(EpisodeOptions(), samples=4, pick_share=0.25)
+MANY = replace(EpisodeOptions(), samples=8, pick_share=0.5)
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Variant:
 
 
 VARIANTS = {
-    "base": Variant(EpisodeOptions()),
-    "few picks": Variant(replace(EpisodeOptions(), pick_share=0.25)),
-    "four samples": Variant(replace(EpisodeOptions(), samples=4)),
-    "five turns, few picks": Variant(replace(EpisodeOptions(), turns=5, pick_share=0.25)),
-    "less coverage": Variant(replace(EpisodeOptions(), coverage_weight=1.0)),
-    "four samples, few picks": Variant(FEW),
-    "clicks first": Variant(EpisodeOptions(), 0.5),
-    "clicks first, four samples, few picks": Variant(FEW, 0.5),
+    "as in the study": Variant(EpisodeOptions(), CLICK_SHARE),
+    "styles at once": Variant(EpisodeOptions()),
+    "eight samples, many picks": Variant(MANY, CLICK_SHARE),
+    "eight samples, many picks, styles at once": Variant(MANY),
+    "eight samples, styles at once": Variant(replace(EpisodeOptions(), samples=8)),
+    "many picks, styles at once": Variant(replace(EpisodeOptions(), pick_share=0.5)),
+    "less coverage": Variant(replace(EpisodeOptions(), coverage_weight=1.0), CLICK_SHARE),
+    "five turns": Variant(replace(EpisodeOptions(), turns=5), CLICK_SHARE),
     "clicks, one sample": Variant(ONE_OPINION),
     "clicks, one sample, five turns": Variant(replace(ONE_OPINION, turns=5)),
     "plain": Variant(PLAIN),

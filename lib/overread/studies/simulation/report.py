@@ -5,32 +5,19 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from overread.metrics.correlation import Interval
+from overread.studies.pictures import COLOURS, MARKERS, picture, tidy
+from overread.studies.sheets import Sheet, markdown, signed, verdict
 from overread.studies.simulation.statistics import Row, Summary, curve, mean_interval, summarise
 
 NAME = "simulation"
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
 NEVER = "never"
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """One table: title, column names, rows of text."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def write_report(rows: Sequence[Row], settings: Mapping[str, Any], out: Path) -> Summary:
@@ -48,7 +35,7 @@ def write_report(rows: Sequence[Row], settings: Mapping[str, Any], out: Path) ->
     }
     (out / f"{NAME}.json").write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
     _write_csv(rows, out / f"{NAME}.csv")
-    (out / f"{NAME}.md").write_text(markdown(summary))
+    (out / f"{NAME}.md").write_text(markdown(sheets(summary)))
     plot(rows, summary, out / f"{NAME}.png")
     return summary
 
@@ -78,7 +65,7 @@ def sheets(summary: Summary) -> list[Sheet]:
                 str(row.aubc_minutes),
                 str(row.last),
                 *enough,
-                _signed(row.central_change),
+                signed(row.central_change),
                 f"{row.minutes.estimate:.0f}",
                 f"{row.promotions:.0%}",
             )
@@ -87,8 +74,8 @@ def sheets(summary: Summary) -> list[Sheet]:
         (
             f"{pair.first} against {pair.second}",
             f"{pair.wins} / {pair.ties} / {pair.losses}",
-            _signed(pair.difference),
-            _verdict(pair.difference, seeds),
+            signed(pair.difference),
+            verdict(pair.difference, seeds),
         )
         for pair in summary.pairs
     )
@@ -119,26 +106,15 @@ def sheets(summary: Summary) -> list[Sheet]:
     ]
 
 
-def markdown(summary: Summary) -> str:
-    """The same tables for the documentation."""
-    lines: list[str] = []
-    for sheet in sheets(summary):
-        lines += [
-            f"**{sheet.title}**",
-            "",
-            f"| {' | '.join(sheet.columns)} |",
-            "|---" * len(sheet.columns) + "|",
-        ]
-        lines += [f"| {' | '.join(row)} |" for row in sheet.rows]
-        lines.append("")
-    return "\n".join(lines)
-
-
 def plot(rows: Sequence[Row], summary: Summary, path: Path) -> None:
     """Dice against cases, estimated minutes and labelled volume, and central Dice: mean over seeds with 95 %."""
-    figure = Figure(figsize=(11, 8.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 2)
+    with picture(path, (11, 8.2)) as figure:
+        _draw_panels(figure.subplots(2, 2), rows, summary)
+        seeds = "1 seed" if len(summary.seeds) == 1 else f"{len(summary.seeds)} seeds"
+        figure.suptitle(f"Mean over {seeds}, band: 95 % interval of the mean", fontsize=11)
+
+
+def _draw_panels(axes: np.ndarray, rows: Sequence[Row], summary: Summary) -> None:
     panels = (
         (axes[0, 0], "cases", "test_dice", "labelled cases", "test Dice"),
         (axes[0, 1], "minutes", "test_dice", "estimated minutes of the reader", "test Dice"),
@@ -162,12 +138,8 @@ def plot(rows: Sequence[Row], summary: Summary, path: Path) -> None:
             )
         panel.set_xlabel(below)
         panel.set_ylabel(beside)
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
+        tidy(panel)
     axes[0, 0].legend(frameon=False, loc="lower right")
-    seeds = "1 seed" if len(summary.seeds) == 1 else f"{len(summary.seeds)} seeds"
-    figure.suptitle(f"Mean over {seeds}, band: 95 % interval of the mean", fontsize=11)
-    figure.savefig(path, dpi=130)
 
 
 def _draw(
@@ -206,17 +178,3 @@ def _write_csv(rows: Sequence[Row], path: Path) -> None:
                     round(sum(row.seconds.values()), 1),
                 ]
             )
-
-
-def _verdict(difference: Interval, seeds: int) -> str:
-    if seeds < 2:
-        return "one seed shows nothing"
-    if difference.low > 0:
-        return "better"
-    if difference.high < 0:
-        return "worse"
-    return "no difference shown"
-
-
-def _signed(interval: Interval) -> str:
-    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

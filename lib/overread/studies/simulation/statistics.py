@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 
 import numpy as np
-from scipy.integrate import trapezoid
 from scipy.stats import t as student
 
 from overread.domain import BadInputError
+from overread.metrics.budget import area_under_budget_curve
 from overread.metrics.correlation import LEVEL, Interval, bootstrap_interval
 
 # A difference in the area under the curve below this is a tie: Dice is not told to more than three digits.
@@ -209,20 +209,15 @@ def curve(rows: Sequence[Row], strategy: str, seed: int) -> list[Row]:
 
 
 def aubc(rounds: Sequence[Row], budget: str, up_to: float | None = None) -> float:
-    """Area under test Dice against a budget (trapezoids), divided by the budget's range: a mean Dice.
+    """Area under test Dice against a budget, as `area_under_budget_curve` has it: a mean Dice.
 
     Args:
         budget: `cases` or `minutes`.
         up_to: where the range ends; the last round's budget by default.
     """
-    x = np.array([getattr(row, budget) for row in rounds], float)
-    y = np.array([row.test_dice for row in rounds], float)
-    end = x[-1] if up_to is None else up_to
-    if end <= x[0]:
-        return float(y[0])
-    inside = x < end
-    xs, ys = np.append(x[inside], end), np.append(y[inside], np.interp(end, x, y))
-    return float(trapezoid(ys, xs)) / float(end - x[0])
+    return area_under_budget_curve(
+        [getattr(row, budget) for row in rounds], [row.test_dice for row in rounds], up_to
+    )
 
 
 def first_reaching(budgets: Sequence[int], values: Sequence[float] | np.ndarray, target: float) -> int | None:

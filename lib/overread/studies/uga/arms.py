@@ -1,0 +1,125 @@
+"""The arms of one seed: who is asked about what, and what comes of it.
+
+    <arm>/rounds/05/state/      database and accepted labels after the round
+    <arm>/rounds/05/model/      what was trained from them
+    <arm>/rounds/05/round.json  what was asked, what the gate said, what the judges say; with it the round is done
+    <arm>/training/             prepared cases and members in training
+    <arm>/unit.json             all rounds; with it the arm is done
+
+A round works on a copy of the state that the round before left and takes its place in one step, so that whatever
+kills it, the next start begins that round again from the same state.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from overread.ensemble.adabn import adapt_ensemble
+from overread.studies.uga.bench import RECIPE, Bench, write_whole
+from overread.studies.uga.judging import judge_cases, judge_doubt, random_patch
+from overread.studies.uga.patch_quality import patch_rows
+from overread.studies.uga.protocol import ADABN, ALL, HED, NONE
+from overread.studies.uga.rounds import Round, Told, opened_database
+
+# Patches of a place that its batch statistics are taken from.
+ADABN_PATCHES = 24
+
+
+def run_unit(bench: Bench, arm: str, told: Told) -> None:
+    """Do what is not done yet of one arm.
+
+    Args:
+        told: hears what is being done, and the share of it that is done.
+    """
+    finished = bench.folder / arm / "unit.json"
+    if finished.exists():
+        return
+    if arm == NONE:
+        rounds = [_first_model(bench, told)]
+    elif arm == HED:
+        rounds = [_stained(bench, told)]
+    elif arm == ADABN:
+        rounds = [_adapted(bench, told)]
+    else:
+        rounds = list(_rounds(bench, arm, told))
+    write_whole(json.dumps({"arm": arm, "seed": bench.seed, "rounds": rounds}, allow_nan=False), finished)
+    shutil.rmtree(bench.folder / arm / "training", ignore_errors=True)
+
+
+def _first_model(bench: Bench, told: Told) -> dict[str, Any]:
+    """Train the first model, let it look at the pool, and judge it."""
+    told("training the first model", 0.0)
+    ensemble = bench.load(bench.train_first(RECIPE, bench.protocol.stain))
+    patches: list[dict[str, Any]] = []
+    for number, case in enumerate(bench.pool):
+        look = bench.look(ensemble, case)
+        patches += patch_rows(bench, case, look)
+        look.maps.save(bench.maps_file(case))
+        told("looking at the pool", (number + 1) / len(bench.pool))
+    return {
+        "budget": 0,
+        "picks": [],
+        "gate": None,
+        "patches": patches,
+        "rows": judge_cases(bench, ensemble, bench.judges, lambda share: told("judging", share)),
+        "doubt": judge_doubt(bench, ensemble, list(bench.division.test)),
+    }
+
+
+def _stained(bench: Bench, told: Told) -> dict[str, Any]:
+    """The first model trained with strong stain augmentation, and no label from elsewhere."""
+    told("training with stain augmentation", 0.0)
+    ensemble = bench.load(bench.train_first(HED, bench.protocol.hed))
+    return {
+        "budget": 0,
+        "picks": [],
+        "gate": None,
+        "rows": judge_cases(bench, ensemble, bench.judges, lambda share: told("judging", share)),
+        "doubt": judge_doubt(bench, ensemble, list(bench.division.test)),
+    }
+
+
+def _adapted(bench: Bench, told: Told) -> dict[str, Any]:
+    """The first model with each place's own batch statistics, from pictures of the pool that nobody labelled."""
+    first = bench.store.current(RECIPE)
+    rows: list[dict[str, Any]] = []
+    doubt: list[dict[str, Any]] = []
+    rng = np.random.default_rng([bench.seed, 9])
+    for number, (domain, ids) in enumerate(bench.division.pool.items()):
+        cases = [bench.study_set.by_id[name] for name in ids]
+        drawn = [random_patch(bench, cases[n % len(cases)], rng) for n in range(ADABN_PATCHES)]
+        pictures = [picture for place in drawn if (picture := bench.image_of(place.name)) is not None]
+        out = bench.folder / ADABN / f"model_{number}"
+        shutil.rmtree(out, ignore_errors=True)
+        adapt_ensemble(first, [(p,) for p in pictures], out, device=bench.device, seed=bench.seed)
+        ensemble = bench.load(out)
+        judges = [bench.study_set.by_id[name] for name in bench.division.test[domain]]
+        rows += judge_cases(bench, ensemble, judges, lambda share: told("judging", share))
+        doubt += judge_doubt(bench, ensemble, [domain])
+    return {"budget": 0, "picks": [], "gate": None, "rows": rows, "doubt": doubt}
+
+
+def _rounds(bench: Bench, arm: str, told: Told) -> Iterator[dict[str, Any]]:
+    """The rounds of an arm that asks; those that are there are only read."""
+    folder = bench.folder / arm
+    budgets = bench.protocol.budgets[-1:] if arm == ALL else bench.protocol.budgets
+    before, model = None, bench.store.current(RECIPE)
+    for number, budget in enumerate(budgets, start=1):
+        finished = folder / "rounds" / f"{budget:02d}"
+        if not (finished / "round.json").exists():
+            working = folder / "rounds" / ".working"
+            shutil.rmtree(working, ignore_errors=True)
+            working.mkdir(parents=True)
+            if before is not None:
+                shutil.copytree(before / "state", working / "state")
+            with opened_database(working / "state") as database:
+                done = Round(bench, arm, number, budget, model, database, working, told).run()
+            write_whole(json.dumps(done, allow_nan=False), working / "round.json")
+            working.rename(finished)
+        before, model = finished, finished / "model"
+        yield json.loads((finished / "round.json").read_text())

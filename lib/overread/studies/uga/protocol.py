@@ -1,0 +1,232 @@
+"""What decides a study's numbers, and the two sizes that it comes in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from typing import Any, Literal
+
+from overread.domain import BadInputError
+from overread.ensemble.plan import Hardware
+from overread.learning.retraining import RetrainingOptions
+from overread.queue.patches.strategies import PATCH_STRATEGIES
+
+# Arms that ask nobody: the model as it is, with stain augmentation, with the place's own batch statistics.
+NONE, HED, ADABN = "none", "hed", "adabn"
+# Everything in the pool is labelled.
+ALL = "all"
+UNASKED = (NONE, HED, ADABN)
+ARMS = (
+    NONE,
+    ALL,
+    "random",
+    "foreground_random",
+    "most_uncertain",
+    "clasp_pe",
+    "uga",
+    "pairwise_dice",
+    HED,
+    ADABN,
+)
+# Only where pictures are stained.
+STAINED = (HED, ADABN)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How finely a set of pictures is seen.
+
+    Attributes:
+        um_per_px: pixel of the model; the set's own where None.
+        patch_px: edge of an asked patch; the set's own where None.
+        window_px: edge of the network's window in training.
+        batch: windows in a training step.
+        look_windows: edge of the window when a picture is looked at, in training windows. Networks normalised by
+            batch say the same in larger windows, and sooner.
+    """
+
+    um_per_px: float | None = None
+    patch_px: int | None = None
+    window_px: int = 64
+    batch: int = 8
+    look_windows: int = 2
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that decides the numbers of one set; what is equal gives equal results.
+
+    Attributes:
+        preset: the name it began with.
+        budgets: patches per local domain that are labelled in all, round by round.
+        members: networks of an ensemble.
+        starter_iterations: training steps of each member of the first model.
+        iterations: the same of a retraining.
+        begin: a retraining goes on from the model before, or from `scratch`.
+        replay_share, rate_factor: see `RetrainingOptions`.
+        gated: a retraining spares cases to judge by, as at a hospital, and the gate's verdict is told. Without,
+            every member learns from every label.
+        stain: strength of the stain augmentation of all arms but `hed`.
+        hed: that of the arm `hed`.
+        batch: windows of a volume in a training step.
+        features: channels of the first resolution; most_features: of any.
+        stages: resolutions.
+        voxels: most voxels of a window of volumes.
+        step: distance of neighbouring windows when a picture is looked at, as a share of the window.
+        most_cases: of each group and domain.
+        patches_per_slide: cut from each central slide to learn from.
+        scale: of sets of pictures that are not named in `scales`.
+        scales: by set.
+    """
+
+    preset: str = "small"
+    budgets: tuple[int, ...] = (5, 10)
+    members: int = 3
+    starter_iterations: int = 250
+    iterations: int = 100
+    begin: Literal["champion", "scratch"] = "champion"
+    replay_share: float = 0.5
+    rate_factor: float = 0.2
+    gated: bool = True
+    stain: float = 0.0
+    hed: float = 0.2
+    batch: int = 4
+    features: int = 12
+    most_features: int = 64
+    stages: int = 4
+    voxels: int = 32 * 32 * 16
+    step: float = 0.75
+    most_cases: int = 24
+    patches_per_slide: int = 16
+    scale: Scale = Scale()
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.budgets or list(self.budgets) != sorted({*self.budgets}) or self.budgets[0] < 1:
+            raise BadInputError(f"budgets are patches in all and rise, such as 5 10; got {self.budgets}")
+        for name in (
+            "members",
+            "starter_iterations",
+            "iterations",
+            "batch",
+            "most_cases",
+            "patches_per_slide",
+        ):
+            if getattr(self, name) < 1:
+                raise BadInputError(f"{name} is {getattr(self, name)}, expected at least 1")
+        # The rest is checked by those who use it, before the first hour has passed.
+        self.retraining(0)
+
+    def scale_of(self, set_name: str) -> Scale:
+        """How finely a set is seen."""
+        return self.scales.get(set_name, self.scale)
+
+    def hardware(self, scale: Scale) -> Hardware:
+        """The network's size."""
+        window = scale.window_px**2
+        return Hardware(
+            {2: window, 3: self.voxels},
+            {2: scale.batch * window, 3: self.batch * self.voxels},
+            self.features,
+            {2: self.most_features, 3: self.most_features},
+            self.stages,
+        )
+
+    def retraining(self, seed: int, device: str = "auto") -> RetrainingOptions:
+        """How a challenger is trained."""
+        return RetrainingOptions(
+            start=self.begin,
+            iterations=self.iterations,
+            replay_share=self.replay_share,
+            rate_factor=self.rate_factor,
+            seed=seed,
+            device=device,
+            threads=1,
+            optimiser="adamw",
+        )
+
+    def changed(self, changes: Mapping[str, Any]) -> Protocol:
+        """The same but for some fields."""
+        return replace(self, **changes)
+
+    def key(self) -> str:
+        """A short name of all of it."""
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+
+
+PRESETS = {
+    # Half the resolution or less: a picture costs a quarter.
+    "small": Protocol(
+        scales={
+            "monuseg": Scale(um_per_px=1.0, patch_px=64),
+            "slides": Scale(um_per_px=2.0, patch_px=128),
+            "camelyon": Scale(um_per_px=2.0, patch_px=512),
+        },
+    ),
+    "paper": Protocol(
+        preset="paper",
+        members=5,
+        starter_iterations=400,
+        iterations=80,
+        features=16,
+        most_features=128,
+        stages=5,
+        voxels=48 * 48 * 32,
+        most_cases=40,
+        patches_per_slide=24,
+        scale=Scale(window_px=128, look_windows=4),
+        scales={
+            "dsb2018": Scale(window_px=64, look_windows=4),
+            "slides": Scale(window_px=256, batch=4),
+            "camelyon": Scale(window_px=256, batch=4),
+        },
+    ),
+}
+
+
+def checked_arms(names: tuple[str, ...], axes: int) -> tuple[str, ...]:
+    """Arms in order, without those that mean nothing for volumes.
+
+    Raises:
+        BadInputError: there is no such arm.
+    """
+    known = {*ARMS, *PATCH_STRATEGIES}
+    if unknown := [name for name in names if name not in known]:
+        raise BadInputError(f"there is no arm {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    wanted = dict.fromkeys((NONE, *names))
+    return tuple(name for name in wanted if axes == 2 or name not in STAINED)
+
+
+def changed_protocol(preset: str, changes: Sequence[str]) -> Protocol:
+    """A preset with other values for some fields, each given as `field=value`.
+
+    Raises:
+        BadInputError: there is no such preset or field, or the value is none for it.
+    """
+    if preset not in PRESETS:
+        raise BadInputError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+    protocol = PRESETS[preset]
+    known = asdict(protocol)
+    values: dict[str, Any] = {}
+    for text in changes:
+        name, _, value = text.partition("=")
+        if name not in known or isinstance(known[name], dict) or name == "preset":
+            fields = ", ".join(key for key in known if not isinstance(known[key], dict) and key != "preset")
+            raise BadInputError(f"a protocol has no {name!r} to change; it has {fields}")
+        try:
+            values[name] = _parsed(value, known[name])
+        except ValueError as error:
+            raise BadInputError(f"{name} cannot be {value!r}: {error}") from error
+    return protocol.changed(values)
+
+
+def _parsed(text: str, like: Any) -> Any:
+    if isinstance(like, bool):
+        if text not in ("yes", "no"):
+            raise ValueError("say yes or no")
+        return text == "yes"
+    if isinstance(like, (tuple, list)):
+        return tuple(int(part) for part in text.split(","))
+    return type(like)(text)

@@ -1,0 +1,79 @@
+"""What the pieces of a study wrote down, put together for the report: `results.json`, one of each set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from overread.studies.uga.bench import write_whole
+from overread.studies.uga.protocol import ALL, ARMS
+from overread.studies.uga.sets import StudySet
+from overread.studies.uga.study import Job, finished, open_set
+
+RESULTS = "results.json"
+PARTS = ("rows", "picks", "patches", "doubt")
+
+
+def gather(job: Job, name: str, command: str, seconds: float | None) -> dict[str, Any] | None:
+    """The results of all pieces of a set that are done; None where nothing is.
+
+    Args:
+        command: that makes them.
+        seconds: that it took this time.
+    """
+    pieces = [json.loads(path.read_text()) for path in finished(job, name)]
+    if not pieces:
+        return None
+    study_set = open_set(job, name)
+    found: dict[str, Any] = {"study": _facts(job, study_set, pieces, command, seconds)}
+    for part in PARTS:
+        found[part] = list(_rows(pieces, part))
+    found["gate"] = [
+        {"seed": piece["seed"], "arm": piece["arm"], "budget": one["budget"], **one["gate"]}
+        for piece in pieces
+        for one in piece["rounds"]
+        if one["gate"]
+    ]
+    return found
+
+
+def write_results(job: Job, out: Path, command: str, seconds: float | None) -> list[dict[str, Any]]:
+    """Write `<out>/<set>/results.json` of every set of which something is done, and return them."""
+    found = [(name, gather(job, name, command, seconds)) for name in job.sets]
+    there = [(name, results) for name, results in found if results is not None]
+    for name, results in there:
+        write_whole(json.dumps(results, allow_nan=False) + "\n", out / name / RESULTS)
+    return [results for _, results in there]
+
+
+def _facts(
+    job: Job, study_set: StudySet, pieces: Sequence[dict[str, Any]], command: str, seconds: float | None
+) -> dict[str, Any]:
+    there = {piece["arm"] for piece in pieces}
+    return {
+        "set": study_set.name,
+        "preset": job.protocol.preset,
+        "budgets": [0, *job.protocol.budgets],
+        "arms": [arm for arm in ARMS if arm in there] + sorted(there - {*ARMS}),
+        "seeds": sorted({piece["seed"] for piece in pieces}),
+        "central": study_set.central,
+        "domains": [study_set.central, *study_set.local_domains],
+        "patch_px": study_set.patch_px,
+        "um_per_px": study_set.um_per_px,
+        "command": command,
+        "seconds": seconds,
+    }
+
+
+def _rows(pieces: Sequence[dict[str, Any]], part: str) -> Iterator[dict[str, Any]]:
+    for piece in pieces:
+        for one in piece["rounds"]:
+            # What all labels cost is no pick of a patch.
+            if part == "picks" and piece["arm"] == ALL:
+                continue
+            who = {"seed": piece["seed"]}
+            if part != "patches":
+                who |= {"arm": piece["arm"], "budget": one["budget"]}
+            yield from ({**who, **row} for row in one.get(part, ()))

@@ -1,0 +1,249 @@
+"""One round of an arm: ask by the model in service, accept the robot's labels, train, hear the gate, judge."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from overread.domain import BadInputError, Grid, PatchLocation
+from overread.domain.labels import IGNORE
+from overread.ensemble.calibrate import calibrate
+from overread.ensemble.ensemble import Ensemble
+from overread.ensemble.slides.maps import SlideMaps
+from overread.imaging.volumes import read_volume
+from overread.learning.accepted import AcceptedLabels, Submission
+from overread.learning.central import read_central
+from overread.learning.gate import GateOptions, judge
+from overread.learning.retraining import retrain
+from overread.learning.training_set import LocalCase, training_set
+from overread.queue.patches.serving import PatchQueue, ServedPatch
+from overread.queue.patches.strategies import EXTRAS
+from overread.queue.patches.tables import SlideEntry
+from overread.queue.settings import QueueSettings
+from overread.raters.robot import RobotRater
+from overread.state.database import Database
+from overread.studies.uga.bench import RECIPE, Bench
+from overread.studies.uga.judging import judge_cases, judge_doubt, patch_px0, voxel_mm
+from overread.studies.uga.looking import whole
+from overread.studies.uga.protocol import ALL
+
+# The clock of the study: its first day, and what passes between two rounds and two questions.
+FIRST_DAY_S, DAY_S, QUESTION_S = 1_700_000_000.0, 86_400.0, 60.0
+ROBOT = "robot"
+# Strategies that look at no map.
+BLIND = ("random",)
+# More than any case has along an edge.
+WHOLE_PX = 10**6
+
+Told = Callable[[str, float], None]
+
+
+@dataclass(eq=False)
+class Round:
+    """One round at work on its state.
+
+    Attributes:
+        number: 1 is the first.
+        budget: patches per local domain in all, when it is over.
+        model: that asks, and that the training goes on from.
+        folder: of the round.
+    """
+
+    bench: Bench
+    arm: str
+    number: int
+    budget: int
+    model: Path
+    database: Database
+    folder: Path
+    told: Told
+
+    def __post_init__(self) -> None:
+        self.accepted = AcceptedLabels(self.folder / "state" / "accepted", self.database)
+
+    def run(self) -> dict[str, Any]:
+        """Ask, train, judge."""
+        bench, last = self.bench, self.budget == self.bench.protocol.budgets[-1]
+        picks = self.label_all() if self.arm == ALL else self.ask()
+        challenger, verdict = self.learn()
+        shutil.copytree(challenger, self.folder / "model")
+        ensemble = bench.load(self.folder / "model")
+        return {
+            "budget": self.budget,
+            "picks": picks,
+            "gate": verdict,
+            "rows": judge_cases(bench, ensemble, bench.judges, lambda share: self.told("judging", share)),
+            "doubt": judge_doubt(bench, ensemble, list(bench.division.test)) if last else [],
+        }
+
+    def ask(self) -> list[dict[str, Any]]:
+        """Serve the round's patches one after the other, and accept what the robot says of each."""
+        bench, protocol = self.bench, self.bench.protocol
+        domains = len(bench.division.pool)
+        had = protocol.budgets[self.number - 2] if self.number > 1 else 0
+        count = (self.budget - had) * domains
+        ensemble = bench.load(self.model)
+        entries, maps = self.entries(ensemble)
+        settings = QueueSettings(
+            strategy=self.arm, control_share=0.0, batch=count, budget=protocol.budgets[-1] * domains
+        )
+        queue = PatchQueue(self.database, RECIPE, self.model.name, settings)
+        rng = np.random.default_rng([bench.seed, self.number, 1])
+        now = FIRST_DAY_S + self.number * DAY_S
+        size = self.patch_px(entries)
+        if self.arm in EXTRAS:
+            # What a strategy needs beside is computed for every slide before the first question, as in service.
+            queue.warm(entries, size)
+        picks: list[dict[str, Any]] = []
+        for _ in range(count):
+            served = queue.ask(self.arm, ROBOT, entries, None, size, now, rng)
+            if not isinstance(served, ServedPatch):
+                break
+            now += QUESTION_S
+            picks.append(self.accept(served.location, served.score, served, ensemble, maps, now))
+            self.told("asking", len(picks) / count)
+        return picks
+
+    def patch_px(self, entries: Mapping[str, SlideEntry]) -> tuple[int, int]:
+        """Width and height of what is asked about, in level-0 pixels of most slides; a volume is asked about whole."""
+        if self.bench.study_set.patch_px is None:
+            return WHOLE_PX, WHOLE_PX
+        um = float(np.median([entry.pixel_size.um for entry in entries.values()]))
+        edge = patch_px0(self.bench, um)
+        return edge, edge
+
+    def entries(self, ensemble: Ensemble) -> tuple[dict[str, SlideEntry], dict[str, SlideMaps]]:
+        """All cases of the pool as the queue wants them, with what the model in service says of each."""
+        bench = self.bench
+        maps: dict[str, SlideMaps] = {}
+        for index, case in enumerate(bench.pool):
+            if self.number == 1 or self.arm in BLIND:
+                maps[case.id] = bench.first_maps(case)
+            else:
+                maps[case.id] = bench.look(ensemble, case).maps
+            self.told("looking at the pool", (index + 1) / len(bench.pool))
+        entries = {
+            case.id: SlideEntry(
+                lambda found=maps[case.id]: found,
+                case.patient,
+                case.domain,
+                maps[case.id].slide_size_px,
+                maps[case.id].slide_pixel_size,
+                version=self.model.name + str(self.number),
+            )
+            for case in bench.pool
+        }
+        return entries, maps
+
+    def label_all(self) -> list[dict[str, Any]]:
+        """Accept the truth about the whole pool."""
+        bench = self.bench
+        ensemble = bench.load(self.model)
+        maps = {case.id: bench.first_maps(case) for case in bench.pool}
+        picks = []
+        for index, case in enumerate(bench.pool):
+            now = FIRST_DAY_S + self.number * DAY_S + index * QUESTION_S
+            location = PatchLocation(case.id, whole(maps[case.id]))
+            picks.append(self.accept(location, None, None, ensemble, maps, now))
+            self.told("labelling everything", (index + 1) / len(bench.pool))
+        return picks
+
+    def accept(
+        self,
+        location: PatchLocation,
+        score: float | None,
+        served: ServedPatch | None,
+        ensemble: Ensemble,
+        maps: Mapping[str, SlideMaps],
+        now: float,
+    ) -> dict[str, Any]:
+        """The robot's word about a patch becomes an accepted label; what it cost."""
+        bench = self.bench
+        case = bench.study_set.by_id[location.slide]
+        image = bench.image_of(location.name)
+        if image is None:
+            raise BadInputError(f"the picture of {location.name} cannot be cut out of {case.image}")
+        grid: Grid = read_volume((image,)).grid
+        label = RobotRater(seed=bench.seed).label(bench.label_of(location), grid.spacing_mm, location.name)
+        origin = Submission(
+            case_id=location.name,
+            patient=case.patient,
+            rater=ROBOT,
+            client_id=ROBOT,
+            recipe=RECIPE,
+            champion=ensemble.identity,
+            serving=served.serving if served else None,
+            classes=ensemble.classes,
+        )
+        self.accepted.add(label, grid, origin, now)
+        tissue = {name: float(m.tissue.sum()) for name, m in maps.items()}
+        of_domain = sum(tissue[name] for name in bench.division.pool[case.domain])
+        inside = maps[case.id].tissue[maps[case.id].cells(location.region)].sum()
+        is_volume = bench.study_set.axes == 3
+        return {
+            "domain": case.domain,
+            "case": case.id,
+            "box": None if is_volume else list(location.region.bbox),
+            "score": score,
+            "reason": served.reason if served else "",
+            "mm2": label.size * voxel_mm(bench, case),
+            "tissue_share": float(inside) / max(of_domain, 1.0),
+            "foreground_share": float(((label > 0) & (label != IGNORE)).mean()),
+        }
+
+    def learn(self) -> tuple[Path, dict[str, Any] | None]:
+        """Train on all that was accepted, and hear the gate: the challenger and the verdict."""
+        bench, protocol = self.bench, self.bench.protocol
+        domains = {case.id: case.domain for case in bench.study_set.cases}
+        local = [
+            LocalCase(
+                case.id, (case.image,), case.label, case.patient, case.protected, domains[slide_of(case.id)]
+            )
+            for case in self.accepted.cases(RECIPE, bench.image_of, classes=bench.study_set.classes)
+        ]
+        gate = GateOptions(fewest_cases=1, fewest_protected=5 if protocol.gated else 1)
+        cases = training_set(
+            self.model,
+            read_central(bench.store.recipe_folder(RECIPE)),
+            local,
+            gate.fewest_protected if protocol.gated else 0,
+        )
+        training = bench.folder / self.arm / "training"
+        challenger = retrain(
+            self.model,
+            cases,
+            training,
+            protocol.retraining(bench.seed * 100 + self.number, bench.device),
+            progress=lambda now: self.told(now.stage, now.share),
+        )
+        calibrate(challenger, cases.dataset, device=bench.device)
+        if not protocol.gated:
+            return challenger, None
+        decision = judge(self.model, challenger, cases, gate, bench.device)
+        told = {"promoted": decision.promoted, "reason": decision.reason}
+        for name, table in (("local", decision.local), ("central", decision.central)):
+            told[f"{name}_difference"] = table.difference if table else None
+        return challenger, told
+
+
+def slide_of(case: str) -> str:
+    """The case that a label belongs to."""
+    location = PatchLocation.parse(case)
+    return location.slide if location else case
+
+
+@contextmanager
+def opened_database(state: Path) -> Iterator[Database]:
+    """The database of a round, closed at the end."""
+    state.mkdir(parents=True, exist_ok=True)
+    database = Database.open(state / "overread.db")
+    try:
+        yield database
+    finally:
+        database.close()

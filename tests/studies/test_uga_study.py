@@ -1,0 +1,191 @@
+"""The study of UGA asks, learns and judges by the code in service, goes on after a stop, and is shared by processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from overread.cli import app
+from overread.studies.uga.protocol import PRESETS
+from overread.studies.uga.report import write_report
+from overread.studies.uga.results import RESULTS, gather, write_results
+from overread.studies.uga.rows import read_results
+from overread.studies.uga.study import finished, run_study, units_of
+from support.tiny_study import EDGE_PX, PATCH_PX, PROTOCOL, balls, discs, job
+
+pytestmark = pytest.mark.slow
+ARMS = ("none", "all", "random", "clasp_pe", "uga", "hed", "adabn")
+
+
+class KilledError(Exception):
+    """Stands for a power cut."""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of discs."""
+    assert discs.name == "discs"
+    folder = tmp_path_factory.mktemp("uga")
+    run_study(job(folder, ARMS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(work: Path) -> dict[str, Any]:
+    found = gather(job(work, ARMS), "discs", "overread study uga", 1.0)
+    assert found is not None
+    return found
+
+
+def test_every_arm_is_judged_on_every_held_out_case(results: dict[str, Any]):
+    read = read_results(results)
+    assert read.complete_seeds == (0,)
+    assert read.study.arms == ARMS
+    by_arm = Counter((row.arm, row.budget, row.domain) for row in read.rows)
+    # Seven pictures of four patients in the north: at most a third judge; half of four in the south.
+    for arm, budget in (("none", 0), ("random", 1), ("random", 2), ("uga", 2), ("all", 2), ("hed", 0)):
+        assert by_arm[arm, budget, "north"] == 2
+        assert by_arm[arm, budget, "south"] == 2
+    # Statistics of another place say nothing about the first one.
+    assert by_arm["adabn", 0, "north"] == 0
+    assert by_arm["adabn", 0, "south"] == 2
+    assert all(row.dice is not None and 0 <= row.dice <= 1 for row in read.rows)
+
+
+def test_asks_as_many_patches_as_the_budget_says_and_none_twice(results: dict[str, Any]):
+    picks = read_results(results).picks
+    assert {pick.domain for pick in picks} == {"south"}
+    judges = {row["case"] for row in results["rows"]}
+    for arm in ("random", "clasp_pe", "uga"):
+        own = [pick for pick in picks if pick.arm == arm]
+        assert [pick.budget for pick in own] == [1, 2]
+        assert len({(pick.case, pick.box) for pick in own}) == 2
+        assert not {pick.case for pick in own} & judges
+        for pick in own:
+            assert pick.box is not None
+            x, y, width, height = pick.box
+            assert (width, height) == (PATCH_PX, PATCH_PX)
+            assert 0 <= x <= EDGE_PX - width
+            assert 0 <= y <= EDGE_PX - height
+            assert pick.mm2 == pytest.approx((PATCH_PX / 1000) ** 2)
+            # A ninth of a picture; the pool holds two.
+            assert pick.tissue_share is not None
+            assert 0.02 < pick.tissue_share < 0.12
+
+
+def test_patients_are_never_divided(work: Path):
+    bench = units_of(job(work, ("none",)))[0].bench
+    teach = {*bench.division.train, *(name for ids in bench.division.pool.values() for name in ids)}
+    judge = {name for ids in bench.division.test.values() for name in ids}
+    whose = {case.id: case.patient for case in bench.study_set.cases}
+    assert not {whose[name] for name in teach} & {whose[name] for name in judge}
+    kept = json.loads((bench.folder / "models" / "study" / "central.json").read_text())
+    assert {*kept["training"], *kept["protected"]} == {*bench.division.train}
+
+
+def test_labels_are_those_of_the_label_store_and_the_gate_speaks(work: Path, results: dict[str, Any]):
+    folder = units_of(job(work, ("none",)))[0].bench.folder
+    sidecars = sorted((folder / "random" / "rounds" / "02" / "state" / "accepted").glob("south_*/*.json"))
+    assert len(sidecars) == 2
+    assert {json.loads(path.read_text())["strategy"] for path in sidecars} == {"random"}
+    told = [(row["arm"], row["budget"], type(row["promoted"])) for row in results["gate"]]
+    assert sorted(told) == sorted(
+        [(arm, budget, bool) for arm in ("random", "clasp_pe", "uga") for budget in (1, 2)]
+        + [("all", 2, bool)]
+    )
+
+
+def test_doubt_is_judged_place_by_place(results: dict[str, Any]):
+    read = read_results(results)
+    told = {(row.arm, row.domain) for row in read.doubt}
+    assert {(arm, place) for arm in ("none", "random", "all") for place in ("north", "south")} <= told
+    for row in read.doubt:
+        assert row.error_share is not None
+        assert row.augrc is not None
+        # By the best of all orders e² / 2 is left, by the worst all but that of e.
+        e = row.error_share
+        assert e**2 / 2 - 1e-6 <= row.augrc <= e - e**2 / 2 + 1e-6
+    assert {patch.measure for patch in read.patches} == {"predictive_entropy", "pairwise_dice", "uga"}
+
+
+def test_goes_on_after_it_was_killed_and_gets_the_same(tmp_path: Path, results: dict[str, Any]):
+    def killing(stage: str, times: int):
+        left = [times]
+
+        def report(what: str, _share: float) -> None:
+            if stage in what:
+                left[0] -= 1
+                if left[0] == 0:
+                    raise KilledError
+
+        return report
+
+    again = job(tmp_path, ("none", "clasp_pe"))
+    for stage, times in (("looking at the pool", 1), ("clasp_pe: judging", 1), ("clasp_pe: training", 2)):
+        with pytest.raises(KilledError):
+            run_study(again, killing(stage, times))
+    run_study(again)
+    found = gather(again, "discs", "", None)
+    assert found is not None
+    for part in ("rows", "picks", "doubt", "patches", "gate"):
+        wanted = [row for row in results[part] if row.get("arm", "none") in ("none", "clasp_pe")]
+        assert sorted(map(json.dumps, found[part])) == sorted(map(json.dumps, wanted))
+
+
+def test_two_processes_share_the_pieces(tmp_path: Path):
+    arms = ("none", "random", "all")
+    command = [sys.executable, "-m", "support.tiny_study", str(tmp_path), ",".join(arms)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True) as other:
+        run_study(job(tmp_path, arms))
+        _, said = other.communicate(timeout=300)
+    assert other.returncode == 0, said
+    assert [path.parent.name for path in finished(job(tmp_path, arms), "discs")] == sorted(arms)
+
+
+def test_the_command_tells_what_is_there(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(PRESETS, "tiny", PROTOCOL)
+    runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200", "OVERREAD_DEBUG": ""})
+    asked = ["study", "uga", "--sets", "discs", "--preset", "tiny", "--seeds", "0", "--device", "cpu"]
+    told = runner.invoke(app, [*asked, "--work", str(work), "--report", "--out", str(tmp_path / "out")])
+    assert told.exit_code == 0, told.output
+    assert "one seed shows nothing" in told.output.replace("\n", " ")
+    assert (tmp_path / "out" / "report.html").exists()
+    kept = json.loads((tmp_path / "out" / "discs" / RESULTS).read_text())
+    assert len(kept["picks"]) == 6
+    for wrong, words in (
+        (["--arms", "guess"], "there is no arm 'guess'"),
+        (["--seeds", "one"], "seeds are whole numbers"),
+        (["--change", "speed=2"], "no 'speed' to change"),
+        (["--central", "west"], "no case of the central domain 'west'"),
+    ):
+        refused = runner.invoke(app, [*asked, "--work", str(work), *wrong])
+        assert refused.exit_code != 0
+        assert words in refused.output.replace("\n", " ")
+    empty = runner.invoke(app, [*asked, "--work", str(tmp_path / "work"), "--report"])
+    assert empty.exit_code != 0
+    assert "nothing is done" in empty.output
+
+
+def test_volumes_are_asked_about_as_a_whole(tmp_path: Path):
+    assert balls.name == "balls"
+    arms = ("none", "most_uncertain", "hed")
+    here = job(tmp_path, arms, ("balls",), gated=False)
+    run_study(here)
+    found = write_results(here, tmp_path / "out", "", None)[0]
+    # Volumes have no stain.
+    assert found["study"]["arms"] == ["none", "most_uncertain"]
+    assert [pick["box"] for pick in found["picks"]] == [None, None]
+    assert len({pick["case"] for pick in found["picks"]}) == 2
+    # 20 x 18 x 10 voxels of 2 mm³.
+    assert {pick["mm2"] for pick in found["picks"]} == {7200.0}
+    assert [pick["tissue_share"] for pick in found["picks"]] == [0.5, 0.5]
+    assert found["gate"] == []
+    assert json.loads((tmp_path / "out" / "balls" / RESULTS).read_text()) == found
+    write_report(found, tmp_path / "out")
