@@ -47,5 +47,5 @@ def ask(url: str, model: str, image: str, params: Mapping[str, Any]) -> Answered
     seconds = time.perf_counter() - started
     if not answer.ok:
         raise OverreadError(f"{model} refused to answer about {image}: {answer.text}")
-    facts, file = MultipartDecoder.from_response(answer).parts
-    return Answered(file.content, json.loads(facts.text), seconds)
+    facts, file = [part.content for part in MultipartDecoder.from_response(answer).parts]
+    return Answered(file, json.loads(facts), seconds)

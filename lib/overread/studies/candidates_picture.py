@@ -3,7 +3,8 @@
     python -m overread.studies.candidates_picture apps/radiology --model FOLDER --image case_0000.nii.gz \\
         --label liver --choose B --out docs/pictures/slicer-candidates.png
 
-`FOLDER` is a trained MedUHIP model: `model/<recipe>/<hash>` of the app. The real server is asked, as 3D Slicer asks it.
+`FOLDER` is a MedUHIP model: `model/<recipe>/<hash>` of the app. The real server is asked, as 3D Slicer asks it. The
+README's own picture is of a model whose styles were set by hand: `PYTHONPATH=tests python -m support.styles_picture`.
 What Slicer's core needs, `slicer_scene.NEEDS` says.
 """
 
@@ -93,13 +94,11 @@ def draw_turns(image: Path, first: Told, then: Told, label: str, choose: str, pi
     offered = first.facts["candidates"][label]
     class_colours = {name: CLASS_COLOURS[n % len(CLASS_COLOURS)] for n, name in enumerate(classes)}
     fills = dict.fromkeys(classes, CLASS_FILL) | dict.fromkeys(CANDIDATE_COLOURS, CANDIDATE_FILL)
-    legend = class_colours | {
+    legend = dict(class_colours)
+    for one in offered:
         # The font has no minus sign.
-        f"{one['name']}: {one['words'].replace('−', '-')} ({one['support']:.0%})": CANDIDATE_COLOURS[
-            one["name"]
-        ]
-        for one in offered
-    }
+        words = f"{one['name']}: {one['words'].replace('−', '-')} ({100 * one['support']:.0f} %)"
+        legend[words] = CANDIDATE_COLOURS[one["name"]]
     with tempfile.TemporaryDirectory() as folder, in_own_process() as slicer:
         panels = [Path(folder) / f"{name}.png" for name in ("plain", "offered", "chosen")]
         colours = class_colours | CANDIDATE_COLOURS

@@ -148,7 +148,6 @@ class Reader:
         self._file = work / f"{name}.nii.gz"
         self._mine: list[str] = []
         self._rng = np.random.default_rng(sum(name.encode()))
-        self._session = requests.Session()
 
     def work(self, stop: threading.Event) -> None:
         """Case after case; a failed request ends the case."""
@@ -156,7 +155,6 @@ class Reader:
         stop.wait(self._rng.uniform(0, self._think_s))
         while not stop.is_set():
             self._one_case(stop)
-        self._session.close()
 
     def _one_case(self, stop: threading.Event) -> None:
         self._ask(INFO, "GET", "/info/")
@@ -200,7 +198,8 @@ class Reader:
         """The answer; None where there was none, or another than is `fine`."""
         began = time.perf_counter()
         try:
-            answer = self._session.request(method, f"{self._url}{path}", timeout=TIMEOUT_S, **arguments)
+            # A connection each, as 3D Slicer has it.
+            answer = requests.request(method, f"{self._url}{path}", timeout=TIMEOUT_S, **arguments)
             trouble = "" if answer.status_code in fine else f"{answer.status_code} {answer.text[:200]}"
         except requests.RequestException as error:
             answer, trouble = None, f"no answer: {type(error).__name__}"

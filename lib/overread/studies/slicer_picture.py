@@ -111,7 +111,11 @@ def beside_each_other(
         sheet.paste(panel, (index * step_px, 0))
     for index, caption in enumerate(captions):
         pen.text(
-            (index * step_px, panels[0].height + STRIP_PX // 2), caption, fill="white", font=font, anchor="lm"
+            (index * step_px + GAP_PX, panels[0].height + STRIP_PX // 2),
+            caption,
+            fill="white",
+            font=font,
+            anchor="lm",
         )
     for x, row, name, colour in entries:
         y = top + STRIP_PX * row + STRIP_PX // 2
