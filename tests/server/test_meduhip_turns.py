@@ -34,6 +34,12 @@ from support.styles import (
 
 # What was accepted in one test is to change nothing in the next.
 FORCED = {"result_extension": ".nrrd", "result_dtype": "uint8", "preference": "off"}
+OHIF = {
+    "result_extension": ".nrrd",
+    "result_dtype": "uint8",
+    "result_compress": False,
+    "restore_label_idx": False,
+}
 USUAL = {"preference": "my usual style"}
 # Right-handed, so that 3D Slicer counts voxels as they are stored.
 GRID = Grid(SHAPE, np.diag([-1.0, -1, 1, 1]))
@@ -93,6 +99,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "bad",
         "restart",
         "marked",
+        "ohif",
         "reset",
     ):
         write_nifti(desk.studies / f"{case}.nii.gz", shells(), GRID)
@@ -269,6 +276,39 @@ def test_several_classes_take_clicks_in_turn(client):
         client, "pair", "pair", foreground=[in_middle], background=[], label="tumour", candidates="off"
     )
     assert (labels[tuple(in_middle)], labels[tuple(in_core)]) == (2, 1)
+
+
+def test_ohif_gets_classes_without_holes_for_its_points_and_the_whole_answer_without_saying_the_clicks_again(
+    desk, tmp_path
+):
+    def shown(model: str, **params: Any) -> np.ndarray:
+        """As OHIF's panel asks: it gets the bare file, and names nobody."""
+        answer = requests.post(
+            f"{desk.url}/infer/{model}",
+            params={"image": "ohif", "output": "image"},
+            files={"params": (None, json.dumps(OHIF | params))},
+            timeout=120,
+        )
+        assert answer.ok, answer.text
+        (tmp_path / "answer.nrrd").write_bytes(answer.content)
+        return read_labelmap(tmp_path / "answer.nrrd")[0]
+
+    whole = "doubted (whole answer)"
+    listed = requests.get(f"{desk.url}/info/", timeout=60).json()["models"]["doubted"]["labels"]
+    first = shown(whole, preference="off")
+    np.testing.assert_array_equal(first, FIRST)
+    regions = shown(whole, preference="off", candidates="regions only")
+    np.testing.assert_array_equal(regions == listed["candidate B"], OUTER & ~MIDDLE)
+    picked = shown("doubted", organ=[IN_B], background=[])
+    np.testing.assert_array_equal(picked, OUTER)
+    again = shown(whole, preference="off", candidates="off", doubt="off")
+    np.testing.assert_array_equal(again, OUTER)
+    # An option that is sent again with each look is meant once.
+    shown(whole, preference="off", candidate="C", candidates="off", doubt="off")
+    smaller = shown("doubted", organ=[IN_B], background=[])
+    np.testing.assert_array_equal(
+        shown(whole, preference="off", candidate="C", candidates="off", doubt="off"), smaller
+    )
 
 
 def test_doubt_bands_are_drawn_beside_the_candidates(desk, client):

@@ -152,6 +152,20 @@ def test_ohif_gets_the_bare_file_and_scripts_the_bare_facts(server, case):
     assert facts["label_names"]["organ"] == 1
 
 
+def test_a_client_that_gets_no_names_finds_the_bands_under_the_values_that_are_listed(server, case, tmp_path):
+    listed = requests.get(f"{server.url}/info/", timeout=60).json()["models"]["phantom"]["labels"]
+    answer = requests.post(
+        f"{server.url}/infer/phantom",
+        params={"image": case, "output": "image"},
+        data={"params": '{"doubt": "bands only"}'},
+        timeout=60,
+    )
+    (tmp_path / "answer.nrrd").write_bytes(answer.content)
+    both = expected_with_bands()
+    expected = np.where(np.isin(both, [listed["doubt: moderate"], listed["doubt: high"]]), both, 0)
+    np.testing.assert_array_equal(read_labelmap(tmp_path / "answer.nrrd")[0], expected)
+
+
 def test_an_erased_voxel_under_a_laid_over_band_stays_erased(client, server, case, tmp_path):
     client.infer("phantom", case, FORCED | {"doubt": "off"})
     client.infer("phantom", case, FORCED | {"doubt": "bands only"})

@@ -22,11 +22,7 @@ import pytest
 import requests
 from monailabel.client import MONAILabelClient
 
-from overread.ensemble.calibrate import calibrate
-from overread.ensemble.training import TrainingOptions, train_ensemble
-from overread.imaging.dataset import read_dataset
-from overread.learning.central import remember_central
-from overread.learning.champions import ChampionStore
+from support.champions import publish_beginner
 from support.datasets import ball, write_balls
 from support.servers import app_copy, publish_threshold, running_server
 
@@ -42,20 +38,6 @@ class Place:
 
     app_dir: Path
     studies: Path
-
-
-def publish_beginner(app_dir: Path, data: Path, work: Path) -> None:
-    """Two members after two steps, and where their data lie."""
-    dataset = read_dataset(data)
-    options = TrainingOptions(
-        members=2, iterations=2, validation_share=0.3, device="cpu", precision="float32", threads=1
-    )
-    trained = train_ensemble(RECIPE, dataset, work, options, {"features": (4, 8, 16)})
-    calibrate(trained, dataset)
-    store = ChampionStore(app_dir / "model")
-    store.publish(RECIPE, trained)
-    held_out = store.versions(RECIPE)[0].description["plan"]["held_out"][0]
-    remember_central(store.recipe_folder(RECIPE), data, dataset, held_out)
 
 
 @pytest.fixture(scope="module")

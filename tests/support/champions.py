@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
+from overread.ensemble.calibrate import calibrate
 from overread.ensemble.storage import read_description
 from overread.ensemble.training import TrainingOptions, train_ensemble
 from overread.imaging.dataset import read_dataset
 from overread.learning.central import CentralData, protected_of, remember_central
+from overread.learning.champions import ChampionStore
 from overread.learning.training_set import LocalCase
 from support.datasets import ball, write_nifti_case
 
@@ -37,6 +39,20 @@ def train_champion(
     champion = train_ensemble("ball", dataset, folder / "work", options, TINY)
     central = remember_central(folder / "ball", data, dataset, protected_of(read_description(champion)))
     return champion, central
+
+
+def publish_beginner(app_dir: Path, data: Path, work: Path) -> None:
+    """A recipe `ball` of an app: two members after two steps, and where their data lie. It draws nothing useful."""
+    dataset = read_dataset(data)
+    options = TrainingOptions(
+        members=2, iterations=2, validation_share=0.3, device="cpu", precision="float32", threads=1
+    )
+    trained = train_ensemble("ball", dataset, work, options, TINY)
+    calibrate(trained, dataset)
+    store = ChampionStore(app_dir / "model")
+    store.publish("ball", trained)
+    held_out = store.versions("ball")[0].description["plan"]["held_out"][0]
+    remember_central(store.recipe_folder("ball"), data, dataset, held_out)
 
 
 def local_balls(folder: Path, cases: int, protected: int = 0, seed: int = 100) -> list[LocalCase]:

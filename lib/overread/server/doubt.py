@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -35,6 +36,13 @@ class Drawing:
 
     values: np.ndarray
     names: dict[str, int]
+
+    def as_listed(self, listed: Mapping[str, int]) -> Drawing:
+        """The same with the values that the model lists, for a client that gets no names and looks them up there."""
+        table = np.zeros(256, np.uint8)
+        for name, value in self.names.items():
+            table[value] = listed.get(name, 0)
+        return Drawing(table[self.values], dict(listed))
 
 
 def label_values(classes: tuple[str, ...], bands: bool) -> dict[str, int]:

@@ -80,7 +80,8 @@ class EnsembleTask(InferTask):
 
         Args:
             request: `image` is the path of the file; `image_id` its id where it belongs to the studies, and
-                `image_name` what to call it in messages; the rest is what the client sent.
+                `image_name` what to call it in messages; `as_listed` where the client gets no label names with the
+                answer; the rest is what the client sent.
 
         Returns:
             The label map's file, which the caller deletes, and plain JSON.
@@ -108,6 +109,8 @@ class EnsembleTask(InferTask):
         values = prediction.maps[options.measure].values
         bands = None if thresholds is None else band_map(values, thresholds)
         drawing = draw(prediction.labels, bands, ensemble.classes, options.doubt, self.card.lists_bands())
+        if request.get("as_listed"):
+            drawing = drawing.as_listed(self.card.label_values())
         file = write_answer(drawing.values, volume.grid, options.suffix, options.compress)
         facts = self._facts(ensemble, options, bands)
         if request.get("image_id"):

@@ -58,7 +58,17 @@ logger = logging.getLogger(__name__)
 PACS_FOLDER = "pacs"
 
 # Of a request, what the server added or the turn holds anyway.
-NOT_ASKED = ("image", "image_id", "image_name", "image_source", "asked_by", "person", "client_id")
+NOT_ASKED = (
+    "image",
+    "image_id",
+    "image_name",
+    "image_source",
+    "asked_by",
+    "person",
+    "panel",
+    "as_listed",
+    "client_id",
+)
 
 
 class Serving(ABC, Generic[Task, Store]):

@@ -14,6 +14,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 from monailabel.endpoints.infer import ResultType
+from monailabel.interfaces.utils.app import app_instance
 from requests_toolbelt import MultipartEncoder
 
 from overread.domain import BadInputError
@@ -24,6 +25,8 @@ from overread.server.datastore_routes import known_session
 from overread.server.inference import SESSION, STUDIES, UPLOAD, called
 from overread.server.maps import MapKey
 from overread.server.names import ANONYMOUS, checked_name, name_of_address
+from overread.server.ohif.pages import ohif_router
+from overread.server.ohif.panel import asked_model, info_for_panel, is_panel
 from overread.server.routes import (
     INFERENCES_AT_ONCE,
     USER,
@@ -52,6 +55,8 @@ RESERVED = (
     "session",
     "asked_by",
     "person",
+    "panel",
+    "as_listed",
     "description",
     "strategy",
 )
@@ -78,17 +83,25 @@ def volume_router(serving: VolumeServing) -> APIRouter:
             request = as_client(inference_request(serving, model, image, session_id, params, file), user)
             person = signed_in(user) or str(request.get("client_id") or "")
             request |= {"person": person, "asked_by": person or name_of_address(address(http))}
+            recipe, _ = asked_model(model, request)
+            request["as_listed"] = output == ResultType.image
             try:
                 if output == ResultType.dicom_seg:
-                    name, content = serving.answer_as_dicom(model, request)
+                    name, content = serving.answer_as_dicom(recipe, request)
                     return attachment(name, content, "application/dicom")
-                result, facts = serving.answer(model, request)
+                result, facts = serving.answer(recipe, request)
             finally:
                 if file is not None and not session_id:
                     Path(request["image"]).unlink(missing_ok=True)
             return inference_answer(result, finite(facts), output)
 
         return await to_thread.run_sync(answer, limiter=at_once)
+
+    @router.get("/info/", tags=["App"], summary="What this server offers")
+    def info(http: Request, user: User = USER) -> dict[str, Any]:
+        app: Any = app_instance()
+        facts = app.info()
+        return info_for_panel(facts) if is_panel(http.headers.get("referer", "")) else facts
 
     @router.put("/datastore/", include_in_schema=False)
     @router.put("/datastore/image", tags=["Datastore"], summary="Upload an image")
@@ -171,6 +184,7 @@ def volume_router(serving: VolumeServing) -> APIRouter:
         path = serving.maps.path(key, map)
         return FileResponse(path, media_type="application/gzip", filename=f"{case}_{path.name}")
 
+    router.include_router(ohif_router())
     return router
 
 
@@ -183,8 +197,10 @@ def inference_request(
         NotFoundError: unknown model, image or session.
         BadInputError: params that are no JSON object, no image at all, or a file that is no volume.
     """
-    serving.models.current(model)
     request = {key: value for key, value in parsed(params, "params").items() if key not in RESERVED}
+    recipe, panel = asked_model(model, request)
+    serving.models.current(recipe)
+    request["panel"] = panel
     if session_id:
         session = known_session(serving, session_id)
         return request | {

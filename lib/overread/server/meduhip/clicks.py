@@ -73,6 +73,10 @@ class Clicks:
         return said.kind == "click" and self.only_about in (None, said.about)
 
 
+# Of a client that asks without its clicks. No class has an empty name.
+ALL_STAND = Clicks(only_about="")
+
+
 def read_clicks(request: Mapping[str, Any], classes: Sequence[str], grid: Grid, axes: int) -> Clicks:
     """The clicks of a request.
 

@@ -26,7 +26,7 @@ from overread.server.doubt import BANDS_OFF, band_facts
 from overread.server.inference import STUDIES, answer_file, called, file_wishes, write_answer
 from overread.server.maps import MapKey, MapStore
 from overread.server.meduhip.card import TurnCard, TurnChoices
-from overread.server.meduhip.clicks import read_clicks
+from overread.server.meduhip.clicks import ALL_STAND, read_clicks
 from overread.server.meduhip.encoded import EncodedImages, Opened
 from overread.server.meduhip.markups import SUFFIX, write_markups
 from overread.server.meduhip.opinions import bands_of, prediction_of
@@ -35,6 +35,7 @@ from overread.server.meduhip.sittings import Sitting, Sittings, Who
 from overread.server.meduhip.turns import Turns
 from overread.server.meduhip.views import View
 from overread.server.models import ServedModels
+from overread.server.ohif.panel import POINTS, WHOLE
 from overread.server.overlays import CANDIDATE_NAMES, REGIONS_OFF, draw_turn, holds_classes
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,8 @@ class MedUHIPTask(InferTask):
 
         Args:
             request: as for `EnsembleTask`, and `image_source`; `asked_by`, whose sitting it is; `person`, whose
-                preferences apply, empty where that is not known; the clicks.
+                preferences apply, empty where that is not known; `panel`, how OHIF shows the answer, where it asks;
+                the clicks.
 
         Returns:
             The file of the label map, or of markups, which the caller deletes, and plain JSON.
@@ -114,6 +116,9 @@ class MedUHIPTask(InferTask):
             self._asked = reader.identity
             self.on_champion(self.card.recipe.name)
         chosen = self.card.turn_choices(request)
+        if request.get("panel") == POINTS:
+            # What lay over a class would be a hole in it there.
+            chosen = replace(chosen, candidates=REGIONS_OFF, doubt=BANDS_OFF)
         suffix, compress = file_wishes(request)
         path = Path(request["image"])
         with called(path, request.get("image_name") or path.name):
@@ -145,6 +150,8 @@ class MedUHIPTask(InferTask):
             chosen.doubt,
             listed,
         )
+        if request.get("as_listed"):
+            drawing = drawing.as_listed(self.card.label_values())
         if chosen.markups:
             file = answer_file(SUFFIX)
             write_markups(file, view.offers[sitting.focus], opened.grid)
@@ -239,8 +246,13 @@ class MedUHIPTask(InferTask):
         """Where the client is now, and what it sees."""
         at = time.perf_counter()
         turns = Turns(reader.model, opened, reader.classes)
+        panel = request.get("panel")
         clicks = read_clicks(request, reader.classes, opened.grid, reader.plan.axes)
         before = self.sittings.last(who)
+        if panel == WHOLE:
+            clicks = ALL_STAND
+        elif panel == POINTS and before is not None:
+            chosen = replace(chosen, style=before.style, purpose=before.purpose, candidate=before.option)
         is_new = (
             before is None or chosen.reset or (before.style, before.purpose) != (chosen.style, chosen.purpose)
         )
@@ -249,7 +261,9 @@ class MedUHIPTask(InferTask):
             # What was not shown yet cannot be chosen from.
             option = ""
         else:
-            sitting, option = before, chosen.candidate
+            # In OHIF the whole answer is asked for again to be seen, not to say the same again.
+            is_repeated = panel is not None and chosen.candidate == before.option
+            sitting, option = before, "" if is_repeated else chosen.candidate
             label = request.get("label")
             if option and label in reader.classes[1:]:
                 sitting = replace(sitting, focus=reader.classes.index(label) - 1)

@@ -1,0 +1,223 @@
+"""OHIF in a browser shows studies of an Orthanc with the real server: organ, doubt, points, next sample, training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from monailabel.client import MONAILabelClient
+from playwright.sync_api import Browser
+from pydicom.uid import generate_uid
+
+from overread.imaging.volumes import read_labelmap, write_nifti
+from support.champions import publish_beginner
+from support.datasets import ball, write_balls
+from support.dicom import slices, written
+from support.ohif import AUTO, LEARNING, POINTS, Ohif, running_chromium
+from support.orthanc import running_orthanc
+from support.servers import app_copy, marker_voxels, publish_threshold, running_server
+from support.styles import (
+    CORE_BOX,
+    MIDDLE_BOX,
+    OUTER_BOX,
+    THRESHOLDS,
+    publish_styles,
+    shells,
+)
+
+pytestmark = pytest.mark.slow
+
+MARKER_STUDY, MARKER = generate_uid(), generate_uid()
+SHELLS_STUDY, SHELLS = generate_uid(), generate_uid()
+BALLS = {generate_uid(): generate_uid() for _ in range(4)}
+# Sagittal slices, turned by 20 degrees: OHIF's views cut across them.
+C, S = np.cos(np.deg2rad(20)), np.sin(np.deg2rad(20))
+OBLIQUE = (-S, C, 0.0, 0.0, 0.0, -1.0)
+WHOLE = "shells (whole answer)"
+CANDIDATES = ("candidate A", "candidate B", "candidate C", "candidate D")
+DOUBTS = ("doubt: high", "doubt: moderate")
+CONF = ["pacs_seconds", "1", "scoring", "no", "control_share", "off", "queue_recipe", "ball", "threads", "1"]
+# A voxel in the region of candidate B, one in the body, one in the core.
+IN_B, IN_BODY, IN_CORE = (20, 20, 8), (5, 5, 5), (15, 15, 4)
+
+
+@dataclass(frozen=True)
+class Ward:
+    """A server between a PACS and browsers.
+
+    Attributes:
+        url: of the server.
+        app: its folder.
+        balls: labels that readers would give, by series.
+    """
+
+    url: str
+    app: Path
+    balls: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def ward(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+    """Three kinds of champions; a CT that knows what it shows, one with styles, and balls to learn from."""
+    base = tmp_path_factory.mktemp("ohif")
+    app = app_copy(base / "app")
+    marker = slices(
+        marker_voxels().astype(np.int16),
+        study=MARKER_STUDY,
+        series=MARKER,
+        orientation=OBLIQUE,
+        patient="mia",
+    )
+    # A PACS hands slices out in any order, numbered from either end.
+    for number, instance in enumerate(reversed(marker)):
+        instance.InstanceNumber = number + 1
+    nested = slices(
+        shells().astype(np.int16),
+        study=SHELLS_STUDY,
+        series=SHELLS,
+        spacing_mm=(1, 1),
+        distance_mm=1,
+        patient="shelly",
+    )
+    rng = np.random.default_rng(7)
+    drawn = {series: ball((16, 16, 16), rng) for series in BALLS.values()}
+    files = [*marker[::2], *marker[1::2], *nested]
+    for number, (study, series) in enumerate(BALLS.items()):
+        image = np.rint(drawn[series][0]).astype(np.int16)
+        files += slices(image, study=study, series=series, modality="MR", patient=f"bea {number}")
+    with running_orthanc(base / "pacs", written(files, base / "files")) as orthanc:
+        publish_threshold(app)
+        publish_styles(app, "shells")
+        pair = (THRESHOLDS, (THRESHOLDS[2], THRESHOLDS[2] + 1, THRESHOLDS[0]))
+        publish_styles(app, "pair", classes=("background", "organ", "tumour"), structures=pair)
+        publish_beginner(app, write_balls(base / "central", 10), base / "work")
+        with running_server(app, orthanc.dicomweb, CONF) as url:
+            yield Ward(url, app, {series: label for series, (_, label) in drawn.items()})
+
+
+@pytest.fixture(scope="module")
+def ohif(browser: Browser, ward: Ward) -> Ohif:
+    """The viewer, whose pages take long to open."""
+    viewer = Ohif(browser, ward.url)
+    viewer.open(MARKER_STUDY)
+    return viewer
+
+
+def box(where: tuple[slice, ...]) -> np.ndarray:
+    mask = np.zeros(shells().shape, bool)
+    mask[where] = True
+    return mask
+
+
+OUTER, MIDDLE, CORE = box(OUTER_BOX), box(MIDDLE_BOX), box(CORE_BOX)
+
+
+def assert_shown(ohif: Ohif, expected: dict[str, np.ndarray]) -> None:
+    """These labels are on these voxels, and no other label is anywhere."""
+    shown = ohif.shown()
+    assert expected.keys() <= shown.keys()
+    for label, voxels in shown.items():
+        np.testing.assert_array_equal(voxels, expected.get(label, np.zeros_like(voxels)), err_msg=label)
+
+
+def test_organ_and_doubt_lie_on_their_voxels_under_their_names(ohif: Ohif) -> None:
+    ohif.run(AUTO, "phantom")
+    # The viewer's own table goes by the letters of all models' names, not by the models' values.
+    segments = ohif.segments()
+    assert list(segments) == sorted(segments)
+    assert segments["organ"] != 1
+    voxels = marker_voxels().astype(np.int16)
+    bands = {"doubt: high": voxels == 61, "doubt: moderate": voxels == 70}
+    assert_shown(ohif, {"organ": voxels == 90, "tumour": voxels == 150, **bands})
+    colours = ohif.colours(*DOUBTS)
+    assert {name: colour[:3] for name, colour in colours.items()} == {
+        "doubt: high": [255, 77, 13],
+        "doubt: moderate": [255, 217, 26],
+    }
+    ohif.set_options("phantom", doubt="bands only")
+    ohif.run(AUTO, "phantom")
+    assert_shown(ohif, bands)
+
+
+def test_the_next_sample_is_opened_and_training_starts_and_stops(
+    ohif: Ohif, ward: Ward, tmp_path: Path
+) -> None:
+    learning = ohif.tab(LEARNING)
+    learning.get_by_role("button", name="Update Model").click()
+    ohif.page.get_by_text("Failed to RUN training").wait_for()
+
+    client = MONAILabelClient(ward.url, str(tmp_path), "anna")
+    for series in list(BALLS.values())[:3]:
+        _, grid = read_labelmap(ward.app / "pacs" / f"{series}.nii.gz")
+        write_nifti(tmp_path / "label.nii.gz", ward.balls[series].astype(np.uint8), grid)
+        params = {"label_info": [{"name": "ball"}], "model": "ball"}
+        client.save_label(series, str(tmp_path / "label.nii.gz"), params=params)
+    learning.get_by_role("button", name="Update Model").click()
+    ohif.page.get_by_text("Model update task STARTED").wait_for()
+    running = requests.get(f"{ward.url}/train/", params={"check_if_running": True}, timeout=60).json()
+    assert (running["status"], running["request"]["model"]) == ("RUNNING", "ball")
+    learning.get_by_role("button", name="Stop Training").click()
+    ohif.page.get_by_text("Model update task STOPPED").wait_for()
+    assert requests.get(f"{ward.url}/train/", timeout=60).json()["status"] == "STOPPED"
+
+    learning.get_by_role("button", name="Next Sample").click()
+    fields = ohif.next_sample()
+    series = {MARKER: MARKER_STUDY, SHELLS: SHELLS_STUDY} | {uid: study for study, uid in BALLS.items()}
+    assert fields["Study Instance UID"] == series[fields["Series Instance UID"]]
+    assert fields["Series Instance UID"] not in list(BALLS.values())[:3]
+    assert "most_uncertain" in fields["Patient ID"]
+    with ohif.page.expect_navigation():
+        ohif.page.get_by_role("button", name="OK").click()
+    ohif.wait_for_volume()
+    assert ohif.page.url.endswith(f"StudyInstanceUIDs={fields['Study Instance UID']}")
+    assert ohif.series() == fields["Series Instance UID"]
+
+
+def test_points_teach_a_model_that_takes_turns(ohif: Ohif) -> None:
+    ohif.open(SHELLS_STUDY)
+    # Two classes, of which one is clicked on: what has the other's value is not painted as background.
+    ohif.point("pair", "organ", (11, 11, 3))
+    ohif.point("pair", "background", IN_BODY)
+    ohif.run(POINTS, "pair")
+    shown = ohif.shown()
+    assert shown["organ"][11, 11, 3]
+    assert not shown["background"].any()
+    assert not shown["tumour"].any()
+
+    ohif.run(AUTO, WHOLE)
+    regions = {"candidate B": OUTER & ~MIDDLE, "candidate C": MIDDLE & ~CORE}
+    assert_shown(ohif, {"organ": CORE, **regions})
+    assert len({tuple(colour) for colour in ohif.colours(*CANDIDATES).values()}) == len(CANDIDATES)
+
+    # A click in the region of B picks it; the whole answer shows what the point tab cannot paint over.
+    ohif.point("shells", "organ", IN_B)
+    asked = ohif.run(POINTS, "shells").request.post_data or ""
+    assert f'"organ":[[{",".join(map(str, IN_B))}]]' in asked
+    ohif.run(AUTO, WHOLE)
+    np.testing.assert_array_equal(~np.any(list(ohif.shown().values()), axis=0), ~OUTER)
+    assert ohif.shown()["organ"][IN_B]
+
+    ohif.set_options(WHOLE, candidates="off")
+    ohif.run(AUTO, WHOLE)
+    assert_shown(ohif, {"organ": OUTER})
+    ohif.point("shells", "background", IN_CORE)
+    ohif.run(POINTS, "shells")
+    shown = ohif.shown()
+    assert not shown["organ"][IN_CORE]
+    assert shown["organ"][IN_B]
+    assert not shown["background"].any()
+
+
+def test_no_page_asked_another_machine_or_failed(ohif: Ohif) -> None:
+    assert ohif.strangers == []
+    assert ohif.complaints == []
