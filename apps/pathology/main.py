@@ -1,6 +1,6 @@
 """MONAI Label app: ensembles on whole slides, with the regions to doubt, for QuPath.
 
-monailabel start_server --app apps/pathology --studies DIR
+monailabel start_server --app apps/pathology --studies DIR --host 127.0.0.1
 """
 
 import sys

@@ -1,6 +1,6 @@
 """MONAI Label app: ensembles on CT and MR volumes, with the regions to doubt.
 
-monailabel start_server --app apps/radiology --studies DIR
+monailabel start_server --app apps/radiology --studies DIR --host 127.0.0.1
 """
 
 import sys

@@ -10,11 +10,20 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from overread.access import Role, UsersFile
+from overread.access.users import default_users
 from overread.cli import app
 from overread.cli.console import app_folder, project_root
-from overread.cli.serve import is_port_in_use, server_command
+from overread.cli.serve import checked_certificate, is_port_in_use, server_command
+from support.certificates import write_certificate
 
 runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200"})
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 @pytest.fixture
@@ -61,6 +70,50 @@ def test_monai_label_accepts_the_call(tmp_path: Path):
 def test_a_setting_without_key_and_equals_sign_is_refused(tmp_path: Path, setting: str):
     with pytest.raises(typer.BadParameter, match="should be KEY=VALUE"):
         server_command(tmp_path, tmp_path, "127.0.0.1", 8000, [setting])
+
+
+def test_a_certificate_makes_it_https(tmp_path: Path):
+    certificate, key = write_certificate(tmp_path)
+    assert checked_certificate(None, None) is None
+    tls = checked_certificate(certificate, key)
+    command = server_command(tmp_path, tmp_path, "0.0.0.0", 8000, [], tls)
+    assert command[-4:] == ["--ssl_certfile", str(certificate), "--ssl_keyfile", str(key)]
+
+
+def test_a_certificate_that_does_not_fit_its_key_is_refused(tmp_path: Path):
+    certificate, key = write_certificate(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    _, other_key = write_certificate(other)
+    with pytest.raises(typer.BadParameter, match="belong together"):
+        checked_certificate(certificate, None)
+    with pytest.raises(typer.BadParameter, match="are no certificate and its key"):
+        checked_certificate(certificate, other_key)
+    with pytest.raises(typer.BadParameter, match="are no certificate and its key"):
+        checked_certificate(key, key)
+    _, locked = write_certificate(other, b"secret")
+    with pytest.raises(typer.BadParameter, match="without a password"):
+        checked_certificate(other / "server.pem", locked)
+
+
+def test_other_machines_are_let_in_by_users_or_by_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "main.py").write_text("")
+    arguments = ["serve", "--studies", str(tmp_path), "--app", str(tmp_path), "--host", "0.0.0.0"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "other machines reach 0.0.0.0, and nobody would have to log in" in result.stderr
+    # Where it would start, it becomes the server.
+    started: list[list[str]] = []
+    monkeypatch.setattr("overread.cli.serve.os.execv", lambda _, command: started.append(command))
+    port = ["--port", str(free_port())]
+    assert runner.invoke(app, [*arguments, *port, "--allow-anonymous"]).exit_code == 0
+    assert started[0][-3:] == ["--conf", "allow_anonymous", "yes"]
+    UsersFile(default_users(tmp_path)).add("anna", Role.READER, None, 1.0)
+    assert runner.invoke(app, [*arguments, *port]).exit_code == 0
+    contradiction = runner.invoke(app, [*arguments, *port, "--allow-anonymous"])
+    assert contradiction.exit_code == 1
+    assert "there are users, so that everybody has to log in" in contradiction.stderr
+    assert len(started) == 2
 
 
 def test_a_port_in_use_is_refused_with_a_remedy(tmp_path: Path, busy_port: int):

@@ -418,7 +418,7 @@ def test_other_kinds_are_refused_with_a_sentence(
     for name in description["members"]:
         (tmp_path / "other" / name).write_bytes((champion[0] / name).read_bytes())
     write_description(tmp_path / "other", {**description, "kind": "bundle"})
-    with pytest.raises(BadInputError, match="model ball is of kind bundle, and only ensembles that"):
+    with pytest.raises(BadInputError, match="model ball is of kind bundle, and only models that"):
         retrain(tmp_path / "other", cases, tmp_path / "work", EXACT)
 
 

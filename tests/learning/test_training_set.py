@@ -298,7 +298,7 @@ def test_other_kinds_of_model_are_refused_with_a_sentence(
         (tmp_path / name).write_bytes((champion / name).read_bytes())
     write_description(tmp_path, {**description, "kind": "nnunet"})
     with pytest.raises(
-        BadInputError, match="model ball is of kind nnunet, and only ensembles that `overread train`"
+        BadInputError, match="model ball is of kind nnunet, and only models that `overread train`"
     ):
         training_set(tmp_path, central, [])
 

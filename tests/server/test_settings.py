@@ -41,6 +41,8 @@ def test_every_key_is_read():
         "slide_batch": "4",
         "slide_workers": "3",
         "preference_mean": "no",
+        "users": "/etc/overread/users.json",
+        "allow_anonymous": "yes",
     }
     assert Settings.from_conf(said) == Settings(
         models=("a", "b"),
@@ -69,6 +71,8 @@ def test_every_key_is_read():
         slide_batch=4,
         slide_workers=3,
         preference_mean=False,
+        users="/etc/overread/users.json",
+        allow_anonymous=True,
     )
 
 
@@ -89,7 +93,7 @@ def test_what_monai_label_adds_is_left_alone():
         (
             "colour",
             "red",
-            "--conf colour is not known; known keys are assumed_um_per_px, bands, cascade, consensus",
+            "--conf colour is not known; known keys are allow_anonymous, assumed_um_per_px, bands, cascade, consensus",
         ),
         ("models", " , ", "expected `all` or names separated by commas"),
         ("measure", " ", "--conf measure is empty"),
@@ -105,6 +109,13 @@ def test_what_monai_label_adds_is_left_alone():
         ("max_upload_gib", "much", "expected a number above 0 and up to 1024"),
         ("keep_maps", "maybe", "expected one of true, yes, false, no"),
         ("database", "/data/overread.db", "expected a URL such as postgresql"),
+        (
+            "database",
+            "postgresql+psycopg://me:secret@host/overread",
+            "holds a password, which everybody on this",
+        ),
+        ("database", "postgresql://[", "expected a URL such as postgresql"),
+        ("allow_anonymous", "perhaps", "expected one of true, yes, false, no"),
         ("control_share", "1.5", "expected a number above 0 and up to 1"),
         ("lease_minutes", "0", "expected a number above 0 and up to 10080"),
         ("consensus", "vote", "expected one of latest, majority, staple"),

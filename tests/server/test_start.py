@@ -111,7 +111,7 @@ def test_an_unknown_option_ends_the_start_with_the_known_ones(folders):
     with (
         pytest.raises(
             RuntimeError,
-            match="--conf colour is not known; known keys are assumed_um_per_px, bands, cascade, consensus",
+            match="--conf colour is not known; known keys are allow_anonymous, assumed_um_per_px, bands",
         ),
         running_server(app_dir, studies, ["colour", "red"]),
     ):

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, create_engine, text
 
 from overread.domain.errors import BadInputError, NotFoundError
 from overread.state import audit
-from overread.state.database import Database
-from overread.state.failures import StateError, telling
+from overread.state.database import Database, ensure_unused
+from overread.state.failures import DatabaseBusyError, StateError, telling
 from overread.state.migration import SCRIPTS
 
 
@@ -112,6 +112,66 @@ def test_another_that_never_lets_go_is_told(place: str, monkeypatch):
         assert audit.append(c, actor="a", action="b", subject="second", details={}, now=2).seq == 2
     first.close()
     second.close()
+
+
+def test_whether_somebody_could_write_now_is_told_soon_and_nothing_is_written(place: str):
+    first, second = Database.open(place), Database.open(place)
+    second.ensure_writable(0.05)
+    with first.writing(), pytest.raises(StateError, match=r"is held by another process|lock timeout"):
+        second.ensure_writable(0.05)
+    second.ensure_writable(0.05)
+    first.close()
+    second.close()
+
+
+def test_a_file_that_went_away_is_not_made_anew_by_asking(tmp_path: Path):
+    database = Database.open(tmp_path / "overread.db")
+    database.close()
+    (tmp_path / "overread.db").unlink()
+    with pytest.raises(StateError, match=r"overread\.db cannot be opened"):
+        database.ensure_writable(0.05)
+    assert list(tmp_path.glob("overread.db")) == []
+
+
+def test_a_url_says_how_long_others_are_waited_for(tmp_path: Path):
+    first = Database.open(f"sqlite:///{tmp_path / 'overread.db'}?timeout=0.05")
+    assert first.name == str(tmp_path / "overread.db")
+    # A child process is told the same.
+    second = Database.open(first.url)
+    with first.writing(), pytest.raises(DatabaseBusyError), second.writing():
+        pass
+    first.close()
+    second.close()
+
+
+def test_a_file_that_a_server_has_open_is_in_use(tmp_path: Path):
+    ensure_unused(tmp_path / "none.db")
+    database = Database.open(tmp_path / "overread.db")
+    with pytest.raises(DatabaseBusyError, match="is in use: stop the server first"):
+        ensure_unused(tmp_path / "overread.db")
+    database.close()
+    ensure_unused(tmp_path / "overread.db")
+    (tmp_path / "rubbish.db").write_bytes(b"no database at all" * 100)
+    ensure_unused(tmp_path / "rubbish.db")
+    (tmp_path / "folder.db").mkdir()
+    ensure_unused(tmp_path / "folder.db")
+
+
+def test_a_copy_is_what_was_committed_and_of_postgresql_there_is_none(place: str, tmp_path: Path):
+    database, copy = Database.open(place), tmp_path / "copies" / "copy.db"
+    with database.writing() as c:
+        audit.append(c, actor="a", action="b", subject="kept", details={}, now=1)
+    with database.writing() as c:
+        audit.append(c, actor="a", action="b", subject="under way", details={}, now=1)
+        is_copied = database.copy_to(copy)
+    database.close()
+    assert is_copied == copy.exists() == ("://" not in place)
+    if is_copied:
+        copied = Database.open(copy)
+        with copied.reading() as c:
+            assert [row.subject for row in audit.rows(c)] == ["kept"]
+            assert audit.verify(c) == []
+        copied.close()
 
 
 def test_a_full_disk_is_told_and_the_transaction_undone(tmp_path: Path):

@@ -267,6 +267,25 @@ def test_two_labels_never_share_a_file(database: Database):
         labels.add_label(c, replace(LABEL, revision=2))
 
 
+def test_labels_are_counted_by_what_they_agree_in(database: Database):
+    with database.writing() as c:
+        for number, dice in enumerate((0.8004, 0.8, None)):
+            labels.add_label(c, replace(LABEL, file=str(number), dice_to_proposal=dice))
+        labels.set_status(c, 1, labels.FLAGGED, "the apex is missing")
+    with database.reading() as c:
+        found = {(count.status, count.dice): count.labels for count in labels.count_labels(c)}
+        assert found == {("flagged", 0.8): 1, ("accepted", 0.8): 1, ("accepted", None): 1}
+        assert {count.recipe for count in labels.count_labels(c)} == {LABEL.recipe}
+
+
+def test_whether_a_patient_is_protected_is_asked_by_recipe(database: Database):
+    with database.writing() as c:
+        for number, (recipe, protected) in enumerate((("heart", True), ("liver", False), ("heart", False))):
+            labels.add_label(c, replace(LABEL, file=str(number), recipe=recipe, protected=protected))
+        assert labels.protections(c, "heart", LABEL.patient) == [True, False]
+        assert labels.protections(c, "heart", "nobody") == []
+
+
 def test_the_status_of_a_label_can_change(database: Database):
     with database.writing() as c:
         number = labels.add_label(c, LABEL)

@@ -13,6 +13,8 @@ from overread.domain import BadInputError
 from overread.studies.uga.report import write_report
 from support.uga_results import study_of
 
+pytestmark = pytest.mark.slow
+
 
 class Reader(HTMLParser):
     """Collects what a browser would fetch, and whether all that was opened is closed."""

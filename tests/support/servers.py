@@ -31,13 +31,18 @@ START_TIMEOUT_S = 240
 
 @contextmanager
 def running_server(
-    app_dir: Path, studies: Path, conf: Sequence[str] = (), cwd: Path | None = None
+    app_dir: Path,
+    studies: Path,
+    conf: Sequence[str] = (),
+    cwd: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[str]:
     """The base URL of `monailabel start_server` on a free port, stopped at the end of the block.
 
     Args:
         conf: key, value, key, value, as for `--conf`.
         cwd: working folder of the server; that of the tests if None.
+        options: of MONAI Label's command, in addition; another `--host` wins.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -46,6 +51,7 @@ def running_server(
     command = [*MONAILABEL, "start_server"]
     command += ["--app", str(app_dir), "--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     command += [part for pair in pairs for part in ("--conf", *pair)]
+    command += options
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MONAI_LABEL")}
     environment |= {"PYTHONPATH": str(ROOT / "lib"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     environment |= {"MONAILABEL_PYEXE": sys.executable}
@@ -53,7 +59,7 @@ def running_server(
     with log.open("wb") as sink:
         server = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment, cwd=cwd)
         try:
-            url = f"http://127.0.0.1:{port}"
+            url = f"http{'s' if '--ssl_certfile' in options else ''}://127.0.0.1:{port}"
             _wait_until_ready(server, url, log)
             yield url
         finally:
@@ -71,7 +77,8 @@ def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> N
         if server.poll() is not None:
             raise RuntimeError(f"the server ended with {server.returncode}:\n{tail(log)}")
         try:
-            if requests.get(f"{url}/info/", timeout=5).ok:
+            # A server with users answers 401 to strangers.
+            if requests.get(f"{url}/info/", timeout=5).status_code in (200, 401):
                 return
         except requests.RequestException:
             time.sleep(0.2)

@@ -67,7 +67,7 @@ def study_of(
                                 "kind": "negative" if is_negative else ("micro", "macro")[case % 2],
                                 "dice": None if is_negative else float(np.clip(dice, 0, 1)),
                                 "dice_per_class": {"Nucleus": None if is_negative else dice},
-                                "false_mm2": 0.5 if is_negative else None,
+                                "false_mm2": 0.5 if is_negative else 0.125,
                             }
                         )
                     if arm in shares and domain != CENTRAL:

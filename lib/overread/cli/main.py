@@ -11,9 +11,11 @@ from typer.core import TyperGroup
 from overread.cli import (
     arms,
     audit,
+    backup,
     central,
     demo,
     doctor,
+    export,
     imports,
     models,
     predict,
@@ -23,6 +25,7 @@ from overread.cli import (
     simulate,
     study,
     train,
+    users,
     watch,
 )
 
@@ -92,4 +95,8 @@ app.add_typer(preference.preference, name="preference")
 app.command("watch")(watch.watch)
 app.command("arms")(arms.arms)
 app.add_typer(audit.audit, name="audit")
+app.command("export")(export.export)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
+app.add_typer(users.users, name="users")
 app.command("doctor")(doctor.doctor)

@@ -1,6 +1,6 @@
 """The words of the project as frozen values. Knows numpy and torch, nothing of ours."""
 
-from overread.domain.errors import BadInputError, NotFoundError, OverreadError
+from overread.domain.errors import BadInputError, NotFoundError, OverreadError, UnavailableError
 from overread.domain.geometry import Grid
 from overread.domain.opinions import Opinions, OpinionSums, first_choice
 from overread.domain.registry import Registry
@@ -18,6 +18,7 @@ __all__ = [
     "PixelSize",
     "Region",
     "Registry",
+    "UnavailableError",
     "UncertaintyMap",
     "first_choice",
 ]

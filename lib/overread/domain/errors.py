@@ -9,5 +9,9 @@ class BadInputError(OverreadError):
     """What was sent or configured cannot be used (HTTP 400)."""
 
 
+class UnavailableError(OverreadError):
+    """What somebody else runs, such as the PACS, does not answer now; it may later (HTTP 503)."""
+
+
 class NotFoundError(BadInputError):
     """A model, case, map or file that was named does not exist (HTTP 404)."""

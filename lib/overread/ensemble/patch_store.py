@@ -35,7 +35,13 @@ PARTS = ("image", "label", "places")
 
 
 class PatchStore:
-    """Prepared cases below one folder."""
+    """Prepared cases below one folder.
+
+    Attributes:
+        parts: the files of a case, by the ends of their names; the last one is written last.
+    """
+
+    parts = PARTS
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -68,7 +74,7 @@ class PatchStore:
     def keep(self, cases: Collection[str]) -> None:
         """Delete what is prepared of all other cases."""
         self._mapped.cache_clear()
-        kept = {self._file(case, what).name for case in cases for what in PARTS}
+        kept = {self._file(case, what).name for case in cases for what in self.parts}
         for file in self.folder.glob("*.npy"):
             if file.name not in kept:
                 file.unlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,6 +22,16 @@ from overread.imaging.volumes import (
     PICTURE_SUFFIXES,
     READABLE_SUFFIXES,
 )
+
+# Kinds of file that are a header alone.
+DETACHED_SUFFIXES = (".nhdr", ".mhd")
+# What names another file in the header of NRRD, and in MetaImage's: there `LOCAL` says that the voxels follow.
+NAMES_A_FILE = {
+    ".nrrd": re.compile(rb"\s*data ?file\s*:(?!=)", re.IGNORECASE),
+    ".mha": re.compile(rb"\s*ElementDataFile\s*[=:]\s*(?!LOCAL\s*$)", re.IGNORECASE),
+}
+# Segmentation files name each of their segments; no header is longer.
+LONGEST_HEADER_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,33 @@ def read_grid(path: Path) -> Grid:
     affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * np.array(reader.GetSpacing())
     affine[:3, 3] = reader.GetOrigin()
     return Grid(shape, LPS_TO_RAS @ affine)
+
+
+def check_self_contained(path: Path) -> None:
+    """Refuse a file whose header sends its reader on to another one, which may be any file of this machine.
+
+    Raises:
+        BadInputError: it is such a file.
+    """
+    name = path.name.lower()
+    sentence = f"{path} keeps its voxels in another file; send one file that holds them, such as .nii.gz"
+    if name.endswith(DETACHED_SUFFIXES):
+        raise BadInputError(sentence)
+    for suffix, names_a_file in NAMES_A_FILE.items():
+        if name.endswith(suffix) and any(names_a_file.match(line) for line in _header_lines(path)):
+            raise BadInputError(sentence)
+
+
+def _header_lines(path: Path) -> Iterator[bytes]:
+    """Up to the empty line that ends a header, or to where no header can still be going on."""
+    left = LONGEST_HEADER_BYTES
+    with path.open("rb") as file:
+        while left > 0:
+            line = file.readline(left)
+            if not line.strip():
+                return
+            left -= len(line)
+            yield line
 
 
 def _itk_header(path: Path) -> Any:

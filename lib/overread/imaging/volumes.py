@@ -221,7 +221,8 @@ def _read_itk(path: Path) -> tuple[np.ndarray, Grid]:
 
 def _read_picture(path: Path) -> tuple[np.ndarray, Grid]:
     if path.name.lower().endswith((".tif", ".tiff")):
-        array = tifffile.imread(path)
+        # Headers of microscopes name further files that belong to the picture; none of them is opened.
+        array = tifffile.imread(path, is_ome=False, is_mmstack=False, is_ndtiff=False)
     else:
         with Image.open(path) as picture:
             array = np.asarray(picture.convert("RGB") if picture.mode in ("P", "CMYK", "RGBA") else picture)

@@ -50,6 +50,7 @@ from overread.state.labels import (
     LabelRow,
     add_label,
     labels,
+    protections,
     set_status,
 )
 from overread.state.servings import CONTROL, SUBMITTED, Serving, end
@@ -106,6 +107,7 @@ class AcceptedCase:
         protected: judges challengers and is never trained on; then it was drawn by the control arm.
         arm: how the case was chosen; empty where it was opened by hand.
         partial: some voxels are `IGNORE`.
+        ratings: each rater's own label, where several gave one.
     """
 
     id: str
@@ -116,6 +118,7 @@ class AcceptedCase:
     protected: bool
     arm: str
     partial: bool
+    ratings: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -462,14 +465,25 @@ class AcceptedLabels:
             protected = any(row.protected for row in rows)
             if protected and arm != CONTROL:
                 continue
-            if consensus == "latest" or len(per_rater(words)) == 1:
+            of_raters = per_rater(words)
+            ratings = tuple(self.folder / row.file for row in of_raters) if len(of_raters) > 1 else ()
+            if consensus == "latest" or not ratings:
                 label, raters, partial = self.folder / words[-1].file, (words[-1].rater,), words[-1].partial
             else:
-                words = per_rater(words)
-                label, partial = fused(self.folder, self.folder / CACHE, words, consensus, classes)
-                raters = tuple(row.rater for row in words)
+                label, partial = fused(self.folder, self.folder / CACHE, of_raters, consensus, classes)
+                raters = tuple(row.rater for row in of_raters)
             found.append(
-                AcceptedCase(case, rows[0].patient, image, label, raters, protected, arm, partial=partial)
+                AcceptedCase(
+                    case,
+                    rows[0].patient,
+                    image,
+                    label,
+                    raters,
+                    protected,
+                    arm,
+                    partial=partial,
+                    ratings=ratings,
+                )
             )
         return found
 
@@ -481,7 +495,7 @@ def _newest(c: Connection, case_id: str, tag: str) -> LabelRow | None:
 
 def _is_protected(c: Connection, recipe: str, patient: str, first: bool) -> bool:
     """Whether a patient's labels are protected; `first` decides where this is the first of them."""
-    earlier = [row.protected for row in labels(c, recipe=recipe) if row.patient == patient]
+    earlier = protections(c, recipe, patient)
     return any(earlier) if earlier else first
 
 

@@ -31,9 +31,11 @@ from overread.learning.central import read_central, sha256_of
 from overread.learning.champions import HASH_LENGTH, ChampionStore
 from overread.learning.durable import write_json_durably
 from overread.learning.gate import Decision, GateOptions, judge, too_few
+from overread.learning.reteaching import reteach
 from overread.learning.retraining import RetrainingOptions, retrain
 from overread.learning.training_set import LocalCase, TrainingSet, ensure_retrainable, training_set
 from overread.learning.versions import record_decision, settle
+from overread.meduhip.storage import KIND as MEDUHIP
 from overread.state.database import Database
 from overread.state.decisions import decisions
 
@@ -151,6 +153,8 @@ def run_cycle(
             case.patient,
             case.protected,
             centre_of(case.id) or centre_of(case.patient),
+            # Several opinions are what a MedUHIP model is there for; an ensemble learns from their consensus.
+            case.ratings if description["kind"] == MEDUHIP else (),
         )
         for case in accepted.cases(recipe, image_of, consensus, classes)
     ]
@@ -170,7 +174,8 @@ def run_cycle(
     if reason := too_few(cases, gate):
         raise BadInputError(f"{recipe} is not trained: {reason}")
     _write(kept, work)
-    challenger = retrain(champion, cases, work / RETRAINING, retraining, tell.training, stop)
+    train = reteach if description["kind"] == MEDUHIP else retrain
+    challenger = train(champion, cases, work / RETRAINING, retraining, tell.training, stop)
     _calibrate(challenger, cases, device, tell)
     tell("judging", 0.0, "comparing challenger and champion")
     decision = judge(
@@ -262,7 +267,7 @@ def _options(retraining: RetrainingOptions, gate: GateOptions, consensus: Consen
 
 
 def _begin(request: str, champion: Path, options: dict[str, Any], local: Sequence[LocalCase]) -> _Cycle:
-    hashes = {case.id: sha256_of(case.label) for case in local}
+    hashes = {case.id: _hash(case) for case in local}
     facts = [champion.name, options, hashes, time.time()]
     identifier = sha256(json.dumps(facts).encode()).hexdigest()[:HASH_LENGTH]
     return _Cycle(identifier, request, champion.name, options, tuple(local), hashes)
@@ -281,9 +286,16 @@ def _stale(kept: _Cycle, champion: Path, options: dict[str, Any], local: Sequenc
             return f"the label of {case.id} is not accepted any more"
         if (now.protected, now.patient) != (case.protected, case.patient):
             return f"{case.id} is another patient's, or is protected now"
-        if not case.label.exists() or sha256_of(case.label) != kept.sha256[case.id]:
+        is_there = case.ratings == now.ratings and all(path.exists() for path in (case.label, *case.ratings))
+        if not is_there or _hash(case) != kept.sha256[case.id]:
             return f"the label of {case.id} changed"
     return ""
+
+
+def _hash(case: LocalCase) -> str:
+    """Of its label, and of each rater's where several gave one."""
+    hashes = [sha256_of(path) for path in (case.label, *case.ratings)]
+    return hashes[0] if len(hashes) == 1 else sha256(" ".join(hashes).encode()).hexdigest()
 
 
 def _decided(database: Database, recipe: str, cycle: _Cycle) -> Decision | None:
@@ -303,6 +315,7 @@ def _read(work: Path) -> _Cycle | None:
                 row["patient"],
                 row["protected"],
                 row.get("centre", ""),
+                tuple(Path(path) for path in row.get("ratings", ())),
             )
             for row in values["cases"]
         )
@@ -323,6 +336,7 @@ def _write(cycle: _Cycle, work: Path) -> None:
             "patient": case.patient,
             "protected": case.protected,
             "centre": case.centre,
+            "ratings": [str(path) for path in case.ratings],
         }
         for case in cycle.cases
     ]

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+from overread.domain import BadInputError, OverreadError
 
 
 def write_json_durably(path: Path, content: Any) -> None:
@@ -29,6 +34,33 @@ def write_json(path: Path, content: Any, *, durably: bool = False) -> None:
     part.replace(path)
     if durably:
         sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(folder: Path, what: str) -> Iterator[Path]:
+    """A hidden folder to fill; it gets its name when the block ends well, and is removed when it does not.
+
+    Args:
+        folder: must not exist, or be empty.
+        what: is made, for the sentences.
+
+    Raises:
+        BadInputError: something is there already. OverreadError: a file cannot be read or written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInputError(f"{folder} is there already; {what} goes into a new folder")
+    part = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if folder.exists():
+            folder.rmdir()
+        part.replace(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise OverreadError(f"{what} was not made: {error.strerror} ({error.filename or folder})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def copy_tree(source: Path, target: Path) -> None:

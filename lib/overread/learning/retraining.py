@@ -156,27 +156,31 @@ def retrain(
 
         return heard
 
-    files = _hashes(cases, stage("checking"))
-    session = _session(description["identity"], cases, files, options)
-    _open_session(work, session)
+    files = file_hashes(cases, stage("checking"))
+    session = retraining_session(description["identity"], cases, files, options)
+    open_retraining(work, session)
     finished = work / "ensemble"
     if (finished / DESCRIPTION).exists():
         return finished
-    keys = {case: f"{case}.{_digest(entry)[:KEY_LENGTH]}" for case, entry in files.items()}
+    keys = {case: f"{case}.{digest(entry)[:KEY_LENGTH]}" for case, entry in files.items()}
     store = _prepare(cases, keys, plan, work / "cases", stage("preparing"))
     try:
         lessons = _lessons(champion, description, cases, keys, options)
         train_members(work, plan, lessons, store, options.budget(members), progress or (lambda _: None), stop)
     except DivergedError:
         # Going on from the last checkpoint would end the same way.
-        _forget_members(work)
+        forget_members(work)
         raise
 
     def finish(folder: Path) -> None:
         if options.adabn:
             _adapt(folder, description["members"], plan, cases, keys, store, options)
 
-    return assemble(work, _describe(description, plan, cases, files, work, options), members, finish)
+    facts = {
+        "members": [json.loads((work / f"member_{member}.json").read_text()) for member in range(members)]
+    }
+    described = describe(description, plan.to_json(), cases, files, facts, options)
+    return assemble(work, described, members, finish)
 
 
 def _adapt(
@@ -238,7 +242,7 @@ def _prepare(
     heard: Callable[[int, int], None],
 ) -> PatchStore:
     """Prepare what a member learns from and is not there yet; what nobody needs any more is deleted."""
-    here = folder / _digest(plan.to_json())[:KEY_LENGTH]
+    here = folder / digest(plan.to_json())[:KEY_LENGTH]
     for other in folder.glob("*"):
         if other != here:
             shutil.rmtree(other)
@@ -257,15 +261,23 @@ def _prepare(
     return store
 
 
-def _describe(
+def describe(
     champion: Mapping[str, Any],
-    plan: Plan,
+    plan: Mapping[str, Any],
     cases: TrainingSet,
     files: Mapping[str, Any],
-    work: Path,
+    facts: Mapping[str, Any],
     options: RetrainingOptions,
 ) -> dict[str, Any]:
-    members = range(len(champion["members"]))
+    """What a challenger's folder says of it: whose child it is, what it learnt from, and what it has never seen.
+
+    Args:
+        champion: description of its parent.
+        plan: what it was trained with.
+        files: from `file_hashes`.
+        facts: further ones of the training.
+    """
+    members = range(len(champion["plan"]["held_out"]))
     before = champion["plan"].get("learnt", [[]] * len(members))
     learnt = []
     for member in members:
@@ -278,7 +290,7 @@ def _describe(
         "local": len(cases.local),
         "protected": len(cases.protected),
         "torch": str(torch.__version__),
-        "members": [json.loads((work / f"member_{member}.json").read_text()) for member in members],
+        **facts,
     }
     held_out = [sorted(case for case, who in cases.unseen.items() if member in who) for member in members]
     return {
@@ -286,7 +298,7 @@ def _describe(
         "name": champion["name"],
         "classes": champion["classes"],
         "channels": champion["channels"],
-        "plan": {**plan.to_json(), "held_out": held_out, "learnt": learnt, "training": training},
+        "plan": {**plan, "held_out": held_out, "learnt": learnt, "training": training},
         "parent": champion["identity"],
         "data": {
             "central": {case: files[case] for case in sorted(cases.central)},
@@ -296,11 +308,13 @@ def _describe(
     }
 
 
-def _hashes(cases: TrainingSet, heard: Callable[[int, int], None]) -> dict[str, dict[str, Any]]:
-    """By case id, sha256 of `images` and `label`."""
+def file_hashes(cases: TrainingSet, heard: Callable[[int, int], None]) -> dict[str, dict[str, Any]]:
+    """By case id, sha256 of `images` and `label`, and of `ratings` where several gave one."""
     found = {}
     for index, case in enumerate(cases.dataset.cases):
         found[case.id] = _case_hashes(case)
+        if case.id in cases.ratings:
+            found[case.id]["ratings"] = [sha256_of(path) for path in cases.ratings[case.id]]
         heard(index + 1, len(cases.dataset.cases))
     return found
 
@@ -312,7 +326,7 @@ def _case_hashes(case: Case) -> dict[str, Any]:
     return {"images": [sha256_of(path) for path in case.channels], "label": sha256_of(case.label)}
 
 
-def _session(
+def retraining_session(
     champion: str, cases: TrainingSet, files: Mapping[str, Any], options: RetrainingOptions
 ) -> dict[str, Any]:
     """What must stay the same for members to go on."""
@@ -325,32 +339,35 @@ def _session(
         "local": sorted(cases.local),
         "protected": sorted(cases.protected),
         "unseen": {case: list(who) for case, who in cases.unseen.items()},
-        "patients": _digest(dict(cases.patients)),
+        "patients": digest(dict(cases.patients)),
         **chosen,
     }
     return json.loads(json.dumps(session))
 
 
-def _open_session(work: Path, session: dict[str, Any]) -> None:
+def open_retraining(work: Path, session: dict[str, Any]) -> None:
+    """Go on with the same session, or start over with another; prepared cases stay."""
     path = work / "session.json"
     try:
         same = json.loads(path.read_text()) == session
     except (OSError, ValueError):
         same = False
     if not same:
-        _forget_members(work)
+        forget_members(work)
         work.mkdir(parents=True, exist_ok=True)
         write_json(session, path)
 
 
-def _forget_members(work: Path) -> None:
+def forget_members(work: Path) -> None:
     """Leave nothing but prepared cases. The session goes first: without it nothing else counts."""
     (work / "session.json").unlink(missing_ok=True)
     for name in ("ensemble", ".ensemble"):
         shutil.rmtree(work / name, ignore_errors=True)
-    for file in [*work.glob("member_*"), *work.glob(".member_*")]:
-        file.unlink()
+    for name in ("member_*", ".member_*", "model.*", ".model.*"):
+        for file in work.glob(name):
+            file.unlink()
 
 
-def _digest(values: Any) -> str:
+def digest(values: Any) -> str:
+    """Of plain JSON."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

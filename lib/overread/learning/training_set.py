@@ -28,6 +28,7 @@ from overread.learning.central import (
 
 logger = logging.getLogger(__name__)
 
+RETRAINABLE = ("dynunet", "meduhip")
 # Before the id of a local case, so that it never collides with a central one.
 LOCAL = "local-"
 
@@ -43,6 +44,7 @@ class LocalCase:
         patient: whose it is.
         protected: kept from training for ever, to judge by.
         centre: where it was made; empty where that is not known.
+        ratings: each rater's own label, where several gave one.
     """
 
     id: str
@@ -51,6 +53,7 @@ class LocalCase:
     patient: str
     protected: bool
     centre: str = ""
+    ratings: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,7 @@ class TrainingSet:
             is not named was seen by all.
         patients: by case id.
         centres: where local cases were made, by case id; a case whose centre is not known is not named.
+        ratings: each rater's own label of the local cases that several labelled, by case id.
     """
 
     dataset: Dataset
@@ -74,6 +78,7 @@ class TrainingSet:
     unseen: Mapping[str, tuple[int, ...]]
     patients: Mapping[str, str]
     centres: Mapping[str, str] = field(default_factory=dict)
+    ratings: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
     def learnt_by(self, member: int, ids: frozenset[str]) -> list[str]:
         """Those of `ids` that a member learns from, sorted."""
@@ -88,7 +93,7 @@ def training_set(
     Central cases keep the members that never saw them. A protected local case is unseen by all. Of the others each
     patient is kept from one member, the same one in every round (a hash of the patient decides), while fewer than
     `fewest_protected` local patients are protected: a cross-validation that costs no further training. An ensemble
-    of one member cannot spare it.
+    of one member cannot spare it, nor can a MedUHIP model, whose members are draws of one network.
 
     Central training cases that changed or went missing are left out, with a warning in the log.
 
@@ -103,7 +108,8 @@ def training_set(
     """
     description = read_description(champion)
     ensure_retrainable(description)
-    members = len(description["members"])
+    # Of a MedUHIP model, the draws that it is as an ensemble.
+    members = len(description["plan"]["held_out"])
     dataset, unseen = _central(champion, description, central)
     here = frozenset(unseen)
 
@@ -111,7 +117,10 @@ def training_set(
     protected = {case for case in central.protected if case in here}
     unseen = {case: who for case, who in unseen.items() if who}
     learnt = [set(keys) for keys in description["plan"].get("learnt", [[]] * members)]
-    folds = members > 1 and len({case.patient for case in local if case.protected}) < fewest_protected
+    folds = (
+        len(description["members"]) > 1
+        and len({case.patient for case in local if case.protected}) < fewest_protected
+    )
     cases = list(dataset.cases)
     for case in sorted(local, key=lambda case: case.id):
         name = LOCAL + case.id
@@ -133,6 +142,7 @@ def training_set(
         unseen=unseen,
         patients=patients,
         centres={LOCAL + case.id: case.centre for case in local if case.centre},
+        ratings={LOCAL + case.id: case.ratings for case in local if case.ratings},
     )
 
 
@@ -162,11 +172,11 @@ def locate_central(champion: Path, data_folder: Path) -> CentralData:
 
 
 def ensure_retrainable(description: Mapping[str, Any]) -> None:
-    """Raise BadInputError unless the ensemble is of a kind that was trained here."""
-    if description["kind"] != "dynunet":
+    """Raise BadInputError unless the model is of a kind that was trained here."""
+    if description["kind"] not in RETRAINABLE:
         raise BadInputError(
-            f"model {description['name']} is of kind {description['kind']}, and only ensembles that `overread train` "
-            "made (kind dynunet) learn from accepted labels; train one of that kind on your data first"
+            f"model {description['name']} is of kind {description['kind']}, and only models that `overread train` "
+            f"made (kinds {', '.join(RETRAINABLE)}) learn from accepted labels; train one of those on your data first"
         )
 
 

@@ -41,12 +41,12 @@ class EpisodeOptions:
     """
 
     turns: int = 3
-    samples: int = 8
+    samples: int = 4
     candidates: int = 4
     set_weight: float = 0.5
     coverage_weight: float = 3.0
     chooser: Chooser = TRAINING_CHOOSER
-    pick_share: float = 0.5
+    pick_share: float = 0.25
     sampler: str = "mixture"
 
     def __post_init__(self) -> None:

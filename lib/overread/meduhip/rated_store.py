@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from overread.domain import BadInputError
-from overread.ensemble.patch_store import PatchStore
+from overread.ensemble.patch_store import PARTS, PatchStore
 from overread.ensemble.plan import Plan
 from overread.ensemble.preparation import prepare, prepare_labels
 from overread.imaging.volumes import Volume
@@ -24,6 +24,8 @@ MOST_ROWS = 1 << 16
 
 class RatedStore(PatchStore):
     """Prepared cases below one folder."""
+
+    parts = (*PARTS, "raters")
 
     def holds(self, case: str) -> bool:
         """Whether that case is prepared."""

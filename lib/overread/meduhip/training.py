@@ -27,6 +27,7 @@ from torch import nn
 from overread.domain import BadInputError
 from overread.ensemble.augmentation import augment, augment_lightly
 from overread.ensemble.compute import choose_device
+from overread.ensemble.lesson import Lesson, Pool
 from overread.ensemble.member_training import LARGEST_GRADIENT, DivergedError
 from overread.ensemble.plan import Plan
 from overread.ensemble.training import StoppedError
@@ -58,6 +59,8 @@ class MedUHIPOptions:
         minutes: time by `clock`, counted over interruptions.
         warm_share: share of the budget in which masks are learnt before any interaction is played: whoever reacts
             to nonsense learns nonsense.
+        click_share: share of the budget after that in which one opinion learns what clicks mean, before there are
+            several opinions.
         seed: of everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: cores to use on the CPU; None leaves it to torch.
@@ -71,6 +74,7 @@ class MedUHIPOptions:
     iterations: int | None = None
     minutes: float | None = None
     warm_share: float = 0.3
+    click_share: float = 0.35
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
@@ -85,8 +89,12 @@ class MedUHIPOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, expected more than 0")
-        if not 0 <= self.warm_share < 1:
-            raise BadInputError(f"warm_share is {self.warm_share}, expected 0 to below 1")
+        shares = (self.warm_share, self.click_share)
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise BadInputError(
+                f"warm_share is {self.warm_share} and click_share {self.click_share}, expected 0 or more, and together "
+                "below 1"
+            )
         if self.augmentation not in (None, *AUGMENTATIONS):
             raise BadInputError(
                 f"augmentation {self.augmentation!r} is not known; there are {', '.join(AUGMENTATIONS)}"
@@ -114,7 +122,7 @@ class MedUHIPProgress:
 
 def train_meduhip(
     work: Path,
-    cases: Sequence[str],
+    cases: Sequence[str] | Lesson,
     plan: Plan,
     configuration: Configuration,
     options: MedUHIPOptions,
@@ -127,7 +135,7 @@ def train_meduhip(
 
     Args:
         work: keeps checkpoints; holds `cases/`, filled with `RatedStore`.
-        cases: ids to learn from.
+        cases: ids to learn from, alike or in a lesson's shares.
         plan: of patches and augmentation.
         configuration: of the networks.
         report: hears where the training stands, about once a second.
@@ -143,7 +151,7 @@ def train_meduhip(
     """
     if not cases:
         raise BadInputError("there is no case to train on")
-    training = _Training(work, tuple(cases), plan, configuration, options, start, prepared or work)
+    training = _Training(work, cases, plan, configuration, options, start, prepared or work)
     told = 0.0
     while training.share < 1:
         if stop is not None and stop.is_set():
@@ -164,16 +172,22 @@ class PatchSource:
 
     Args:
         prepared: folder that holds `cases/`.
-        cases: ids to draw from.
+        cases: ids to draw from, alike or in a lesson's shares.
         plan: of patches and augmentation.
         seed: of the draws.
         augmentation: by name.
     """
 
     def __init__(
-        self, prepared: Path, cases: Sequence[str], plan: Plan, seed: int, augmentation: str = "light"
+        self,
+        prepared: Path,
+        cases: Sequence[str] | Lesson,
+        plan: Plan,
+        seed: int,
+        augmentation: str = "light",
     ) -> None:
-        self.store, self.cases, self.plan, self.seed = RatedStore(prepared / "cases"), cases, plan, seed
+        self.store, self.plan, self.seed = RatedStore(prepared / "cases"), plan, seed
+        self.lesson = cases if isinstance(cases, Lesson) else Lesson((Pool(tuple(cases)),))
         self.vary = AUGMENTATIONS[augmentation]
 
     def batch(self, iteration: int, structure: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,7 +198,7 @@ class PatchSource:
         generator = torch.Generator().manual_seed(_seed(self.seed, str(iteration)))
         images, masks = [], []
         for _ in range(self.plan.batch):
-            case = self.cases[int(torch.randint(len(self.cases), (1,), generator=generator))]
+            case = self.lesson.draw(generator)
             on_foreground = float(torch.rand(1, generator=generator)) < FOREGROUND_SHARE
             image, codes = self.store.sample(case, self.plan.patch, generator, on_foreground=on_foreground)
             image, codes = self.vary(image, codes, self.plan, generator)
@@ -205,7 +219,7 @@ class _Training:
     def __init__(
         self,
         work: Path,
-        cases: tuple[str, ...],
+        cases: Sequence[str] | Lesson,
         plan: Plan,
         configuration: Configuration,
         options: MedUHIPOptions,
@@ -257,6 +271,8 @@ class _Training:
         episode = self.options.episode
         if self.share < self.options.warm_share:
             episode = warm(episode)
+        elif self.share < self.options.warm_share + self.options.click_share:
+            episode = clicking(episode)
         for group in self.optimiser.param_groups:
             group["lr"] = group["full"] * (1 - self.share) ** POLY_EXPONENT
         structure = self._structure(rng)
@@ -354,7 +370,12 @@ def three_optimisers(model: MedUHIP, rate: float) -> torch.optim.Optimizer:
 
 def warm(episode: EpisodeOptions) -> EpisodeOptions:
     """An episode without interactions or samples, for the beginning."""
-    return replace(episode, turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler="nothing")
+    return replace(clicking(episode), turns=1)
+
+
+def clicking(episode: EpisodeOptions) -> EpisodeOptions:
+    """An episode with one opinion and clicks on its errors."""
+    return replace(episode, samples=1, set_weight=0.0, coverage_weight=0.0, pick_share=0.0, sampler="nothing")
 
 
 def _seed(seed: int, what: str) -> int:

@@ -50,10 +50,16 @@ class StudyStore(GuardedStore):
         self.on_accepted: Callable[[str, str, str, np.ndarray], None] | None = None
         super().__init__(folder, extensions, models, accepted)
 
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+    def add_image(
+        self, image_id: str, image_filename: str, image_info: dict[str, Any], may_replace: bool = True
+    ) -> str:
         """Take an image in.
 
+        Args:
+            may_replace: whether it may take the place of another one, whose labels no longer hold then.
+
         Raises:
+            ForbiddenError: another one is there, and may not be replaced.
             BadInputError: a name that cannot be a file's, an unreadable volume, or one larger than allowed.
         """
         source = Path(image_filename)
@@ -68,7 +74,7 @@ class StudyStore(GuardedStore):
         check_volume(source, image_id, self._models.settings.max_upload_bytes)
         target = Path(self._datastore.image_path()) / self._filename(image_id, suffix)
         info = {**as_dict(image_info, "params"), "ts": int(time.time()), "name": target.name}
-        self._drop_labels_of_another(image_id, source, str(info.get("user") or ANONYMOUS))
+        self._drop_labels_of_another(image_id, source, str(info.get("user") or ANONYMOUS), may_replace)
         with self._change:
             self._place(source, target)
             self._init_from_datastore_file()
@@ -206,13 +212,19 @@ def volume_suffix(name: str) -> str:
 
 def check_volume(path: Path, name: str, most_bytes: int) -> None:
     """Raise BadInputError unless the file is a volume or picture of finite values within the limit."""
+    check_announced(path, f"image {name}", most_bytes)
     with called(path, f"image {name}"):
-        announced = read_header(path).voxels * BYTES_A_VOXEL
-        if announced > most_bytes:
-            raise BadInputError(
-                f"image {name} announces {announced / 1e9:.3g} GB of voxels, at most {most_bytes / 1e9:.3g} are taken"
-            )
         read_volume([path])
+
+
+def check_announced(path: Path, name: str, most_bytes: int) -> None:
+    """Raise BadInputError for a file whose header cannot be read, or announces more than is taken."""
+    with called(path, name):
+        announced = read_header(path).voxels * BYTES_A_VOXEL
+    if announced > most_bytes:
+        raise BadInputError(
+            f"{name} announces {announced / 1e9:.3g} GB of voxels, at most {most_bytes / 1e9:.3g} are taken"
+        )
 
 
 def same_volume(first: Path, second: Path) -> bool:

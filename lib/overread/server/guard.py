@@ -41,12 +41,12 @@ class UploadGuard:
         try:
             limit = await to_thread.run_sync(self.limit, scope["method"], scope["path"], query)
         except OverreadError as error:
-            await _throw_away(receive)
+            await throw_away(receive)
             status, sentence = status_and_sentence(error)
             await JSONResponse({"detail": sentence}, status_code=status)(scope, receive, send)
             return
         if declared.isdigit() and int(declared) > limit:
-            await _throw_away(receive)
+            await throw_away(receive)
             refusal = JSONResponse({"detail": too_large(int(declared), limit)}, status_code=413)
             await refusal(scope, receive, send)
             return
@@ -58,7 +58,7 @@ class UploadGuard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
-                await _throw_away(receive)
+                await throw_away(receive)
                 raise HTTPException(status_code=413, detail=too_large(received, limit))
             return message
 
@@ -70,9 +70,10 @@ def too_large(size: int, limit: int) -> str:
     return f"the request holds {size / 1e6:.4g} MB or more; at most {limit / 1e6:.4g} MB are taken here"
 
 
-async def _throw_away(receive: Receive) -> None:
+async def throw_away(receive: Receive, most: int = MOST_THROWN_AWAY_BYTES) -> None:
+    """Read what a refused client sends, up to so many bytes."""
     thrown = 0
-    while thrown < MOST_THROWN_AWAY_BYTES:
+    while thrown < most:
         message = await receive()
         thrown += len(message.get("body", b""))
         if message["type"] != "http.request" or not message.get("more_body", False):

@@ -53,7 +53,7 @@ class Queueing:
         """What `/info/` lists, the default first: viewers select the first."""
         return listed(STRATEGIES, self._settings.strategy)
 
-    def next_case(self, strategy: str, wishes: Mapping[str, Any]) -> dict[str, Any]:
+    def next_case(self, strategy: str, wishes: Mapping[str, Any], user: str = "") -> dict[str, Any]:
         """The next case for a client, in the keys that viewers read; empty where nothing waits.
 
         3D Slicer says who it is (`client_id`) and which strategy its reader picked. OHIF says neither: its panel
@@ -62,6 +62,7 @@ class Queueing:
         Args:
             strategy: the name in the address.
             wishes: the body of the request.
+            user: who is logged in, whatever the client calls itself; empty where nobody has to be.
 
         Raises:
             NotFoundError: no such strategy.
@@ -74,7 +75,7 @@ class Queueing:
             strategy = self._settings.strategy
         waiting = {case: self._store.patient_of(case) for case in self._store.get_unlabeled_images()}
         labelled = {case: self._store.patient_of(case) for case in self._store.get_labeled_images()}
-        client = str(wishes.get("client_id") or "")
+        client = user or str(wishes.get("client_id") or "")
         client = rater_name("", client) if client else NOBODY
         with self._guard:
             answer = self._current_queue().ask(strategy, client, waiting, labelled, time.time(), self._rng)

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Request, UploadFile
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, UploadFile
 from fastapi.routing import APIRoute
-from monailabel.config import settings as monai_settings
-from monailabel.endpoints.user.auth import RBAC, User
 
+from overread.access import Person, Role
 from overread.domain import BadInputError, OverreadError
-from overread.server.names import ANONYMOUS, rater_name
+from overread.server.access.gate import address_of_client as address
+from overread.server.access.gate import person_of
+from overread.server.names import rater_name
 from overread.server.store import as_dict, finite
 from overread.server.training import TrainingRunsError
 
@@ -37,9 +37,9 @@ NOT_OFFERED = ("/infer/wsi", "/batch/", "/model/", "/proxy/", "/scoring/", "/rel
 # Inferences that may be under way: one computes, the next reads its image meanwhile.
 INFERENCES_AT_ONCE = 2
 SMALL_BODY_BYTES = 4 << 20
-USER = Depends(RBAC(monai_settings.MONAI_LABEL_AUTH_ROLE_USER))
-ANNOTATOR = Depends(RBAC(monai_settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
-ADMIN = Depends(RBAC(monai_settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+# Who is logged in, None where nobody has to be. What they may do was decided before (`overread.server.access.rules`).
+User = Person | None
+USER = Depends(person_of)
 
 
 def take_over(app: FastAPI, ours: APIRouter, not_offered: tuple[str, ...] = ()) -> None:
@@ -80,31 +80,6 @@ def shared_router(serving: Serving[Any, Any]) -> APIRouter:
     """Endpoints that every app of ours has."""
     router = APIRouter()
 
-    @router.put("/datastore/updatelabelinfo", include_in_schema=False)
-    def put_label_info(
-        label: str, tag: str, params: str = Form("{}"), user: User = ANNOTATOR
-    ) -> dict[str, Any]:
-        info = parsed(params, "params")
-        serving.store.update_label_info(
-            label, tag, info | ({"user": user.username} if signed_in(user) else {})
-        )
-        return {}
-
-    @router.delete("/datastore/label", tags=["Datastore"], summary="Take a label out of use")
-    def delete_label(id: str, tag: str, user: User = ADMIN) -> dict[str, Any]:
-        serving.store.remove_label(id, tag, signed_in(user) or ANONYMOUS)
-        return {}
-
-    @router.get("/datastore/image", tags=["Datastore"], summary="Download an image")
-    def get_image(image: str, user: User = USER) -> FileResponse:
-        path = serving.store.known_image(image)
-        return FileResponse(path, filename=path.name)
-
-    @router.get("/datastore/label", tags=["Datastore"], summary="Download a label")
-    def get_label(label: str, tag: str, user: User = USER) -> FileResponse:
-        path = serving.store.known_label(label, tag)
-        return FileResponse(path, filename=path.name)
-
     @router.get("/overread/state", tags=["Overread"], summary="Queue, scoring and training at a glance")
     def state(user: User = USER) -> dict[str, Any]:
         return finite(serving.state())
@@ -119,21 +94,21 @@ def shared_router(serving: Serving[Any, Any]) -> APIRouter:
         model: str,
         params: dict[str, Any] | None = None,
         enqueue: bool = False,
-        user: User = ADMIN,
+        user: User = USER,
     ) -> Any:
         by = asker(serving, request, user, params)
         try:
-            return serving.training.start(model, params or {}, by, enqueue)
+            return serving.training.start(model, whole(params), by, enqueue)
         except TrainingRunsError as error:
             raise HTTPException(429, str(error)) from error
 
     @router.post("/train/", include_in_schema=False)
-    def train_all(request: Request, params: dict[str, Any] | None = None, user: User = ADMIN) -> Any:
+    def train_all(request: Request, params: dict[str, Any] | None = None, user: User = USER) -> Any:
         """OHIF's button: a challenger of every model, one after another."""
         answers: dict[str, Any] = {}
-        by = asker(serving, request, user, params)
+        by, said = asker(serving, request, user, params), whole(params)
         for model in serving.training.trainers():
-            options = as_dict((params or {}).get(model), f"options of {model}")
+            options = as_dict(said.get(model), f"options of {model}")
             try:
                 task = serving.training.start(model, options, by, enqueue=True)
                 answers[model] = {"result": task, "detail": None}
@@ -144,7 +119,7 @@ def shared_router(serving: Serving[Any, Any]) -> APIRouter:
         return answers
 
     @router.delete("/train/", tags=["Train"], summary="Stop training")
-    def stop_training(request: Request, user: User = ADMIN) -> Any:
+    def stop_training(request: Request, user: User = USER) -> Any:
         return serving.training.stop(asker(serving, request, user))
 
     return router
@@ -157,14 +132,19 @@ def asker(
     return rater_name(signed_in(user), serving.client_name(params or {}, address(request)))
 
 
-def address(request: Request) -> str:
-    """Where a request comes from; empty where that is not known."""
-    return request.client.host if request.client else ""
-
-
 def signed_in(user: User) -> str:
     """Name of the user who is signed in; empty where nobody has to be."""
-    return user.username if monai_settings.MONAI_LABEL_AUTH_ENABLE else ""
+    return "" if user is None else user.name
+
+
+def as_client(params: dict[str, Any], user: User) -> dict[str, Any]:
+    """What a client says, in the name of who is logged in: nobody goes by another's name, whatever it calls itself."""
+    return params if user is None else params | {"client_id": user.name}
+
+
+def may_replace(user: User) -> bool:
+    """Whether an image that is sent may take the place of another one, and so take the labels of all out of use."""
+    return user is None or user.role.covers(Role.REVIEWER)
 
 
 def parsed(text: str, what: str) -> dict[str, Any]:
@@ -174,9 +154,22 @@ def parsed(text: str, what: str) -> dict[str, Any]:
         raise BadInputError(f"{what} holds {constant}, which JSON has not")
 
     try:
-        return as_dict(json.loads(text or "{}", parse_constant=refuse), what)
+        return whole(as_dict(json.loads(text or "{}", parse_constant=refuse), what), what)
     except (json.JSONDecodeError, RecursionError) as error:
         raise BadInputError(f"{what} is not valid JSON: {error}") from error
+
+
+def whole(said: dict[str, Any] | None, what: str = "the request") -> dict[str, Any]:
+    """JSON that a client sent, if it consists of whole characters.
+
+    JSON can say half of one (`"\\ud800"`, a lone surrogate), which no file, database or answer can hold: kept once,
+    everybody who asks for it would be answered with an error. Raises BadInputError.
+    """
+    try:
+        json.dumps(said, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise BadInputError(f"{what} holds half of a character, a lone surrogate") from error
+    return said or {}
 
 
 def received(upload: UploadFile, suffix: str) -> Path:

@@ -89,6 +89,11 @@ class Scoring:
             self._started = self._wanted
             self._children.start(CHILD, self._scorer.program, self._arguments(recipe), self._ended)
 
+    @property
+    def trouble(self) -> str:
+        """Why the child ended last time, in words; empty where it did its work."""
+        return self._trouble
+
     def state(self) -> dict[str, Any]:
         """For `/info/`: whether scoring runs, and what went wrong."""
         return {

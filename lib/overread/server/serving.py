@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -14,18 +15,27 @@ from typing import Any, Generic, TypeVar
 
 from fastapi import APIRouter, FastAPI
 from monailabel.config import settings as monai_settings
+from monailabel.endpoints.user.auth import get_current_user
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.utils.sessions import Sessions
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from overread.domain import BadInputError, NotFoundError
 from overread.ensemble.compute import leave_a_core
 from overread.learning.accepted import AcceptedLabels
 from overread.learning.champions import ChampionStore
 from overread.learning.process import ACCEPTED
+from overread.server.access.access import Access
+from overread.server.access.gate import Gate, monai_user
+from overread.server.access.headers import SafeHeaders
+from overread.server.access.login_routes import login_router
 from overread.server.children import Children
+from overread.server.datastore_routes import datastore_router
 from overread.server.errors import add_error_answers
+from overread.server.faults import add_fault_answers
 from overread.server.guard import UploadGuard
+from overread.server.log_routes import log_router
 from overread.server.loop import Loop
 from overread.server.models import ServedModels
 from overread.server.overlays import OVERLAY_NAMES
@@ -34,6 +44,7 @@ from overread.server.settings import Settings
 from overread.server.store import GuardedStore
 from overread.server.training import Training
 from overread.server.turns import INFERENCE, record_turn
+from overread.server.watch.routes import watch_over
 from overread.state.database import DATABASE_VARIABLE, Database, default_path
 from overread.uncertainty.measures import MEASURES
 
@@ -54,6 +65,7 @@ class Serving(ABC, Generic[Task, Store]):
 
     Attributes:
         settings, models, database, accepted, children, training: see their types.
+        access: who comes in.
         store: the studies folder.
         loop: queue, scoring and training.
         not_offered: beginnings of addresses of MONAI Label's that this app does without.
@@ -72,7 +84,9 @@ class Serving(ABC, Generic[Task, Store]):
             raise BadInputError(f"--studies {studies}: this app serves a folder, not a DICOM server")
         self._keep_files_in_app_folder()
         self.models = ServedModels(ChampionStore(self.app_dir / "model"), self.settings)
-        self.database = Database.open(self.settings.database or default_path(self.app_dir))
+        database = self.settings.database or os.environ.get(DATABASE_VARIABLE)
+        self.database = Database.open(database or default_path(self.app_dir))
+        self.access = Access.of_server(self.app_dir, self.settings, self.database)
         self.accepted = AcceptedLabels(self.studies / ACCEPTED, self.database)
         self.accepted.settle(time.time())
         self.children = Children(
@@ -170,15 +184,34 @@ class Serving(ABC, Generic[Task, Store]):
         logger.info("Models %s on %s, %d threads", self.models.names(), self.models.device, threads)
         warming = threading.Thread(target=self.warm_up, name="warm-up", daemon=True)
         warming.start()
+        self.loop.also(self.store.look)
         self.loop.open(warming)
 
     def prepare_http(self, app: FastAPI) -> None:
         """Put our endpoints, error answers and upload limits into MONAI Label's FastAPI app."""
-        take_over(app, self.router(), self.not_offered)
-        add_error_answers(app)
-        app.user_middleware.append(Middleware(UploadGuard, limit=self.body_limit))
+        router = self.router()
+        for further in (login_router(self.access), datastore_router(self), log_router(self)):
+            router.include_router(further)
+        take_over(app, router, self.not_offered)
+        # MONAI Label's own endpoints ask this who is logged in.
+        app.dependency_overrides[get_current_user] = monai_user
+        add_error_answers(app, (self.app_dir, self.studies))
+        add_fault_answers(app)
+        others = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
+        app.user_middleware[:] = [*others, *self.middlewares()]
+        watch_over(app, self)
         # The stack was built when the server began to start; requests go through the new one.
-        app.middleware_stack = app.build_middleware_stack()
+        app.middleware_stack = SafeHeaders(app.build_middleware_stack())
+
+    def middlewares(self) -> list[Middleware]:
+        """What a request passes, first to last. MONAI Label lets the pages of every site in, with their cookies."""
+        origins = self.access.origins
+        allowed = {"allow_origins": origins, "allow_methods": ["*"], "allow_headers": ["*"]}
+        return [
+            *([Middleware(CORSMiddleware, **allowed, allow_credentials=True)] if origins else []),
+            Middleware(Gate, access=self.access),
+            Middleware(UploadGuard, limit=self.body_limit),
+        ]
 
     def _keep_files_in_app_folder(self) -> None:
         """Temporary files and sessions go below the app folder: nothing is written elsewhere."""

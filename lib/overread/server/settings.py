@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from overread.domain import BadInputError
 from overread.imaging.slides.slide import ASSUMED
@@ -56,6 +57,8 @@ class Settings:
         slide_batch: windows of a slide that a member sees at a time.
         slide_workers: threads that read a slide.
         encoded_bytes: memory for images that MedUHIP models have encoded.
+        users: the file of users; None keeps it in the app folder.
+        allow_anonymous: whether other machines may use a server that has no users.
         preference_mean: whether readers of whom little is known begin where the others do on average.
     """
 
@@ -85,6 +88,8 @@ class Settings:
     slide_batch: int = 8
     slide_workers: int = 2
     encoded_bytes: int = GIB
+    users: str | None = None
+    allow_anonymous: bool = False
     preference_mean: bool = True
 
     @classmethod
@@ -156,10 +161,20 @@ def _seconds(key: str, text: str) -> float:
 
 
 def _database(key: str, text: str) -> str:
+    try:
+        has_password = bool(urlsplit(text).password)
+    except ValueError:
+        has_password, text = False, ""
     if "://" not in text:
         raise BadInputError(
             f"--conf {key} {text!r}: expected a URL such as postgresql+psycopg://user@host/overread or "
             "sqlite:////data/overread.db"
+        )
+    if has_password:
+        raise BadInputError(
+            f"--conf {key} holds a password, which everybody on this machine can read in the list of processes, and "
+            "MONAI Label writes into its log: give the URL in the variable OVERREAD_DATABASE, or leave the password "
+            "to ~/.pgpass"
         )
     return text
 
@@ -238,6 +253,8 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "slide_batch": ("slide_batch", _count),
     "slide_workers": ("slide_workers", _count),
     "encoded_gib": ("encoded_bytes", _bytes),
+    "users": ("users", _word),
+    "allow_anonymous": ("allow_anonymous", _flag),
     "preference_mean": ("preference_mean", _flag),
 }
 assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}

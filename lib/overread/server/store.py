@@ -18,8 +18,10 @@ from typing import Any
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
+from overread.access.roles import ForbiddenError
 from overread.domain import BadInputError, NotFoundError
 from overread.learning.accepted import FINAL, AcceptedLabels
+from overread.server.faults import STORE_GONE, OutOfOrderError
 from overread.server.index import reconciled
 from overread.server.models import ServedModels
 from overread.server.names import ANONYMOUS, checked_name
@@ -60,6 +62,7 @@ class GuardedStore(LocalDatastore):
         self._models, self._accepted = models, accepted
         self._change = threading.RLock()
         self._seen = threading.Event()
+        self._was_there = True
         self.patient_of: Callable[[str], str] = Patients(Path(folder))
         super().__init__(folder, extensions=tuple(extensions), auto_reload=True)
         # Programs such as rsync write under another name first.
@@ -81,6 +84,7 @@ class GuardedStore(LocalDatastore):
             self._reconcile_datastore()
             path = self.get_image_uri(image_id)
         if not path or not Path(path).is_file():
+            self._ensure_there()
             raise NotFoundError(f"no image is called {image_id!r} in the studies folder")
         return Path(path)
 
@@ -102,6 +106,35 @@ class GuardedStore(LocalDatastore):
         """What is known of a label. Raises NotFoundError for an unknown one."""
         self.known_label(label_id, label_tag)
         return finite(super().get_label_info(label_id, label_tag))
+
+    def is_there(self) -> bool:
+        """Whether the folder can be seen: not where its disk is gone, nor where an empty mount point is left of it."""
+        if not Path(self._datastore_path).is_dir():
+            return False
+        if Path(self._datastore_config_path).is_file():
+            return True
+        # Somebody may have removed the index alone.
+        files = self.image_files().values()
+        return not files or any(file.is_file() for file in files)
+
+    def look(self) -> None:
+        """Notice that the folder went, or came back; called again and again."""
+        there = self.is_there()
+        if there == self._was_there:
+            return
+        self._was_there = there
+        if not there:
+            logger.error("The studies folder %s is gone", self._datastore_path)
+            return
+        logger.warning("The studies folder %s is there again", self._datastore_path)
+        # What watched it ended with it.
+        self._observer.unschedule_all()
+        self._observer.schedule(self._handler, self._datastore_path, recursive=True)
+        self._seen.set()
+
+    def _ensure_there(self) -> None:
+        if not self.is_there():
+            raise OutOfOrderError(STORE_GONE)
 
     def image_files(self) -> dict[str, Path]:
         """Files of all images, by id."""
@@ -136,10 +169,10 @@ class GuardedStore(LocalDatastore):
 
     # -- what changes -------------------------------------------------------------------------------------------
 
-    def remove_image(self, image_id: str) -> None:
+    def remove_image(self, image_id: str, by: str = ANONYMOUS) -> None:
         """Remove an image with its labels. Raises NotFoundError for an unknown one."""
         self.known_image(image_id)
-        self._withdraw(image_id, None, ANONYMOUS, "its image was removed")
+        self._withdraw(image_id, None, by, "its image was removed")
         with self._change:
             super().remove_image(image_id)
             self.refresh()
@@ -192,11 +225,13 @@ class GuardedStore(LocalDatastore):
             with suppress(NotFoundError):
                 self._accepted.review(case, tag, str(status), by, comment, time.time())
 
-    def _drop_labels_of_another(self, image_id: str, source: Path, by: str) -> None:
+    def _drop_labels_of_another(self, image_id: str, source: Path, by: str, may_replace: bool) -> None:
         """Labels of an image say nothing about another image that takes its name."""
         item = self._datastore.objects.get(image_id)
         if item is None or self._is_same_image(image_id, source):
             return
+        if not may_replace:
+            raise ForbiddenError(f"{by} may add images, but another image is called {image_id!r} already")
         self._withdraw(image_id, None, by, "another volume took its image's place")
         with self._change:
             for tag in list(item.labels):
@@ -299,11 +334,12 @@ class GuardedStore(LocalDatastore):
             self._seen.clear()
             try:
                 self._reconcile_datastore()
-            except OSError:
+            except (OSError, OutOfOrderError):
                 logger.exception("The studies folder could not be read")
 
     def _reconcile_datastore(self) -> None:
         with self._change:
+            self._ensure_there()
             self._init_from_datastore_file()
             objects = self._as_the_folder_says()
             if objects != self._datastore.objects:
@@ -338,12 +374,15 @@ class GuardedStore(LocalDatastore):
         if isinstance(model, str) and model:
             if model in served:
                 return model
+            # A damaged champion says so itself.
+            self._models.current(model)
             raise NotFoundError(f"no model is called {model!r}; there are {', '.join(served) or 'none'}")
         if names is not None and len(served) > 1:
             served = self._models.with_classes(names) or served
         return served[0] if served else None
 
     def _incoming_file(self, suffix: str) -> Path:
+        self._ensure_there()
         self._incoming.mkdir(exist_ok=True)
         return self._incoming / f"{uuid.uuid4().hex}{suffix}"
 
@@ -367,9 +406,11 @@ def as_dict(value: Any, what: str) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """The same JSON with None for NaN and infinities, which JSON cannot hold and no client can read."""
+    """The same as JSON that every client can read: with None for NaN and infinities, `?` for halves of characters."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode(errors="replace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value

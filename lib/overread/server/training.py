@@ -220,6 +220,15 @@ class Training:
         self._children.stop(CHILD)
         return self._shown(task)
 
+    @property
+    def trouble(self) -> str:
+        """Why the training that was asked for last failed, in words; empty where it did not."""
+        with self._guard:
+            last = self._tasks[-1] if self._tasks else None
+            if last is None or last.status != ERROR:
+                return ""
+            return f"training of {last.recipe} failed: {last.notes[-1]}"
+
     def look(self) -> None:
         """Read the newest decisions, and start by itself after so many labels; called again and again."""
         with self._database.reading() as c:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,24 +14,28 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 from monailabel.endpoints.infer import ResultType
-from monailabel.endpoints.user.auth import User
 from requests_toolbelt import MultipartEncoder
 
-from overread.domain import BadInputError, NotFoundError
+from overread.domain import BadInputError
+from overread.imaging.headers import check_self_contained
 from overread.learning.champions import HASH_LENGTH
-from overread.server.datastore import check_volume, volume_suffix
-from overread.server.inference import SESSION, STUDIES, UPLOAD
+from overread.server.datastore import check_announced, check_volume, volume_suffix
+from overread.server.datastore_routes import known_session
+from overread.server.inference import SESSION, STUDIES, UPLOAD, called
 from overread.server.maps import MapKey
-from overread.server.names import checked_name, name_of_address
+from overread.server.names import ANONYMOUS, checked_name, name_of_address
 from overread.server.routes import (
-    ANNOTATOR,
     INFERENCES_AT_ONCE,
     USER,
+    User,
     address,
+    as_client,
+    may_replace,
     parsed,
     received,
     shared_router,
     signed_in,
+    whole,
 )
 from overread.server.store import finite
 
@@ -67,7 +75,7 @@ def volume_router(serving: VolumeServing) -> APIRouter:
         user: User = USER,
     ) -> Any:
         def answer() -> Any:
-            request = inference_request(serving, model, image, session_id, params, file)
+            request = as_client(inference_request(serving, model, image, session_id, params, file), user)
             person = signed_in(user) or str(request.get("client_id") or "")
             request |= {"person": person, "asked_by": person or name_of_address(address(http))}
             try:
@@ -87,14 +95,14 @@ def volume_router(serving: VolumeServing) -> APIRouter:
         image: str | None = None,
         params: str = Form("{}"),
         file: UploadFile = File(...),
-        user: User = ANNOTATOR,
+        user: User = USER,
     ) -> dict[str, Any]:
-        info = parsed(params, "params") | {"user": user.username}
+        info = parsed(params, "params") | {"user": signed_in(user) or ANONYMOUS}
         name = Path(file.filename or "").name
         image = checked_name(image or name.removesuffix(volume_suffix(name)), "image id")
         path = received_volume(file)
         try:
-            return {"image": serving.store.add_image(image, str(path), info)}
+            return {"image": serving.store.add_image(image, str(path), info, may_replace(user))}
         finally:
             path.unlink(missing_ok=True)
 
@@ -104,9 +112,9 @@ def volume_router(serving: VolumeServing) -> APIRouter:
         params: str = Form("{}"),
         tag: str = "final",
         label: UploadFile = File(...),
-        user: User = ANNOTATOR,
+        user: User = USER,
     ) -> dict[str, Any]:
-        info = parsed(params, "params")
+        info = as_client(parsed(params, "params"), user)
         path = received_volume(label)
         try:
             facts = serving.store.submit(image, path, tag or "final", info, signed_in(user))
@@ -127,14 +135,22 @@ def volume_router(serving: VolumeServing) -> APIRouter:
         path = received_volume(files[0])
         try:
             check_volume(path, name, serving.settings.max_upload_bytes)
-            session_id, session = serving.sessions().add_session(str(path), max(0, expiry), False)
+            # MONAI Label's own ids can be guessed: they are the time.
+            session_id, session = serving.sessions().add_session(
+                str(path), max(0, expiry), False, str(uuid.uuid4())
+            )
         finally:
             path.unlink(missing_ok=True)
         return {"session_id": session_id, "session_info": session.to_json()}
 
     @router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="Get the next case")
-    def next_case(strategy: str, params: dict[str, Any] | None = None, user: User = USER) -> dict[str, Any]:
-        return finite(serving.queueing.next_case(strategy, params or {}))
+    def next_case(
+        request: Request, strategy: str, params: dict[str, Any] | None = None, user: User = USER
+    ) -> dict[str, Any]:
+        answer = finite(serving.queueing.next_case(strategy, whole(params), signed_in(user)))
+        if user is not None and "id" in answer:
+            serving.access.grants.give(user, address(request), answer["id"], time.time())
+        return answer
 
     @router.get(
         "/overread/maps", tags=["Overread"], summary="Doubt and probabilities of an earlier inference"
@@ -169,10 +185,7 @@ def inference_request(
     serving.models.current(model)
     request = {key: value for key, value in parsed(params, "params").items() if key not in RESERVED}
     if session_id:
-        checked_name(session_id, "session id")
-        session = serving.sessions().get_session(session_id)
-        if session is None:
-            raise NotFoundError(f"no session {session_id!r}; it may have expired, send the image again")
+        session = known_session(serving, session_id)
         return request | {
             "image": session.image,
             "image_id": storable(image),
@@ -180,8 +193,10 @@ def inference_request(
             "image_source": SESSION,
         }
     if file is not None:
-        path = received_volume(file)
-        return request | {"image": str(path), "image_name": file.filename, "image_source": UPLOAD}
+        path, name = received_volume(file), file.filename or ""
+        with removed_on_error(path):
+            check_announced(path, name, serving.settings.max_upload_bytes)
+        return request | {"image": str(path), "image_name": name, "image_source": UPLOAD}
     if not image:
         raise BadInputError("name an image of the studies folder, a session, or send a file")
     known = serving.store.known_image(image)
@@ -214,8 +229,24 @@ def inference_answer(result: Path, facts: dict[str, Any], output: ResultType | N
 
 
 def received_volume(upload: UploadFile) -> Path:
-    """The uploaded volume in the app's own temporary folder; the caller removes it."""
-    return received(upload, volume_suffix(upload.filename or ""))
+    """The uploaded volume in the app's own temporary folder; the caller removes it.
+
+    Raises BadInputError for a kind of file that is not read here, and for one that points to another file.
+    """
+    path = received(upload, volume_suffix(upload.filename or ""))
+    with removed_on_error(path), called(path, upload.filename or ""):
+        check_self_contained(path)
+    return path
+
+
+@contextmanager
+def removed_on_error(path: Path) -> Iterator[None]:
+    """Remove what was received when it turns out not to be taken."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def storable(name: str) -> str | None:

@@ -6,14 +6,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine
 
 from overread.domain.errors import NotFoundError
-from overread.state.engines import BUSY_TIMEOUT_S, WRITES, make_engine, url_of
-from overread.state.failures import StateError, telling
+from overread.state.engines import BUSY_TIMEOUT_S, WRITER_LOCK, WRITES, make_engine, url_of
+from overread.state.failures import DatabaseBusyError, StateError, telling
 from overread.state.migration import upgrade, version_of
 from overread.state.schema import VERSION
 
@@ -98,6 +98,43 @@ class Database:
         finally:
             self._mine.is_writing = False
 
+    def ensure_writable(self, patience_s: float) -> None:
+        """Return when a writer could begin now; nothing is written.
+
+        Raises:
+            StateError: none could within this time, or the database failed.
+        """
+        with telling(self.name):
+            if self._is_sqlite:
+                assert self._engine.url.database is not None
+                file = Path(self._engine.url.database)
+                # A connection would make a file that is gone.
+                with closing(
+                    sqlite3.connect(f"{file.as_uri()}?mode=rw", timeout=patience_s, uri=True)
+                ) as own:
+                    own.isolation_level = None
+                    own.execute("BEGIN IMMEDIATE")
+                    own.execute("ROLLBACK")
+                return
+            with self._engine.connect() as connection, connection.begin():
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(1000 * patience_s)}")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+
+    def copy_to(self, file: Path) -> bool:
+        """Copy SQLite's file as it is at one moment, while others write; False, without a copy, for PostgreSQL.
+
+        Args:
+            file: must not exist.
+        """
+        if not self._is_sqlite:
+            return False
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with telling(self.name), self.reading() as c, closing(sqlite3.connect(file)) as target:
+            source = c.connection.dbapi_connection
+            assert isinstance(source, sqlite3.Connection)
+            source.backup(target)
+        return True
+
     def damage(self) -> list[str]:
         """What SQLite finds broken in its file, a sentence each; empty where it is whole, and for PostgreSQL."""
         if not self._is_sqlite:
@@ -144,6 +181,28 @@ class Database:
                 f"SQLite cannot keep {self.name} in WAL mode (it says {mode}); a network share cannot hold it: "
                 "use a folder of this machine, or PostgreSQL"
             )
+
+
+def ensure_unused(file: Path) -> None:
+    """Return where no other process has SQLite's file open; one that is not there, or is damaged, is unused.
+
+    Its write-ahead log is merged into it.
+
+    Raises:
+        DatabaseBusyError: one has.
+    """
+    if not file.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", timeout=0.5, uri=True)) as own:
+            # Only who has the file alone may leave WAL mode.
+            own.execute("PRAGMA journal_mode=DELETE").fetchone()
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise StateError(f"the database {file} cannot be opened: {error}") from error
+        raise DatabaseBusyError(f"the database {file} is in use: stop the server first") from error
+    except sqlite3.DatabaseError:
+        return
 
 
 def default_path(app_dir: Path) -> Path:

@@ -45,7 +45,9 @@ def url_of(where: Path | str) -> URL:
         )
     if not url.database:
         raise BadInputError("sqlite:// names no file: what is kept in memory would be lost at the next start")
-    return _sqlite_url(Path(url.database))
+    # How long to wait for others, in seconds, is the one thing that may be said.
+    said = {key: value for key, value in url.query.items() if key == "timeout"}
+    return _sqlite_url(Path(url.database)).set(query=said)
 
 
 def make_engine(url: URL) -> Engine:
@@ -56,7 +58,8 @@ def make_engine(url: URL) -> Engine:
     """
     if url.drivername == "sqlite":
         # Threads wait for the database, not for the pool.
-        engine = create_engine(url, max_overflow=-1, connect_args={"timeout": BUSY_TIMEOUT_S})
+        waiting = {} if "timeout" in url.query else {"timeout": BUSY_TIMEOUT_S}
+        engine = create_engine(url, max_overflow=-1, connect_args=waiting)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine

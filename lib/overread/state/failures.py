@@ -12,7 +12,15 @@ from overread.domain.errors import OverreadError
 
 
 class StateError(OverreadError):
-    """The database cannot be opened, read or written (HTTP 500)."""
+    """The database cannot be opened, read or written (HTTP 503)."""
+
+
+class DatabaseBusyError(StateError):
+    """Another process held the database for too long (HTTP 503)."""
+
+
+class DatabaseFullError(StateError):
+    """The database cannot grow, as its disk is full (HTTP 507)."""
 
 
 # What SQLite says, and what it means for the file.
@@ -25,6 +33,7 @@ _SQLITE = {
     "database or disk is full": "cannot grow: the disk is full",
     "disk i/o error": "cannot be read or written: the disk fails, or it is a network share",
 }
+_KINDS = {"database is locked": DatabaseBusyError, "database or disk is full": DatabaseFullError}
 
 
 @contextmanager
@@ -39,7 +48,8 @@ def telling(name: str) -> Iterator[None]:
             remedy = next((remedy for words, remedy in _SQLITE.items() if words in said.lower()), None)
             if remedy is None:
                 raise
-            raise StateError(f"the database {name} {remedy} (SQLite: {said})") from error
+            kind = next((kind for words, kind in _KINDS.items() if words in said.lower()), StateError)
+            raise kind(f"the database {name} {remedy} (SQLite: {said})") from error
         if not isinstance(error, OperationalError):
             raise
         raise StateError(f"the database {name} does not answer as it should: {said}") from error

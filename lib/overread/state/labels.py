@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -113,6 +114,40 @@ def labels(
         values = dict(row._mapping)
         found.append(LabelRow(details=json.loads(values.pop("details_json")), **values))
     return found
+
+
+def protections(c: Connection, recipe: str, patient: str) -> list[bool]:
+    """Of each label of a patient for a recipe, whether it is protected."""
+    wanted = select(LABELS.c.protected).where(LABELS.c.recipe == recipe, LABELS.c.patient == patient)
+    return list(c.execute(wanted).scalars())
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """How many labels agree in all of these.
+
+    Attributes:
+        recipe, champion, status: as in `LabelRow`.
+        dice: to the proposal, rounded to three digits; None where nothing was proposed.
+        labels: how many.
+    """
+
+    recipe: str
+    champion: str
+    status: str
+    dice: float | None
+    labels: int
+
+
+def count_labels(c: Connection) -> list[LabelCount]:
+    """All labels, counted; without reading their details."""
+    table = LABELS.c
+    counts: Counter[tuple[str, str, str, float | None]] = Counter()
+    for recipe, champion, status, dice in c.execute(
+        select(table.recipe, table.champion, table.status, table.dice_to_proposal)
+    ):
+        counts[recipe, champion, status, None if dice is None else round(dice, 3)] += 1
+    return [LabelCount(*facts, labels=number) for facts, number in counts.items()]
 
 
 def set_status(c: Connection, label_id: int, status: str, reason: str) -> None:

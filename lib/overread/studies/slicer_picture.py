@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from overread.uncertainty.calibration import DOUBT_HIGH, DOUBT_MODERATE, band_ma
 # The usual soft-tissue window: level 40, width 400.
 WINDOW_HU = (-160.0, 240.0)
 PANEL_PX = (600, 600)
+GAP_PX, STRIP_PX = 6, 44
 # Colours that stay apart for readers who cannot tell red from green, and fills through which the image shows.
 CLASS_COLOURS = ((0.35, 0.70, 0.90), (0.80, 0.47, 0.95), (0.45, 0.85, 0.60), (0.95, 0.75, 0.85))
 DOUBT_COLOURS = {DOUBT_HIGH: (1.0, 0.30, 0.05), DOUBT_MODERATE: (1.0, 0.85, 0.10)}
@@ -57,7 +58,7 @@ def draw_in_slicer(
         write_nrrd(answer, values, read_volume([image]).grid)
         panels = [Path(folder) / "plain.png", Path(folder) / "segments.png"]
         slicer.submit(_draw_panels, image, answer, names, panels, colours, fills).result()
-        _beside_each_other([Image.open(panel).convert("RGB") for panel in panels], colours, picture)
+        beside_each_other([Image.open(panel).convert("RGB") for panel in panels], colours, picture)
 
 
 def _draw_panels(
@@ -82,23 +83,44 @@ def _draw_panels(
     scene.render(panels[1], slice_k, WINDOW_HU, colours, fills, PANEL_PX)
 
 
-def _beside_each_other(
-    panels: Sequence[Image.Image], colours: dict[str, tuple[float, float, float]], picture: Path
+def beside_each_other(
+    panels: Sequence[Image.Image],
+    colours: Mapping[str, tuple[float, float, float]],
+    picture: Path,
+    captions: Sequence[str] = (),
 ) -> None:
-    """Panels from left to right over a strip that names the colours."""
-    gap_px, strip_px = 6, 44
-    width = sum(panel.width for panel in panels) + gap_px * (len(panels) - 1)
-    sheet = Image.new("RGB", (width, panels[0].height + strip_px), "black")
-    for index, panel in enumerate(panels):
-        sheet.paste(panel, (index * (panel.width + gap_px), 0))
-    pen = ImageDraw.Draw(sheet)
+    """Panels from left to right, over strips that name the colours of all but the first panel.
+
+    Args:
+        captions: one a panel, written below it.
+    """
+    step_px = panels[0].width + GAP_PX
     font = ImageFont.load_default(size=19)
-    x, y = panels[0].width + gap_px, panels[0].height + strip_px // 2
+    left, right = step_px, step_px * len(panels) - GAP_PX
+    x, row, entries = left, 0, []
     for name, colour in colours.items():
-        rgb = tuple(round(255 * part) for part in colour)
-        pen.rectangle((x, y - 8, x + 16, y + 8), fill=rgb)
+        length = 24 + round(font.getlength(name))
+        if x > left and x + length > right:
+            x, row = left, row + 1
+        entries.append((x, row, name, colour))
+        x += length + 26
+    top = panels[0].height + (STRIP_PX if captions else 0)
+    sheet = Image.new("RGB", (right, top + STRIP_PX * (row + 1)), "black")
+    pen = ImageDraw.Draw(sheet)
+    for index, panel in enumerate(panels):
+        sheet.paste(panel, (index * step_px, 0))
+    for index, caption in enumerate(captions):
+        pen.text(
+            (index * step_px + GAP_PX, panels[0].height + STRIP_PX // 2),
+            caption,
+            fill="white",
+            font=font,
+            anchor="lm",
+        )
+    for x, row, name, colour in entries:
+        y = top + STRIP_PX * row + STRIP_PX // 2
+        pen.rectangle((x, y - 8, x + 16, y + 8), fill=tuple(round(255 * part) for part in colour))
         pen.text((x + 24, y), name, fill="white", font=font, anchor="lm")
-        x += 24 + round(pen.textlength(name, font=font)) + 26
     picture.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(picture, optimize=True)
 

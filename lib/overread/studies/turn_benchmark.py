@@ -10,14 +10,8 @@ and encodes the image; each further one brings one more click. `--device cuda` m
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
-import time
-import urllib.parse
-import urllib.request
-import uuid
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +25,7 @@ from overread.imaging.volumes import write_nifti
 from overread.learning.champions import ChampionStore
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.storage import save_model
+from overread.studies.asking import ask
 from overread.studies.local_server import app_with_champion, local_server
 
 SHAPES = {"slice": (256, 256, 1), "volume": (128, 128, 64)}
@@ -75,27 +70,6 @@ def make_studies(folder: Path) -> None:
             write_nifti(folder / f"{case}.nii.gz", 100 + 20 * voxels, Grid(shape, np.diag([-1.0, -1, 1, 1])))
 
 
-def turn(url: str, name: str, case: str, params: dict[str, Any]) -> tuple[float, dict[str, float]]:
-    """One request as 3D Slicer sends it: seconds until all of the answer was there, and the server's own account."""
-    boundary = uuid.uuid4().hex
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="params"'
-    body = f"{head}\r\n\r\n{json.dumps(params)}\r\n--{boundary}--\r\n"
-    request = urllib.request.Request(
-        f"{url}/infer/{name}?{urllib.parse.urlencode({'image': case, 'output': 'all'})}",
-        data=body.encode(),
-        headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
-    )
-    started = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        content = answer.read()
-    seconds = time.perf_counter() - started
-    for part in content.split(b"\r\n\r\n"):
-        if part.lstrip().startswith(b"{"):
-            facts, _ = json.JSONDecoder().raw_decode(part.decode("utf-8", "ignore").lstrip())
-            return seconds, facts["latencies"]
-    raise ValueError("the answer holds no facts")
-
-
 def measure(url: str, name: str, case: str, turns: int) -> tuple[list[float], list[dict[str, float]]]:
     """The first turn, and then one more click a turn: seconds and the server's account of each."""
     rng = np.random.default_rng(1)
@@ -104,9 +78,9 @@ def measure(url: str, name: str, case: str, turns: int) -> tuple[list[float], li
     seconds, stages = [], []
     for number in range(turns + 1):
         params = {"client_id": "reader", "label": "a", "result_extension": ".nrrd", "result_dtype": "uint8"}
-        took, account = turn(url, name, case, params | clicks)
-        seconds.append(took)
-        stages.append(account)
+        answered = ask(url, name, case, params | clicks)
+        seconds.append(answered.seconds)
+        stages.append(answered.facts["latencies"])
         place = [int(rng.integers(n)) for n in shape]
         clicks["background" if number % 2 else "a"].append(place)
     return seconds, stages

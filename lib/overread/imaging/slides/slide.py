@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +12,7 @@ from types import TracebackType
 import numpy as np
 import openslide
 
-from overread.domain.errors import BadInputError, NotFoundError
+from overread.domain.errors import BadInputError, NotFoundError, OverreadError
 from overread.domain.slides import PixelSize, Region
 from overread.imaging.slides.sampling import Sampler
 from overread.imaging.slides.sources import OpenSlideSource, PictureSource, Source, assumed_size
@@ -72,7 +74,8 @@ class Slide:
 
     def read_box(self, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
         """Between level-0 places (left, top, right, bottom), which may lie within pixels; in (width, height) pixels."""
-        return self._sampler.read_box(box, size)
+        with _as_bad_input(self.path):
+            return self._sampler.read_box(box, size)
 
     def thumbnail(self, longest_px: int = 1024) -> np.ndarray:
         """The whole slide, its longer edge at most so many pixels."""
@@ -109,7 +112,19 @@ def open_slide(path: Path, assumed: PixelSize = ASSUMED) -> Slide:
     path = Path(path)
     if not path.is_file():
         raise NotFoundError(f"{path} does not exist")
-    return Slide(path, _source_of(path), assumed)
+    with _as_bad_input(path):
+        return Slide(path, _source_of(path), assumed)
+
+
+@contextmanager
+def _as_bad_input(path: Path) -> Iterator[None]:
+    """What the formats' libraries raise on a broken file, which may be anything, says that the file is broken."""
+    try:
+        yield
+    except OverreadError:
+        raise
+    except Exception as error:
+        raise BadInputError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
 
 
 def _source_of(path: Path) -> Source:

@@ -171,7 +171,12 @@ def _ome_planes(file: tifffile.TiffFile) -> int:
     pixels = _ome_pixels(file)
     if pixels is None:
         return 1
-    return math.prod(int(pixels.get(f"Size{axis}", "1")) for axis in "CZT")
+    sizes = {axis: pixels.get(f"Size{axis}", "1") for axis in "CZT"}
+    if not all(size.isdecimal() for size in sizes.values()):
+        raise BadInputError(
+            f"{file.filehandle.path} has an OME header with sizes {sizes}, expected whole numbers"
+        )
+    return math.prod(int(size) for size in sizes.values())
 
 
 def _ome_pixels(file: tifffile.TiffFile) -> Any | None:

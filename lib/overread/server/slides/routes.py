@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING, Any
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, File, Form, Request, Response, UploadFile
 from fastapi.responses import FileResponse, JSONResponse
-from monailabel.endpoints.user.auth import User
 from monailabel.endpoints.wsi_infer import ResultType
 
 from overread.domain import BadInputError
 from overread.imaging.slides.annotations import to_asap, to_geojson
 from overread.imaging.slides.slide import slide_id
 from overread.server.maps import MapKey
-from overread.server.names import checked_name
+from overread.server.names import ANONYMOUS, checked_name
 from overread.server.routes import (
-    ANNOTATOR,
     INFERENCES_AT_ONCE,
     USER,
+    User,
     address,
+    as_client,
+    may_replace,
     parsed,
     received,
     shared_router,
     signed_in,
+    whole,
 )
 from overread.server.slides.inference import SlideAnswer
 from overread.server.slides.maps import SHOWN
@@ -52,10 +54,12 @@ def slide_router(serving: SlideServing) -> APIRouter:
         said: dict[str, Any],
         file: UploadFile | None,
         output: ResultType | None,
+        user: User,
     ) -> Response:
         def answer() -> Response:
             serving.models.current(model)
-            asked = asked_of(said) | {"client_id": serving.client_name(said, address(request))}
+            client = serving.client_name(as_client(said, user), address(request))
+            asked = asked_of(said) | {"client_id": client}
             if file is None:
                 answer = serving.answer(model, asked | image_of_studies(serving, image))
             else:
@@ -81,7 +85,7 @@ def slide_router(serving: SlideServing) -> APIRouter:
         output: ResultType | None = None,
         user: User = USER,
     ) -> Response:
-        return await inferred(request, model, image, wsi or {}, None, output)
+        return await inferred(request, model, image, whole(wsi), None, output, user)
 
     @router.post("/infer/wsi_v2/{model}", tags=["Infer"], summary="The same of a picture that is sent")
     async def infer_picture(
@@ -93,7 +97,7 @@ def slide_router(serving: SlideServing) -> APIRouter:
         output: ResultType | None = None,
         user: User = USER,
     ) -> Response:
-        return await inferred(request, model, image, parsed(wsi, "wsi"), file, output)
+        return await inferred(request, model, image, parsed(wsi, "wsi"), file, output, user)
 
     @router.post("/infer/{model}", tags=["Infer"], summary="The same for clients that send a form")
     async def infer(
@@ -105,13 +109,13 @@ def slide_router(serving: SlideServing) -> APIRouter:
         output: ResultType | None = None,
         user: User = USER,
     ) -> Response:
-        return await inferred(request, model, image, parsed(params, "params"), file, output)
+        return await inferred(request, model, image, parsed(params, "params"), file, output, user)
 
     @router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="Get the next patch")
     def next_patch(
         request: Request, strategy: str, params: dict[str, Any] | None = None, user: User = USER
     ) -> dict[str, Any]:
-        said = params or {}
+        said = as_client(whole(params), user)
         client = serving.client_name(said, address(request))
         return finite(serving.queueing.next_patch(strategy, said, client))
 
@@ -121,15 +125,15 @@ def slide_router(serving: SlideServing) -> APIRouter:
         image: str | None = None,
         params: str = Form("{}"),
         file: UploadFile = File(...),
-        user: User = ANNOTATOR,
+        user: User = USER,
     ) -> dict[str, Any]:
-        info = parsed(params, "params") | {"user": user.username}
+        info = parsed(params, "params") | {"user": signed_in(user) or ANONYMOUS}
         name = Path(file.filename or "").name
         suffix = slide_suffix(name)
         image = checked_name(image or slide_id(Path(name)), "image id")
         path = received(file, suffix)
         try:
-            return {"image": serving.store.add_image(image, str(path), info)}
+            return {"image": serving.store.add_image(image, str(path), info, may_replace(user))}
         finally:
             path.unlink(missing_ok=True)
 
@@ -140,9 +144,9 @@ def slide_router(serving: SlideServing) -> APIRouter:
         params: str = Form("{}"),
         tag: str = "final",
         label: UploadFile = File(...),
-        user: User = ANNOTATOR,
+        user: User = USER,
     ) -> dict[str, Any]:
-        info = parsed(params, "params")
+        info = as_client(parsed(params, "params"), user)
         info["client_id"] = serving.client_name(info, address(request))
         path = received(label, LABEL_SUFFIX)
         try:

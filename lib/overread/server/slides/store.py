@@ -164,10 +164,16 @@ class SlideStore(GuardedStore):
 
     # -- what changes -------------------------------------------------------------------------------------------
 
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+    def add_image(
+        self, image_id: str, image_filename: str, image_info: dict[str, Any], may_replace: bool = True
+    ) -> str:
         """Take a slide in; or keep the picture of a patch, which is no new image.
 
+        Args:
+            may_replace: whether it may take the place of another one, whose labels no longer hold then.
+
         Raises:
+            ForbiddenError: another one is there, and may not be replaced.
             NotFoundError: a patch of a slide that is not here.
             BadInputError: a name that cannot be a file's, or a file that cannot be read.
         """
@@ -189,7 +195,7 @@ class SlideStore(GuardedStore):
                 f"image {image_id!r} is here already as {there.name}; remove that one first, or give this another name"
             )
         info = {**as_dict(image_info, "params"), "ts": int(time.time()), "name": target.name}
-        self._drop_labels_of_another(image_id, source, str(info.get("user") or ANONYMOUS))
+        self._drop_labels_of_another(image_id, source, str(info.get("user") or ANONYMOUS), may_replace)
         with self._change:
             self._place(source, target)
             self._init_from_datastore_file()
@@ -200,7 +206,7 @@ class SlideStore(GuardedStore):
             self._update_datastore_file()
         return image_id
 
-    def remove_image(self, image_id: str) -> None:
+    def remove_image(self, image_id: str, by: str = ANONYMOUS) -> None:
         """Remove a slide with its labels, its patches' pictures and the folder that a MIRAX slide has beside it; or
         the picture of a patch, whose labels stay.
 
@@ -210,7 +216,7 @@ class SlideStore(GuardedStore):
         if place is not None:
             path.unlink(missing_ok=True)
             return
-        super().remove_image(image_id)
+        super().remove_image(image_id, by)
         folder = folder_beside(path)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -75,7 +75,8 @@ def check_patch(path: Path, place: PatchLocation, bounds: Region) -> None:
     except BadInputError:
         raise
     except Exception as error:  # Pillow raises whatever its decoders raise on a broken file
-        raise BadInputError(f"the picture of patch {place.name} cannot be read: {error}") from error
+        sentence = str(error).replace(str(path), path.name)
+        raise BadInputError(f"the picture of patch {place.name} cannot be read: {sentence}") from error
     if not any(_fits(width, height, region) for region in (place.region, inside)):
         raise BadInputError(
             f"patch {place.name} came with {width} x {height} pixels, which is another shape than its name says"

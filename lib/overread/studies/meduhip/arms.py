@@ -17,7 +17,7 @@ from overread.meduhip.backend import Cache
 from overread.meduhip.episode import EpisodeOptions
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.session import answer, begin
-from overread.meduhip.training import MedUHIPOptions, PatchSource, averaged, train_meduhip
+from overread.meduhip.training import MedUHIPOptions, PatchSource, averaged, clicking, train_meduhip
 from overread.meduhip.vote import log_soft_vote
 from overread.studies.meduhip.clinicians import (
     CLICKS,
@@ -33,6 +33,8 @@ from overread.studies.meduhip.probabilistic_unet import ProbabilisticUNet
 # Of an arm's budget, this share goes into masks without any interaction. All arms on the same backbone begin with the
 # same weights from there.
 WARM_SHARE = 0.5
+# Of the rest, a MedUHIP model learns clicks with one opinion before it has several (chosen on validation cases).
+CLICK_SHARE = 0.5
 MEMBERS = 5
 PLAIN = EpisodeOptions(turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler="nothing")
 LONGEST_PAUSE_S = 60.0
@@ -62,7 +64,14 @@ class Bench:
     device: str = "cpu"
 
     def train(
-        self, name: str, episode: EpisodeOptions, share: float, seed: int = 0, *, warm: bool = True
+        self,
+        name: str,
+        episode: EpisodeOptions,
+        share: float,
+        seed: int = 0,
+        *,
+        warm: bool = True,
+        click_share: float = 0.0,
     ) -> MedUHIP:
         """Train, or load what was trained, with a share of the budget."""
         finished = self.work / f"{name}.pt"
@@ -74,6 +83,7 @@ class Bench:
         options = MedUHIPOptions(
             minutes=share * self.minutes,
             warm_share=0.0,
+            click_share=click_share,
             seed=1000 * self.seed + seed,
             device=self.device,
             threads=1,
@@ -136,7 +146,7 @@ def unet(bench: Bench) -> Sequence[Contest]:
 @ARMS.register("meduhip")
 def meduhip(bench: Bench) -> Sequence[Contest]:
     """MedUHIP, with every clinician, and with parts switched off."""
-    model = bench.train("meduhip", EpisodeOptions(), 1 - WARM_SHARE)
+    model = bench.train("meduhip", EpisodeOptions(), 1 - WARM_SHARE, click_share=CLICK_SHARE)
     full = MedUHIPPlayer(model)
 
     @torch.no_grad()
@@ -161,10 +171,7 @@ def meduhip(bench: Bench) -> Sequence[Contest]:
 @ARMS.register("clicks")
 def clicks(bench: Bench) -> Sequence[Contest]:
     """One sample and clicks on the same backbone: what an interactive network does without a sampling space."""
-    episode = replace(
-        EpisodeOptions(), samples=1, set_weight=0.0, coverage_weight=0.0, pick_share=0.0, sampler="nothing"
-    )
-    model = bench.train("clicks", episode, 1 - WARM_SHARE)
+    model = bench.train("clicks", clicking(EpisodeOptions()), 1 - WARM_SHARE)
     return [
         Contest("Clicks, one sample", MedUHIPPlayer(model, count=1), CLICKS),
         Contest("Clicks, one sample, noisy clinician", MedUHIPPlayer(model, count=1), NOISY_CLICKS),
@@ -174,7 +181,8 @@ def clicks(bench: Bench) -> Sequence[Contest]:
 @ARMS.register("collapsed")
 def collapsed(bench: Bench) -> Sequence[Contest]:
     """MedUHIP with one averaged Gaussian in place of the mixture."""
-    model = bench.train("collapsed", replace(EpisodeOptions(), sampler="collapsed"), 1 - WARM_SHARE)
+    episode = replace(EpisodeOptions(), sampler="collapsed")
+    model = bench.train("collapsed", episode, 1 - WARM_SHARE, click_share=CLICK_SHARE)
     return [Contest("MedUHIP, collapsed mixture", MedUHIPPlayer(model), EITHER)]
 
 

@@ -23,6 +23,7 @@ from overread.ensemble.member_training import write_json
 from overread.ensemble.plan import Normalisation
 from overread.imaging.volumes import Volume
 from overread.meduhip.choosers import Chooser
+from overread.meduhip.episode import EpisodeOptions
 from overread.meduhip.memory import Preference, learned, prior_state
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Click
@@ -44,6 +45,8 @@ BODY, NOISE = 60.0, 6.0
 GENEROUS = 1.25
 STYLES = ("core", "2 shells", "3 shells", "4 shells", "5 shells", "generous")
 TRAINING_CASES = 60
+# What is measured here is what styles are worth, so that they are learnt from the beginning.
+STYLES_FIRST = EpisodeOptions(samples=8, pick_share=0.5)
 ENOUGH_DICE = 0.9
 MOST_INTERACTIONS = 8
 MISCLICKS = 0.2
@@ -156,7 +159,15 @@ def trained(work: Path, seed: int, minutes: float) -> MedUHIP:
         if not store.holds(name):
             volume = Volume(image[None], Grid(image.shape, np.eye(4)))
             store.add_rated(name, volume, masks.astype(np.uint8), plan, rng)
-    options = MedUHIPOptions(minutes=minutes, seed=seed, device="cpu", threads=1, clock="processor")
+    options = MedUHIPOptions(
+        minutes=minutes,
+        seed=seed,
+        device="cpu",
+        threads=1,
+        clock="processor",
+        click_share=0.0,
+        episode=STYLES_FIRST,
+    )
     model = train_meduhip(work, names, plan, configuration, options)
     torch.save(model.state_dict(), finished)
     return model

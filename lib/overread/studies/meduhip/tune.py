@@ -1,6 +1,6 @@
 """Which settings of an episode are worth it: variants of MedUHIP on validation cases, none of which the study tests on.
 
-    python -m overread.studies.meduhip.tune --data DIR --work DIR --device cuda --minutes 1 --seeds 2 --variant base
+    python -m overread.studies.meduhip.tune --data DIR --work DIR --device cuda --minutes 1 --variant "as in the study"
 
 Of the training cases of the study's first fold, a third is held out; what is learnt from the rest plays with these.
 Each variant and seed leaves a file, so that several processes share the work, and the table shows what is there.
@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -22,31 +20,43 @@ from rich.table import Table
 from overread.ensemble.member_training import write_json
 from overread.imaging.rated import AUTO, read_rated
 from overread.meduhip.episode import EpisodeOptions
-from overread.studies.meduhip.arms import PLAIN, WARM_SHARE, Bench, Contest
+from overread.meduhip.training import clicking
+from overread.studies.meduhip.arms import CLICK_SHARE, PLAIN, WARM_SHARE, Bench, Contest
 from overread.studies.meduhip.clinicians import CLICKS, EITHER
 from overread.studies.meduhip.players import MedUHIPPlayer
 from overread.studies.meduhip.report import SHOWN_TURNS
 from overread.studies.meduhip.study import FOLDS_SEED, Protocol, play_contest, prepare_study
 
 HELD_OUT = 1 / 3
-ONE_SAMPLE: Mapping[str, Any] = {
-    "samples": 1,
-    "set_weight": 0.0,
-    "coverage_weight": 0.0,
-    "pick_share": 0.0,
-    "sampler": "nothing",
-}
-# What differs from `EpisodeOptions()`.
-VARIANTS: dict[str, Mapping[str, Any]] = {
-    "base": {},
-    "few picks": {"pick_share": 0.25},
-    "four samples": {"samples": 4},
-    "four turns": {"turns": 4},
-    "five turns, few picks": {"turns": 5, "pick_share": 0.25},
-    "less coverage": {"coverage_weight": 1.0},
-    "clicks, one sample": ONE_SAMPLE,
-    "clicks, one sample, five turns": {**ONE_SAMPLE, "turns": 5},
-    "plain": {**ONE_SAMPLE, "turns": 1},
+ONE_OPINION = clicking(EpisodeOptions())
+MANY = replace(EpisodeOptions(), samples=8, pick_share=0.5)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a model is trained after its first masks.
+
+    Attributes:
+        episode: of its training.
+        click_share: see `MedUHIPOptions`.
+    """
+
+    episode: EpisodeOptions
+    click_share: float = 0.0
+
+
+VARIANTS = {
+    "as in the study": Variant(EpisodeOptions(), CLICK_SHARE),
+    "styles at once": Variant(EpisodeOptions()),
+    "eight samples, many picks": Variant(MANY, CLICK_SHARE),
+    "eight samples, many picks, styles at once": Variant(MANY),
+    "eight samples, styles at once": Variant(replace(EpisodeOptions(), samples=8)),
+    "many picks, styles at once": Variant(replace(EpisodeOptions(), pick_share=0.5)),
+    "less coverage": Variant(replace(EpisodeOptions(), coverage_weight=1.0), CLICK_SHARE),
+    "five turns": Variant(replace(EpisodeOptions(), turns=5), CLICK_SHARE),
+    "clicks, one sample": Variant(ONE_OPINION),
+    "clicks, one sample, five turns": Variant(replace(ONE_OPINION, turns=5)),
+    "plain": Variant(PLAIN),
 }
 
 
@@ -63,9 +73,9 @@ def try_variant(data: Path, work: Path, name: str, seed: int, protocol: Protocol
     folder.mkdir(parents=True, exist_ok=True)
     ids = tuple(case.id for case in cases[:-held])
     bench = Bench(folder, ids, work / "data", plan, configuration, protocol.minutes, seed, protocol.device)
-    episode = PLAIN if name == "plain" else replace(EpisodeOptions(), **VARIANTS[name])
-    model = bench.train("variant", episode, 1 - WARM_SHARE)
-    one = episode.samples == 1
+    variant = VARIANTS[name]
+    model = bench.train("variant", variant.episode, 1 - WARM_SHARE, click_share=variant.click_share)
+    one = variant.episode.samples == 1
     player = MedUHIPPlayer(model, count=1) if one else MedUHIPPlayer(model)
     contests = [Contest("clicks", player, CLICKS)] if one else [Contest("either", player, EITHER)]
     rows = {c.name: play_contest(c, cases[-held:], work / "data", protocol, seed) for c in contests}

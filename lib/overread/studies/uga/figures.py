@@ -17,6 +17,8 @@ from overread.studies.uga.findings import POOLED, Findings
 from overread.studies.uga.rows import BASELINE, CEILING, UNASKED
 
 PANEL = (4.0, 3.3)
+# Each arm looks the same in the plots of all sets; others come after these.
+KNOWN = ("uga", "most_uncertain", "clasp_pe", "pairwise_dice", "foreground_random", "random")
 # Lines of arms that ask for nothing: colour and dashes.
 LEVELS = {
     BASELINE: ("0.45", "--"),
@@ -53,7 +55,7 @@ def plot_curves(findings: Findings, path: Path) -> None:
                     for budget in budgets
                     if (found := findings.beside_baseline(arm, budget, place)) is not None
                 ]
-                _bars(panel, points, index, arm, line=True)
+                _bars(panel, points, _look(arm, study.arms), arm, line=True)
             panel.set_title(_title(findings, place), fontsize=10)
             panel.set_xticks(budgets)
             panel.set_xlabel(f"{study.unit} asked in a domain")
@@ -64,15 +66,14 @@ def plot_curves(findings: Findings, path: Path) -> None:
 
 def plot_doubt(findings: Findings, measure: str, path: Path) -> None:
     """Doubt of patches against their Dice before anything was asked (figure 3 of the paper), a panel a domain."""
-    places = _places(findings)
-    with _panels(path, len(places), legend=False) as panels:
+    places = [place for place in _places(findings) if len(findings.doubt_against_dice(measure, place)[0])]
+    with _panels(path, max(len(places), 1), legend=False) as panels:
         for panel, place in zip(panels, places, strict=False):
             pairs, rho = findings.doubt_against_dice(measure, place)
-            if len(pairs):
-                panel.scatter(
-                    pairs[:, 0], pairs[:, 1], s=9, color=COLOURS[0], alpha=_opacity(len(pairs)), linewidth=0
-                )
-                _medians(panel, pairs)
+            panel.scatter(
+                pairs[:, 0], pairs[:, 1], s=9, color=COLOURS[0], alpha=_opacity(len(pairs)), linewidth=0
+            )
+            _medians(panel, pairs)
             told = "no rank correlation" if rho is None else f"ρ = {rho}"
             panel.set_title(f"{_title(findings, place)}\n{told}, {len(pairs)} patches", fontsize=9)
             panel.set_ylim(-0.03, 1.03)
@@ -151,11 +152,19 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     )
 
 
+def _look(arm: str, arms: Sequence[str]) -> int:
+    """Number of the colour and the marker of an arm that asks."""
+    others = [each for each in arms if each not in KNOWN and each not in UNASKED]
+    return KNOWN.index(arm) if arm in KNOWN else len(KNOWN) + others.index(arm)
+
+
 def _widen(panel: Axes) -> None:
     """At least `LEAST_SPAN` of Dice from bottom to top, lest noise look like news."""
     low, high = panel.get_ylim()
     missing = max(0.0, LEAST_SPAN - (high - low))
-    panel.set_ylim(low - missing / 2, high + missing / 2)
+    # No Dice lies below 0.
+    bottom = max(low - missing / 2, -LEAST_SPAN / 5)
+    panel.set_ylim(bottom, max(high + missing / 2, bottom + LEAST_SPAN))
 
 
 def _bars(
@@ -210,7 +219,6 @@ def _groups(found: dict[str, list[Interval | None]], groups: Sequence[str], what
         panels = list(figure.subplots(rows, 1, squeeze=False).flat)
         for row, panel in enumerate(panels):
             shown = list(range(len(groups)))[row * columns : (row + 1) * columns]
-            asking = [arm for arm in found if arm not in UNASKED]
             for position, arm in enumerate(found):
                 shift = (position - (len(found) - 1) / 2) * 0.75 / len(found)
                 points = [
@@ -221,7 +229,7 @@ def _groups(found: dict[str, list[Interval | None]], groups: Sequence[str], what
                 if arm in UNASKED:
                     _level_bars(panel, points, arm)
                 else:
-                    _bars(panel, points, asking.index(arm), arm, line=False)
+                    _bars(panel, points, _look(arm, list(found)), arm, line=False)
             panel.set_xticks(range(len(shown)), [groups[group] for group in shown])
             panel.set_xlim(-0.5, columns - 0.5)
             for border in range(len(shown) - 1):

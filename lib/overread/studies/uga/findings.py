@@ -97,7 +97,8 @@ class Findings:
 
     def false_mm2(self, arm: str, budget: int, place: str) -> Interval | None:
         """Mean area called a structure on the held-out cases that hold none; None where there is no such case."""
-        return self._interval([self._table(arm, budget, place, lambda row: row.false_mm2)], place)
+        table = self._table(arm, budget, place, lambda row: row.false_mm2 if row.dice is None else None)
+        return self._interval([table], place)
 
     def difference(self, first: str, second: str, budget: int, place: str, kind: str = "") -> Interval | None:
         """Dice of the first arm minus that of the second at a budget, on cases of that class if one is given."""

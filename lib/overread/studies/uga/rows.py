@@ -75,7 +75,7 @@ class Outcome:
         dice: mean over classes; None where the truth holds none of them.
         kind: class of the case, such as `macro`; empty where cases have none.
         patient: whose it is; the case itself where nobody tells.
-        false_mm2: of a case whose truth holds no class, what was called one nevertheless (of a volume mm³).
+        false_mm2: what was called a structure and is none (of a volume mm³).
     """
 
     seed: int

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,7 @@ import numpy as np
 from PIL import Image
 
 from overread.domain import BadInputError, NotFoundError, Registry
-from overread.imaging.dataset import read_dataset
-from overread.imaging.slides.annotations import to_geojson
-from overread.imaging.slides.slide import ASSUMED, open_slide
+from overread.imaging.slides.slide import open_slide
 from overread.imaging.volumes import read_volume
 from overread.studies.slides.centres import CENTRES
 from overread.studies.uga.sets import StudyCase, StudySet
@@ -197,69 +194,8 @@ def lidc(data: Path, folder: Path, progress: Progress) -> StudySet:
     return StudySet("lidc", 3, ("background", "Nodule"), ("CT",), "plain", _some_volumes(cases, folder))
 
 
-@source("camelyon", ".")
-def camelyon(data: Path, folder: Path, progress: Progress) -> StudySet:
-    """Camelyon16 and 17 as published: RUMC of Camelyon16 is central, as in the paper, or else centre 0 of Camelyon17.
-
-    Slides of which not every lesion was outlined, and those whose centre nobody published, are left out.
-    """
-    from overread.imaging.labelled import LESION, read_camelyon
-
-    slides = [slide for slide in read_camelyon(data).labelled().slides if slide.centre]
-    cases = []
-    for number, slide in enumerate(slides):
-        image, label = folder / "images" / slide.path.name, folder / "labels" / f"{slide.id}.geojson"
-        _link(slide.path, image)
-        label.parent.mkdir(parents=True, exist_ok=True)
-        label.write_text(json.dumps(to_geojson(slide.outlines())) + "\n")
-        cases.append(StudyCase(slide.id, image, label, slide.centre, slide.patient, slide.kind))
-        progress((number + 1) / len(slides))
-    centres = sorted({case.domain for case in cases})
-    central = "RUMC" if "RUMC" in centres else centres[0]
-    return StudySet(
-        "camelyon", 2, ("background", LESION), RGB, central, tuple(cases), 1.0, 0.25, 1024, has_glass=True
-    )
-
-
-@source("raw", ".")
-def raw(data: Path, folder: Path, progress: Progress) -> StudySet:
-    """nnU-Net's raw layout with a `domain` or `centre` in patients.csv; central is the domain with the most cases."""
-    dataset = read_dataset(data)
-    if not dataset.domains:
-        raise BadInputError(
-            f"{data} does not say where its cases were made: patients.csv needs a column `domain` or `centre`"
-        )
-    cases = []
-    placed = [case for case in dataset.cases if case.id in dataset.domains]
-    for number, case in enumerate(placed):
-        if len(case.channels) != 1:
-            raise BadInputError(
-                f"case {case.id} of {data} has several image files; join the channels first "
-                "(`overread group-channels`)"
-            )
-        ending = case.label.name.removeprefix(case.id)
-        image = folder / "images" / f"{case.id}{ending}"
-        _link(case.channels[0], image)
-        domain, patient = dataset.domains[case.id], dataset.patient_of(case.id)
-        cases.append(StudyCase(case.id, image, case.label.resolve(), domain, patient))
-        progress((number + 1) / len(placed))
-    axes = read_volume((cases[0].image,)).voxels.ndim - 1
-    central = Counter(case.domain for case in cases).most_common(1)[0][0]
-    um = None if axes == 3 else dataset.um_per_px or ASSUMED.um
-    return StudySet(
-        dataset.name,
-        axes,
-        dataset.classes,
-        dataset.channels,
-        central,
-        tuple(cases),
-        um,
-        um or ASSUMED.um,
-        None if axes == 3 else 128,
-    )
-
-
-def _link(target: Path, link: Path) -> None:
+def link_image(target: Path, link: Path) -> None:
+    """Give an image the name of its case without copying it."""
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(target.resolve())

@@ -21,6 +21,7 @@ import torch
 
 from overread.ensemble.compute import choose_device
 from overread.queue.claims import Claims
+from overread.studies.uga import published  # noqa: F401 - enters its sets
 from overread.studies.uga.arms import run_unit
 from overread.studies.uga.bench import Bench, write_whole
 from overread.studies.uga.protocol import NONE, Protocol, checked_arms

@@ -1,22 +1,26 @@
-"""The study as tables."""
+"""The study as tables: what labels are worth, arm by arm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from overread.metrics.correlation import Interval
 from overread.studies.sheets import Sheet, signed, verdict
-from overread.studies.simulation.statistics import TIE, mean_interval
+from overread.studies.simulation.statistics import TIE
+from overread.studies.uga.cells import (
+    INTERVALS,
+    NOTHING,
+    all_places,
+    place_name,
+    seeds_in_words,
+    share_of,
+    text_of,
+    unit_of,
+)
+from overread.studies.uga.doubt_tables import correlation_sheet, cost_sheet, doubt_sheet, gate_sheet
 from overread.studies.uga.findings import LEAST_GAP, POOLED, Findings
 from overread.studies.uga.goals import Judgement, judge_goals
-from overread.studies.uga.rows import BASELINE, CEILING, CHANCE, UNASKED, Doubt
-
-NOTHING = "–"
-INTERVALS = (
-    "In brackets: 95 % by a bootstrap that draws seeds and patients anew, paired where arms are compared."
-)
+from overread.studies.uga.rows import BASELINE, CEILING, CHANCE, UNASKED
 
 
 def all_sheets(findings: Findings) -> list[Sheet]:
@@ -65,11 +69,13 @@ def gap_sheet(findings: Findings) -> Sheet:
     study = findings.study
     free = [arm for arm in study.arms if arm in UNASKED and arm != BASELINE]
     rows = []
-    for place in _all_places(findings):
+    for place in all_places(findings):
         without = findings.dice(BASELINE, 0, place)
         if without is None:
             continue
-        rows.append((_place(findings, place), str(without), *(_change(findings, arm, place) for arm in free)))
+        rows.append(
+            (place_name(findings, place), str(without), *(_change(findings, arm, place) for arm in free))
+        )
     return Sheet(
         "Without a label, and what others are ahead of that",
         ("held-out cases of", "no labels", *free),
@@ -80,15 +86,15 @@ def gap_sheet(findings: Findings) -> Sheet:
 
 def dice_sheet(findings: Findings) -> Sheet:
     """Dice by arm, budget and place."""
-    places = _all_places(findings)
+    places = all_places(findings)
     rows = []
     for arm in findings.study.arms:
         for budget in _budgets(findings, arm):
-            cells = [_text(findings.dice(arm, budget or 0, place)) for place in places]
+            cells = [text_of(findings.dice(arm, budget or 0, place)) for place in places]
             rows.append((arm, NOTHING if budget is None else str(budget), *cells))
-    heads = tuple(_place(findings, place) for place in places)
+    heads = tuple(place_name(findings, place) for place in places)
     return Sheet(
-        f"Dice on held-out cases, mean over {_seeds(findings)}",
+        f"Dice on held-out cases, mean over {seeds_in_words(findings)}",
         ("arm", "asked a domain", *heads),
         tuple(rows),
         INTERVALS,
@@ -98,7 +104,7 @@ def dice_sheet(findings: Findings) -> Sheet:
 def area_sheet(findings: Findings) -> Sheet:
     """Area under the budget curve."""
     places = findings.places
-    rows = [(arm, *(_text(findings.area(arm, place)) for place in places)) for arm in findings.study.asking]
+    rows = [(arm, *(text_of(findings.area(arm, place)) for place in places)) for arm in findings.study.asking]
     return Sheet(
         "Area under Dice against what is asked (AUBC)",
         ("arm", *places),
@@ -129,7 +135,7 @@ def closed_sheet(findings: Findings) -> Sheet | None:
     for arm in (arm for arm in findings.study.arms if arm not in (BASELINE, CEILING)):
         for budget in _budgets(findings, arm):
             found = [findings.closed(arm, budget or 0, place) for place in places]
-            rows.append((arm, NOTHING if budget is None else str(budget), *map(_share, found)))
+            rows.append((arm, NOTHING if budget is None else str(budget), *map(share_of, found)))
     if not places:
         return None
     return Sheet(
@@ -184,7 +190,7 @@ def kinds_sheet(findings: Findings) -> Sheet | None:
     rows = []
     for arm in findings.study.arms:
         found = [findings.dice(arm, last, POOLED, kind) for kind in kinds]
-        rows.append((arm, *map(_text, found)))
+        rows.append((arm, *map(text_of, found)))
     # A negative slide has no Dice; see the false area.
     shown = [i for i in range(len(kinds)) if any(row[i + 1] != NOTHING for row in rows)]
     if not shown:
@@ -204,7 +210,7 @@ def classes_sheet(findings: Findings) -> Sheet | None:
         return None
     last = max(findings.study.budgets)
     rows = [
-        (arm, *(_text(findings.class_dice(name, arm, last, POOLED)) for name in names))
+        (arm, *(text_of(findings.class_dice(name, arm, last, POOLED)) for name in names))
         for arm in findings.study.arms
     ]
     title = f"Dice by class of the label, local domains, {last} asked in each"
@@ -213,128 +219,28 @@ def classes_sheet(findings: Findings) -> Sheet | None:
 
 def false_sheet(findings: Findings) -> Sheet | None:
     """What was called a structure where there is none."""
-    places = [place for place in _all_places(findings) if findings.false_mm2(BASELINE, 0, place) is not None]
+    places = [place for place in all_places(findings) if findings.false_mm2(BASELINE, 0, place) is not None]
     if not places:
         return None
     rows = []
     for arm in findings.study.arms:
         for budget in _budgets(findings, arm):
-            cells = [_text(findings.false_mm2(arm, budget or 0, place)) for place in places]
+            cells = [text_of(findings.false_mm2(arm, budget or 0, place)) for place in places]
             rows.append((arm, NOTHING if budget is None else str(budget), *cells))
     return Sheet(
-        f"{_unit(findings)} called a structure on cases that hold none, mean a case",
-        ("arm", "asked a domain", *(_place(findings, place) for place in places)),
+        f"{unit_of(findings)} called a structure on cases that hold none, mean a case",
+        ("arm", "asked a domain", *(place_name(findings, place) for place in places)),
         tuple(rows),
         INTERVALS,
     )
-
-
-def cost_sheet(findings: Findings) -> Sheet:
-    """What the labels came to."""
-    rows = []
-    budgets = [budget for budget in findings.study.budgets if budget]
-    for arm in findings.study.asking:
-        for budget in budgets:
-            for place in findings.places:
-                cost = findings.cost(arm, budget, place)
-                if cost.patches:
-                    cells = (
-                        f"{cost.patches:.1f}",
-                        NOTHING if cost.mm2 is None else f"{cost.mm2:.3g}",
-                        NOTHING if cost.tissue is None else f"{cost.tissue:.1%}",
-                        NOTHING if cost.foreground is None else f"{cost.foreground:.1%}",
-                    )
-                    rows.append((arm, str(budget), place, *cells))
-    return Sheet(
-        f"Budget: what was labelled, mean over {_seeds(findings)}",
-        (
-            "arm",
-            "asked a domain",
-            "where",
-            findings.study.unit,
-            _unit(findings),
-            "share of tissue",
-            "foreground in it",
-        ),
-        tuple(rows),
-        "Share of the tissue that could have been asked about; of volumes, of the cases. Pooled: sums over "
-        "domains, of shares the mean.",
-    )
-
-
-def correlation_sheet(findings: Findings) -> Sheet | None:
-    """Spearman of doubt and Dice, measure by measure."""
-    places = _all_places(findings)
-    rows = []
-    for measure in findings.results.measures:
-        found = [findings.doubt_against_dice(measure, place) for place in places]
-        rows.append((measure, *(f"{_text(rho)}, {len(pairs)} patches" for pairs, rho in found)))
-    return Sheet(
-        "Doubt of a patch against its Dice before anything was asked (Spearman)",
-        ("measure", *(_place(findings, place) for place in places)),
-        tuple(rows),
-        "Below 0: the more doubt, the worse. In brackets: 95 % by a bootstrap over cases. Patches without structure "
-        "in label and prediction have no Dice and are left out.",
-    )
-
-
-def doubt_sheet(findings: Findings) -> Sheet | None:
-    """Uncertainty quality by arm, budget and domain."""
-    found: dict[tuple[str, int, str], list[Doubt]] = {}
-    for each in findings.results.doubt:
-        if each.seed in findings.seeds:
-            found.setdefault((each.arm, each.budget, each.domain), []).append(each)
-    rows = [
-        (
-            arm,
-            str(budget),
-            _place(findings, domain),
-            _mean([each.error_share for each in of], "{:.2%}"),
-            _mean([each.aurc for each in of], "{:.4f}"),
-            _mean([each.augrc for each in of], "{:.4f}"),
-            _mean([each.ece_before for each in of], "{:.4f}"),
-            _mean([each.ece_after for each in of], "{:.4f}"),
-            _band([each.errors_in_high for each in of], [each.shown_in_high for each in of]),
-            _band([each.errors_in_moderate for each in of], [each.shown_in_moderate for each in of]),
-        )
-        for (arm, budget, domain), of in found.items()
-    ]
-    columns = ("arm", "asked a domain", "held-out cases of", "wrong pixels", "AURC", "AUGRC")
-    columns += ("ECE, T = 1", "ECE, fitted T", "errors in `doubt: high`", "in high or moderate")
-    return Sheet(
-        f"What doubt is worth, mean over {_seeds(findings)} [95 % of the mean, Student's t]",
-        columns,
-        tuple(rows),
-        "Bands and temperature are fitted on central cases. `80 % in 5 %`: the band holds 80 % of all wrong pixels and "
-        "covers 5 % of all.",
-    )
-
-
-def gate_sheet(findings: Findings) -> Sheet | None:
-    """How often the gate would have let the training pass."""
-    decided: dict[tuple[str, int], list[bool]] = {}
-    for each in findings.results.gate:
-        if each.seed in findings.seeds:
-            decided.setdefault((each.arm, each.budget), []).append(each.promoted)
-    rows = [(arm, str(budget), f"{sum(of)} of {len(of)}") for (arm, budget), of in sorted(decided.items())]
-    return Sheet("Trainings that the gate let pass", ("arm", "asked a domain", "promoted"), tuple(rows))
 
 
 def _judged(judgement: Judgement) -> str:
     if judgement.measured is None:
         return f"{judgement.verdict}: {judgement.why}"
     measured = judgement.measured
-    text = _share(measured) if judgement.goal.startswith("closes") else signed(measured)
+    text = share_of(measured) if judgement.goal.startswith("closes") else signed(measured)
     return f"{judgement.verdict}: {text}" + (f", {judgement.why}" if judgement.why else "")
-
-
-def _all_places(findings: Findings) -> tuple[str, ...]:
-    central = findings.study.central
-    return (*findings.places, central) if central in findings.study.domains else findings.places
-
-
-def _place(findings: Findings, place: str) -> str:
-    return f"{place} (central)" if place == findings.study.central else place
 
 
 def _budgets(findings: Findings, arm: str) -> list[int | None]:
@@ -356,40 +262,3 @@ def _compared(difference: Interval | None, findings: Findings) -> str:
 def _contest(findings: Findings, first: str, second: str) -> str:
     contest = findings.contests[first, second]
     return f"{contest.wins} / {contest.ties} / {contest.losses}"
-
-
-def _share(interval: Interval | None) -> str:
-    if interval is None:
-        return NOTHING
-    return f"{interval.estimate:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
-
-
-def _text(interval: Interval | None) -> str:
-    return NOTHING if interval is None else str(interval)
-
-
-def _seeds(findings: Findings) -> str:
-    return "1 seed" if len(findings.seeds) == 1 else f"{len(findings.seeds)} seeds"
-
-
-def _unit(findings: Findings) -> str:
-    return "mm²" if findings.study.um_per_px else "mm³"
-
-
-def _mean(values: Sequence[float | None], form: str) -> str:
-    told = np.array([value for value in values if value is not None], float)
-    if not told.size:
-        return NOTHING
-    if told.size == 1:
-        return form.format(told[0])
-    interval = mean_interval(told)
-    return f"{form.format(interval.estimate)} [{form.format(interval.low)}, {form.format(interval.high)}]"
-
-
-def _band(errors: Sequence[float | None], shown: Sequence[float | None]) -> str:
-    found = [np.array([value for value in values if value is not None], float) for values in (errors, shown)]
-    return (
-        NOTHING
-        if not all(each.size for each in found)
-        else " in ".join(f"{each.mean():.1%}" for each in found)
-    )
