@@ -66,6 +66,7 @@ class Protocol:
         iterations: the same of a retraining.
         begin: a retraining goes on from the model before, or from `scratch`.
         replay_share, rate_factor: see `RetrainingOptions`.
+        pooled: patches of all places compete, as in the paper; otherwise each place has its own.
         gated: a retraining spares cases to judge by, as at a hospital, and the gate's verdict is told. Without,
             every member learns from every label.
         stain: strength of the stain augmentation of all arms but `hed`.
@@ -85,10 +86,11 @@ class Protocol:
     budgets: tuple[int, ...] = (5, 10)
     members: int = 3
     starter_iterations: int = 250
-    iterations: int = 100
+    iterations: int = 200
     begin: Literal["champion", "scratch"] = "champion"
     replay_share: float = 0.5
-    rate_factor: float = 0.2
+    rate_factor: float = 0.5
+    pooled: bool = False
     gated: bool = True
     stain: float = 0.0
     hed: float = 0.2
@@ -169,7 +171,7 @@ PRESETS = {
         preset="paper",
         members=5,
         starter_iterations=400,
-        iterations=80,
+        iterations=150,
         features=16,
         most_features=128,
         stages=5,

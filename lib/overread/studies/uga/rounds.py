@@ -85,14 +85,13 @@ class Round:
     def ask(self) -> list[dict[str, Any]]:
         """Serve the round's patches one after the other, and accept what the robot says of each."""
         bench, protocol = self.bench, self.bench.protocol
-        domains = len(bench.division.pool)
+        places = [""] if protocol.pooled else list(bench.division.pool)
         had = protocol.budgets[self.number - 2] if self.number > 1 else 0
-        count = (self.budget - had) * domains
+        each = (self.budget - had) * (len(bench.division.pool) if protocol.pooled else 1)
         ensemble = bench.load(self.model)
         entries, maps = self.entries(ensemble)
-        settings = QueueSettings(
-            strategy=self.arm, control_share=0.0, batch=count, budget=protocol.budgets[-1] * domains
-        )
+        # No budget, as at a hospital that has planned none: the queue shares out what comes before the next training.
+        settings = QueueSettings(strategy=self.arm, control_share=0.0, batch=each)
         queue = PatchQueue(self.database, RECIPE, self.model.name, settings)
         rng = np.random.default_rng([bench.seed, self.number, 1])
         now = FIRST_DAY_S + self.number * DAY_S
@@ -101,13 +100,14 @@ class Round:
             # What a strategy needs beside is computed for every slide before the first question, as in service.
             queue.warm(entries, size)
         picks: list[dict[str, Any]] = []
-        for _ in range(count):
-            served = queue.ask(self.arm, ROBOT, entries, None, size, now, rng)
+        for place in places * each:
+            asked = {name: e for name, e in entries.items() if place in ("", e.centre)}
+            served = queue.ask(self.arm, ROBOT, asked, None, size, now, rng)
             if not isinstance(served, ServedPatch):
-                break
+                continue
             now += QUESTION_S
             picks.append(self.accept(served.location, served.score, served, ensemble, maps, now))
-            self.told("asking", len(picks) / count)
+            self.told("asking", len(picks) / (each * len(places)))
         return picks
 
     def patch_px(self, entries: Mapping[str, SlideEntry]) -> tuple[int, int]:

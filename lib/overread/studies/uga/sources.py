@@ -265,7 +265,11 @@ def prepare_set(
         folder.mkdir(parents=True, exist_ok=True)
         made.make(found, folder, progress).save(folder)
         marker.write_text(json.dumps({"name": name, "data": str(data and data.resolve())}) + "\n")
-    elif data is not None and (there := json.loads(marker.read_text())["data"]) != str(data.resolve()):
+    elif (
+        made.folder
+        and data is not None
+        and (there := json.loads(marker.read_text())["data"]) != str(data.resolve())
+    ):
         raise BadInputError(f"{folder} was made from {there}; give another --work for {data}")
     ready = StudySet.load(folder)
     return replace(ready, central=central) if central else ready
