@@ -71,7 +71,7 @@ def test_another_persons_is_never_applied_nor_that_of_another_purpose_or_recipe(
 
 
 def test_a_newcomer_begins_with_the_mean_of_several_others_and_with_no_single_ones(database: Database):
-    kept, even = Preferences(database), Preferences(database, mean_of_others=False)
+    kept, even = Preferences(database, mean_of_others=True), Preferences(database)
     for person, radii in (("anna", [10, 10]), ("bert", [10, 10, 10])):
         accept(kept, radii, person=person)
     assert kept.priors("dora", "disc", "", READER) is None, (

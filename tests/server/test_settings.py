@@ -43,7 +43,7 @@ def test_every_key_is_read():
         "pacs_filter": "Modality=CT,BodyPartExamined=HEAD",
         "pacs_seconds": "5",
         "pacs_maps": "yes",
-        "preference_mean": "no",
+        "preference_mean": "yes",
         "users": "/etc/overread/users.json",
         "allow_anonymous": "yes",
     }
@@ -76,7 +76,7 @@ def test_every_key_is_read():
         pacs_filter=(("Modality", "CT"), ("BodyPartExamined", "HEAD")),
         pacs_look_s=5,
         pacs_maps=True,
-        preference_mean=False,
+        preference_mean=True,
         users="/etc/overread/users.json",
         allow_anonymous=True,
     )

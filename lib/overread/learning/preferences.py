@@ -6,7 +6,7 @@
 
 A preference is one person's, for one recipe and purpose, and never applied to anybody else. It is always what the
 examples teach, the accepted masks that are kept beside it; a case that is accepted again teaches what is accepted last.
-Of other people a newcomer is given their mean alone, and only where it is one of several; it can be switched off.
+Of other people a newcomer is given their mean alone, and only where it is one of several; it has to be switched on.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Preferences:
             weights.
     """
 
-    def __init__(self, database: Database, mean_of_others: bool = True) -> None:
+    def __init__(self, database: Database, mean_of_others: bool = False) -> None:
         self.database, self.mean_of_others = database, mean_of_others
 
     def priors(

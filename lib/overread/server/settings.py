@@ -100,7 +100,7 @@ class Settings:
     pacs_maps: bool = False
     users: str | None = None
     allow_anonymous: bool = False
-    preference_mean: bool = True
+    preference_mean: bool = False
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:
