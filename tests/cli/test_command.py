@@ -14,14 +14,15 @@ from overread.cli import app
 
 COMMANDS = [
     *("demo", "serve", "train", "central", "import-nnunet", "import-bundle", "predict", "simulate"),
-    *("retrain", "watch", "arms", "doctor"),
+    *("retrain", "watch", "arms", "export", "backup", "restore", "doctor"),
 ]
 # Commands of their own below a common name.
 GROUPS = {
-    "study": ["meduhip", "preference"],
+    "study": ["meduhip", "preference", "uga"],
     "models": ["list", "show", "diff", "rollback"],
     "audit": ["verify", "export"],
     "preference": ["show", "export", "reset", "replay"],
+    "users": ["add", "token", "list", "revoke"],
 }
 IN_GROUPS = [f"{group} {command}" for group, commands in GROUPS.items() for command in commands]
 runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200", "OVERREAD_DEBUG": "", "OVERREAD_APP": ""})

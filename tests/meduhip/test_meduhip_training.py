@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(work: Path, tmp_path: Path)
     with torch.no_grad():
         start.sampling().mean_variance.bank.fill_(float("nan"))
         start.sampling(1).mean_variance.bank.fill_(float("nan"))
-    with pytest.raises(DivergedError, match="at episode 2"):
+    with pytest.raises(DivergedError, match="at episode 3"):
         train_meduhip(tmp_path, CASES, PLAN, SMALL, options(), start=start, prepared=work)
 
 

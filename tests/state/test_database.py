@@ -18,13 +18,15 @@ from overread.state.failures import StateError
 from support.writer import start_writer
 
 WRITES = 25
+# Eight writers import at the same time before the first of them writes.
+PATIENCE_S = 180
 
 
 def until_it_ends(promises: Connection) -> list[int]:
     """Everything that a writer still says; it may end, or be killed, in the middle of a message."""
     said = []
     try:
-        while promises.poll(60):
+        while promises.poll(PATIENCE_S):
             said.append(promises.recv())
     except (EOFError, OSError):
         return said
