@@ -72,6 +72,16 @@ def test_predicted_area_and_doubt_are_kept_for_each_class():
     np.testing.assert_allclose(table.class_doubt, [[0.1, 0.2]], rtol=1e-3)
 
 
+@pytest.mark.parametrize(("cells", "counts"), [(1, False), (2, True)])
+def test_in_a_small_patch_a_structure_may_be_smaller_than_a_large_ones_speck(cells: int, counts: bool):
+    predicted = np.zeros((8, 8), int)
+    predicted[0, :cells] = 1
+    table = patch_table("slide", some_maps(blank(8, 8) + 0.3, predicted=predicted), (64, 64))
+    # A fiftieth of 64 cells of 64 µm²; one cell is less, two are more.
+    assert table.speck_mm2 == pytest.approx(64 * 64e-6 / 50)
+    assert table.shows_foreground(table.region(0)) is counts
+
+
 def test_without_a_model_there_are_candidates_and_no_scores():
     table = patch_table("slide", some_maps(blank(8, 16), classes=("background",), drawn=[]), (64, 64))
     assert len(table) == 5

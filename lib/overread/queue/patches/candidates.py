@@ -24,6 +24,8 @@ DEFAULT_UM = 1024.0
 # On a slide that is small, a patch is at most this share of its shorter edge, and at least so many pixels.
 LARGEST_SHARE, LEAST_PX = 0.25, 256
 MEASURE = "predictive_entropy"
+# Predicted structures below this are taken for specks: 100 µm square, or that share of a patch where patches are small.
+LARGEST_SPECK_MM2, SPECK_SHARE = 0.01, 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,7 @@ class PatchTable:
         class_doubt: `(candidate, class)` the same of entropy times the class's probability (ClaSP PE).
         foreground_mm2: `(candidate, class)` predicted area.
         is_coarse: the slide had no more than a first look.
+        speck_mm2: predicted area of a class that does not count as a structure yet.
         extras: what single strategies need beside, by strategy.
     """
 
@@ -56,6 +59,7 @@ class PatchTable:
     class_doubt: np.ndarray
     foreground_mm2: np.ndarray
     is_coarse: bool
+    speck_mm2: float = LARGEST_SPECK_MM2
     extras: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -77,10 +81,10 @@ class PatchTable:
             grid[top:bottom, left:right] = False
         return grid[self.rows, self.columns]
 
-    def shows_foreground(self, region: Region, least_mm2: float) -> bool:
+    def shows_foreground(self, region: Region) -> bool:
         """Whether the champion predicts a structure in a candidate that lies in or about the region."""
         near = ~self.free([region])
-        return bool((self.foreground_mm2[near] > least_mm2).any())
+        return bool((self.foreground_mm2[near] > self.speck_mm2).any())
 
 
 def patch_table(slide: str, maps: SlideMaps, patch_px: tuple[int, int]) -> PatchTable:
@@ -108,7 +112,8 @@ def patch_table(slide: str, maps: SlideMaps, patch_px: tuple[int, int]) -> Patch
 
     classes = tuple(maps.classes[1:])
     predicted = maps.probability.argmax(axis=0) if classes else np.zeros(looked.shape, dtype=int)
-    mm2 = (maps.cell.um / 1000) ** 2 * tissue
+    cell_mm2 = (maps.cell.um / 1000) ** 2
+    mm2 = cell_mm2 * tissue
     return PatchTable(
         slide=slide,
         size_px=size,
@@ -124,6 +129,7 @@ def patch_table(slide: str, maps: SlideMaps, patch_px: tuple[int, int]) -> Patch
             [mean(predicted == column + 1) * mm2 for column in range(len(classes))], len(rows)
         ),
         is_coarse=maps.is_coarse,
+        speck_mm2=min(LARGEST_SPECK_MM2, SPECK_SHARE * cell_mm2 * float(areas.max())),
     )
 
 

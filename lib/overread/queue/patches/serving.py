@@ -14,7 +14,7 @@ from overread.queue.leases import Leases
 from overread.queue.patches.candidates import PatchTable, PatchView
 from overread.queue.patches.occupied import History
 from overread.queue.patches.stopping import PatchAdvisor
-from overread.queue.patches.strategies import EXTRAS, PATCH_STRATEGIES, SMALLEST_FOREGROUND_MM2
+from overread.queue.patches.strategies import EXTRAS, PATCH_STRATEGIES
 from overread.queue.patches.tables import PatchTables, SlideEntry
 from overread.queue.serving import Nothing
 from overread.queue.settings import CONTROL_STRATEGY, QueueSettings
@@ -234,7 +234,7 @@ class PatchQueue:
             occupied=occupied,
             asked=len(answered),
             seen_foreground=any(
-                by_slide[location.slide].shows_foreground(location.region, SMALLEST_FOREGROUND_MM2)
+                by_slide[location.slide].shows_foreground(location.region)
                 for location in answered
                 if location.slide in by_slide
             ),

@@ -24,8 +24,6 @@ from overread.queue.patches.scores import uga as uga_scores
 from overread.queue.reasons import doubt_reason, place, short_name
 from overread.queue.strategies import Strategy, entered
 
-# Predicted structures below this are taken for specks: 100 µm square.
-SMALLEST_FOREGROUND_MM2 = 0.01
 OF_SLIDE = " of this slide's patches"
 
 
@@ -147,7 +145,8 @@ def foreground_random(view: PatchView, rng: np.random.Generator) -> PatchPick:
     """
     free = view.all_free()
     area = np.concatenate([table.foreground_mm2 for table in view.tables])
-    possible = (np.isnan(area) | (area > SMALLEST_FOREGROUND_MM2)) & free[:, None]
+    speck = np.concatenate([np.full((len(table), 1), table.speck_mm2) for table in view.tables])
+    possible = (np.isnan(area) | (area > speck)) & free[:, None]
     columns = np.flatnonzero(possible.any(axis=0))
     if not len(columns):
         return _drawn(view, rng.choice(np.flatnonzero(free)), "drawn at random, no patch shows a structure")
