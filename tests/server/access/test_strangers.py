@@ -18,6 +18,7 @@ from overread.server.access.gate import Gate
 from overread.server.access.login_routes import FIRST_PAGE, own_page
 from overread.server.access.origins import is_loopback_name
 from overread.state.database import Database
+from overread.state.failures import DatabaseBusyError
 
 
 @pytest.fixture
@@ -127,6 +128,19 @@ def test_what_a_client_sends_as_a_token_is_looked_at_once(access):
     for header in (f"Basic {secret}", "Bearer", f"Bearer {secret}x", "Bearer \x00", "Bearer " + "x" * 10_000):
         assert status(access, authorization=header, cookie=f"overread={secret}") == 401
     assert status(access, authorization=f"Bearer {secret}", method="POST", path="/train/liver") == 403
+
+
+def test_what_the_audit_log_cannot_be_told_is_not_answered(access, monkeypatch):
+    users = access.authority.users
+    users.add("anna", Role.READER, None, time.time())
+    secret = users.add_token("anna", "x", time.time())
+
+    def busy(*_args, **_details) -> None:
+        raise DatabaseBusyError("held by another process")
+
+    monkeypatch.setattr(access, "note", busy)
+    assert status(access, path="/datastore/image", authorization=f"Bearer {secret}") == 503
+    assert status(access, authorization=f"Bearer {secret}") == 200
 
 
 def test_many_passwords_at_once_take_turns(access):

@@ -19,6 +19,7 @@ from overread.server.access.access import Access
 from overread.server.access.authority import ProviderError
 from overread.server.access.origins import is_from_elsewhere, is_loopback_name
 from overread.server.access.rules import Rule, rule_for
+from overread.server.faults import fault_answer
 from overread.server.guard import throw_away
 
 logger = logging.getLogger(__name__)
@@ -58,11 +59,23 @@ class Gate:
             await self.app(scope, receive, send)
             return
 
+        is_refused = False
+
         async def noted(message: Message) -> None:
+            nonlocal is_refused
             # Before the answer: who has it can rely on the row.
             if message["type"] == "http.response.start" and message["status"] < 400:
-                await self._note(person, rule, request)
-            await send(message)
+                try:
+                    await self._note(person, rule, request)
+                except (OSError, OverreadError) as error:
+                    answer = fault_answer(error)
+                    if answer is None:
+                        raise
+                    logger.error("%s %s: %d %s", request.method, request.url.path, answer[0], error)
+                    is_refused = True
+                    await refused(*answer)(scope, receive, send)
+            if not is_refused:
+                await send(message)
 
         await self.app(scope, receive, noted)
 
