@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from overread.server.watch.figures import OTHER, agreement, kind_of
+from overread.server.watch.figures import OTHER, agreement, gpu_memory, kind_of
 from overread.state.labels import ACCEPTED, APPROVED, FLAGGED, LabelCount
 
 
@@ -58,3 +59,18 @@ def test_agreement_counts_labels_in_use_that_followed_a_proposal():
     assert samples["_sum", *liver] == pytest.approx(2 * 1.0 + 0.9 + 0.3)
     assert samples["_bucket", "heart", "facade", "0.85"] == samples["_count", "heart", "facade"] == 1
     assert samples["_bucket", "heart", "facade", "0.8"] == 0
+
+
+def test_memory_of_a_gpu_is_told_as_used_free_and_ours(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (30, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 20)
+    told = {sample.labels["state"]: sample.value for sample in gpu_memory(torch.device("cuda", 0)).samples}
+    assert told == {"used": 70, "free": 30, "by_this_server": 20}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+def test_memory_of_the_gpu_that_is_there_adds_up():
+    held = torch.zeros(1 << 20, device="cuda")
+    told = {sample.labels["state"]: sample.value for sample in gpu_memory(held.device).samples}
+    assert told["by_this_server"] >= held.nbytes
+    assert told["used"] + told["free"] == torch.cuda.mem_get_info(held.device)[1]

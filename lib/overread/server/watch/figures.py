@@ -144,7 +144,7 @@ class Moment(Collector):
             children.add_metric([name], int(self._serving.children.running(name)))
         yield children
         if self._serving.models.device.type == "cuda":
-            yield _gpu_memory(self._serving.models.device)
+            yield gpu_memory(self._serving.models.device)
 
     def _labels(self) -> Iterator[Metric]:
         with self._serving.database.reading() as c:
@@ -212,7 +212,8 @@ def _queue(state: dict[str, Any]) -> Iterator[Metric]:
             yield GaugeMetricFamily(f"overread_queue_{key}", text, value=state[key])
 
 
-def _gpu_memory(device: torch.device) -> Metric:
+def gpu_memory(device: torch.device) -> Metric:
+    """Bytes of a GPU's memory that are used, free, and held by this process."""
     free, total = torch.cuda.mem_get_info(device)
     memory = GaugeMetricFamily(
         "overread_gpu_memory_bytes", "Memory of the GPU that the models use.", labels=["state"]
