@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,3 +257,14 @@ def fuzz_files(files: Mapping[str, bytes], send: Callable[[str, bytes], None]) -
             send(data.draw(st.sampled_from([name] * 3 + sorted(files)), label="sent as"), content)
 
     run()
+
+
+@contextmanager
+def unharmed(place: Place) -> Iterator[None]:
+    """Whatever is sent meanwhile, the server goes on, wrote nothing outside and left nothing behind."""
+    before = place.outside()
+    yield
+    assert place.outside() == before
+    assert place.ask("GET", "/datastore/?output=all").ok
+    assert place.ask("GET", "/info/").ok
+    assert place.leftovers() == []

@@ -37,6 +37,7 @@ from overread.learning.retraining import (
     describe,
     digest,
     file_hashes,
+    folder_of,
     forget_members,
     open_retraining,
     retraining_session,
@@ -159,10 +160,7 @@ def _prepare(
     heard: Callable[[int, int], None],
 ) -> Path:
     """Prepare what is learnt from and is not there yet; what nobody needs any more is deleted."""
-    here = folder / digest(plan.to_json())[:KEY_LENGTH]
-    for other in folder.glob("*"):
-        if other != here:
-            shutil.rmtree(other)
+    here = folder_of(plan, folder)
     store = RatedStore(here / "cases")
     learnt = [case for case in cases.dataset.cases if case.id not in cases.protected]
     store.keep([keys[case.id] for case in learnt])

@@ -242,10 +242,7 @@ def _prepare(
     heard: Callable[[int, int], None],
 ) -> PatchStore:
     """Prepare what a member learns from and is not there yet; what nobody needs any more is deleted."""
-    here = folder / digest(plan.to_json())[:KEY_LENGTH]
-    for other in folder.glob("*"):
-        if other != here:
-            shutil.rmtree(other)
+    here = folder_of(plan, folder)
     store = PatchStore(here)
     learnt = [case for case in cases.dataset.cases if case.id not in cases.protected]
     store.keep([keys[case.id] for case in learnt])
@@ -366,6 +363,15 @@ def forget_members(work: Path) -> None:
     for name in ("member_*", ".member_*", "model.*", ".model.*"):
         for file in work.glob(name):
             file.unlink()
+
+
+def folder_of(plan: Plan, folder: Path) -> Path:
+    """Where cases prepared by a plan lie; those prepared by another one are deleted."""
+    here = folder / digest(plan.to_json())[:KEY_LENGTH]
+    for other in folder.glob("*"):
+        if other != here:
+            shutil.rmtree(other)
+    return here
 
 
 def digest(values: Any) -> str:

@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 import uuid
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -298,13 +299,13 @@ class GuardedStore(LocalDatastore):
         """What viewers see of an accepted label, below the folder of accepted labels."""
         return row.file
 
+    @abstractmethod
     def _show_again(self, image_id: str, row: LabelRow, file: Path) -> None:
         """Show an accepted label. Raises BadInputError where its file cannot be read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _is_same_image(self, image_id: str, source: Path) -> bool:
         """Whether an upload is what the store has under this name."""
-        raise NotImplementedError
 
     def _as_the_folder_says(self) -> dict[str, ImageLabelModel]:
         """The index as the files say it."""

@@ -16,7 +16,7 @@ from PIL import Image
 from overread.access import Role, UsersFile
 from overread.access.users import default_users
 from support.blobs import publish_blob_champion, write_blobs
-from support.fuzzing import Place, fuzz_files, fuzz_operations
+from support.fuzzing import Place, fuzz_files, fuzz_operations, unharmed
 from support.servers import app_copy, running_server
 
 pytestmark = pytest.mark.slow
@@ -79,17 +79,12 @@ def good_files(folder: Path) -> dict[str, bytes]:
 
 
 def test_requests_of_every_kind(place):
-    before = place.outside()
-    fuzz_operations(place, KNOWN, lambda: restore(place.studies))
-    assert place.outside() == before
-    assert place.ask("GET", "/datastore/?output=all").ok
-    assert place.ask("GET", "/info/").ok
-    assert place.leftovers() == []
+    with unharmed(place):
+        fuzz_operations(place, KNOWN, lambda: restore(place.studies))
 
 
 def test_damaged_files_wherever_files_are_taken(place, tmp_path):
     restore(place.studies)
-    before = place.outside()
 
     def send(name: str, content: bytes) -> None:
         place.ask("PUT", "/datastore/image", params={"image": "fuzzed"}, files={"file": (name, content)})
@@ -99,7 +94,5 @@ def test_damaged_files_wherever_files_are_taken(place, tmp_path):
         place.ask("PUT", "/datastore/label", params=patch, files={"label": (name, content)})
         place.ask("POST", "/infer/wsi_v2/blobs", params={"output": "asap"}, files={"file": (name, content)})
 
-    fuzz_files(good_files(tmp_path), send)
-    assert place.outside() == before
-    assert place.ask("GET", "/datastore/?output=all").ok
-    assert place.leftovers() == []
+    with unharmed(place):
+        fuzz_files(good_files(tmp_path), send)
