@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -182,9 +183,15 @@ class Ohif:
         assert not nameless, f"on the screen are segments without a name: {nameless}"
         return {label: values == index for label, index in segments.items()}
 
-    def colours(self, *labels: str) -> dict[str, list[int]]:
-        """Colours of labels in the axial view, RGBA."""
-        return dict(self.page.evaluate(COLOURS, list(labels)))
+    def wait_for_colours(self, labels: Sequence[str], until: Callable[[dict[str, list[int]]], bool]) -> None:
+        """Wait until colours of labels in the axial view, RGBA, are as they should: the panel first sets others.
+
+        Raises AssertionError with the last ones where they never are.
+        """
+        ends = time.monotonic() + PATIENCE_MS / 1000
+        while not until(found := dict(self.page.evaluate(COLOURS, list(labels)))):
+            assert time.monotonic() < ends, found
+            self.page.wait_for_timeout(200)
 
     def _note(self, url: str) -> None:
         if url.startswith(("http", "ws")) and not url.startswith(self.url):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from monailabel.client import MONAILabelClient
 from playwright.sync_api import Browser
 from pydicom.uid import generate_uid
 
+from overread.access import Role, UsersFile
+from overread.access.users import default_users
 from overread.imaging.volumes import read_labelmap, write_nifti
 from support.champions import publish_beginner
 from support.datasets import ball, write_balls
@@ -40,6 +43,7 @@ OBLIQUE = (-S, C, 0.0, 0.0, 0.0, -1.0)
 WHOLE = "shells (whole answer)"
 CANDIDATES = ("candidate A", "candidate B", "candidate C", "candidate D")
 DOUBTS = ("doubt: high", "doubt: moderate")
+PASSWORD = "reads all day long"
 CONF = ["pacs_seconds", "1", "scoring", "no", "control_share", "off", "queue_recipe", "ball", "threads", "1"]
 # A voxel in the region of candidate B, one in the body, one in the core.
 IN_B, IN_BODY, IN_CORE = (20, 20, 8), (5, 5, 5), (15, 15, 4)
@@ -139,11 +143,8 @@ def test_organ_and_doubt_lie_on_their_voxels_under_their_names(ohif: Ohif) -> No
     voxels = marker_voxels().astype(np.int16)
     bands = {"doubt: high": voxels == 61, "doubt: moderate": voxels == 70}
     assert_shown(ohif, {"organ": voxels == 90, "tumour": voxels == 150, **bands})
-    colours = ohif.colours(*DOUBTS)
-    assert {name: colour[:3] for name, colour in colours.items()} == {
-        "doubt: high": [255, 77, 13],
-        "doubt: moderate": [255, 217, 26],
-    }
+    wanted = {"doubt: high": [255, 77, 13, 255], "doubt: moderate": [255, 217, 26, 255]}
+    ohif.wait_for_colours(DOUBTS, lambda colours: colours == wanted)
     ohif.set_options("phantom", doubt="bands only")
     ohif.run(AUTO, "phantom")
     assert_shown(ohif, bands)
@@ -197,7 +198,9 @@ def test_points_teach_a_model_that_takes_turns(ohif: Ohif) -> None:
     ohif.run(AUTO, WHOLE)
     regions = {"candidate B": OUTER & ~MIDDLE, "candidate C": MIDDLE & ~CORE}
     assert_shown(ohif, {"organ": CORE, **regions})
-    assert len({tuple(colour) for colour in ohif.colours(*CANDIDATES).values()}) == len(CANDIDATES)
+    ohif.wait_for_colours(
+        CANDIDATES, lambda colours: len({tuple(colour) for colour in colours.values()}) == len(CANDIDATES)
+    )
 
     # A click in the region of B picks it; the whole answer shows what the point tab cannot paint over.
     ohif.point("shells", "organ", IN_B)
@@ -221,3 +224,20 @@ def test_points_teach_a_model_that_takes_turns(ohif: Ohif) -> None:
 def test_no_page_asked_another_machine_or_failed(ohif: Ohif) -> None:
     assert ohif.strangers == []
     assert ohif.complaints == []
+
+
+def test_with_users_a_reader_logs_in_on_a_page_and_works_as_before(browser: Browser, ward: Ward) -> None:
+    # The first user turns the login on, also of a server that runs.
+    UsersFile(default_users(ward.app)).add("anna", Role.READER, PASSWORD, time.time())
+    viewer = Ohif(browser, ward.url)
+    viewer.page.goto(f"{ward.url}/ohif/monai-label?StudyInstanceUIDs={MARKER_STUDY}")
+    assert "/login?next=" in viewer.page.url
+    viewer.page.get_by_label("Name").fill("anna")
+    viewer.page.get_by_label("Password").fill(PASSWORD)
+    with viewer.page.expect_navigation():
+        viewer.page.get_by_role("button", name="Log in").click()
+    assert viewer.page.url.endswith(f"/ohif/monai-label?StudyInstanceUIDs={MARKER_STUDY}")
+    viewer.open(MARKER_STUDY)
+    viewer.run(AUTO, "phantom")
+    np.testing.assert_array_equal(viewer.shown()["organ"], marker_voxels().astype(np.int16) == 90)
+    assert viewer.complaints == []

@@ -18,7 +18,10 @@
       for (const { label, segmentIndex } of Object.values(segments)) {
         for (const viewportId of colours[label] ? viewportGridService.getState().viewports.keys() : []) {
           try {
-            color.setSegmentIndexColor(viewportId, segmentationId, segmentIndex, colours[label]);
+            const now = color.getSegmentIndexColor(viewportId, segmentationId, segmentIndex);
+            if (colours[label].some((part, index) => part !== now[index])) {
+              color.setSegmentIndexColor(viewportId, segmentationId, segmentIndex, colours[label]);
+            }
           } catch {
             // The segmentation is not shown in this viewport.
           }
@@ -31,10 +34,8 @@
     if (!window.cornerstone || !window.cornerstoneTools || !window.services) return;
     window.clearInterval(waiting);
     const { SEGMENTATION_DATA_MODIFIED } = window.cornerstoneTools.Enums.Events;
-    window.cornerstone.eventTarget.addEventListener(SEGMENTATION_DATA_MODIFIED, function () {
-      paint();
-      // A second after it was connected the panel sets its own colours.
-      window.setTimeout(paint, 1500);
-    });
+    window.cornerstone.eventTarget.addEventListener(SEGMENTATION_DATA_MODIFIED, paint);
+    // The panel sets its own colours a while after it was connected, on a slow machine a long while.
+    window.setInterval(paint, 1000);
   }, 200);
 })();
