@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from overread.state.labels import labels
 from overread.state.schema import LABELS
 from overread.state.servings import SUBMITTED, open_servings, servings
 from support.labels import CLASSES, RECIPE, LabelStore, block
+from support.writers import CONTEXT
 
 KILLS = 12
 SEED = 7
@@ -98,33 +99,30 @@ def test_a_sidecar_that_cannot_be_understood_is_reported_and_nothing_is_removed(
     assert store.files() == {"case/anna-1.nii.gz", "case/anna-1.json"}
 
 
-def add_until_killed(folder: Path, case: str, told: int) -> None:
+def add_until_killed(folder: Path, case: str, told: Connection) -> None:
     """Add labels one after another; say of each when it was kept."""
     store = LabelStore(folder)
     while True:
         row = store.add(case, "anna", serving=None)
-        os.write(told, f"{row.file} {row.sha256}\n".encode())
+        told.send((row.file, row.sha256))
 
 
 def test_what_was_told_to_be_kept_is_there_after_a_kill_at_any_moment(store, tmp_path):
     moments = random.Random(SEED)
     told: dict[str, str] = {}
     for round_ in range(KILLS):
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                add_until_killed(tmp_path, f"case {round_ % 3}", writing)
-            finally:
-                os._exit(1)
-        os.close(writing)
-        with os.fdopen(reading) as lines:
-            first = lines.readline()
-            time.sleep(moments.uniform(0, 0.05))
-            os.kill(child, signal.SIGKILL)
-            kept = [first, *lines.readlines()]
-        os.waitpid(child, 0)
-        told |= dict(line.rstrip("\n").rsplit(" ", 1) for line in kept if line.endswith("\n"))
+        reading, writing = CONTEXT.Pipe(duplex=False)
+        child = CONTEXT.Process(target=add_until_killed, args=(tmp_path, f"case {round_ % 3}", writing))
+        child.start()
+        writing.close()
+        kept = [reading.recv()]
+        time.sleep(moments.uniform(0, 0.05))
+        child.kill()
+        with suppress(EOFError, OSError):
+            while True:
+                kept.append(reading.recv())
+        child.join()
+        told |= kept
         store.accepted.settle(store.now)
         with store.database.reading() as c:
             known = {row.file: row for row in labels(c)}

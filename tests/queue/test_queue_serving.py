@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from collections import Counter
 from dataclasses import replace
+from multiprocessing.queues import Queue
 from pathlib import Path
 from zlib import crc32
 
@@ -32,6 +32,7 @@ from overread.state.servings import (
     serve,
     servings,
 )
+from support.writers import CONTEXT
 
 RECIPE, CHAMPION = "phantom", "abc123"
 CLASSES = ("liver", "tumour")
@@ -249,7 +250,7 @@ def test_submitting_frees_the_client_not_the_case(database):
     assert ask(line, strategy="first", labelled=["case00"]).serving.case_id == "case01"
 
 
-def serve_all(path: Path, client: str, given: multiprocessing.Queue) -> None:
+def serve_all(path: Path, client: str, given: Queue) -> None:
     database = Database.open(path)
     line = queue(database)
     for n in range(10):
@@ -259,10 +260,9 @@ def serve_all(path: Path, client: str, given: multiprocessing.Queue) -> None:
 
 def test_two_processes_never_serve_the_same_case(database, tmp_path):
     all_scored(database)
-    context = multiprocessing.get_context("fork")
-    given = context.Queue()
+    given = CONTEXT.Queue()
     workers = [
-        context.Process(target=serve_all, args=(tmp_path / "overread.db", name, given)) for name in ("a", "b")
+        CONTEXT.Process(target=serve_all, args=(tmp_path / "overread.db", name, given)) for name in ("a", "b")
     ]
     for worker in workers:
         worker.start()

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import requests
 
-from support.servers import app_copy, publish_threshold, running_server, write_case
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server and its folders."""
-
-    url: str
-    app_dir: Path
-    studies: Path
+from support.servers import Server, phantom_server, write_case
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the threshold champion `phantom` and one case, `first`."""
-    base = tmp_path_factory.mktemp("server")
-    app_dir, studies = app_copy(base / "app"), base / "studies"
-    studies.mkdir()
-    publish_threshold(app_dir)
-    write_case(studies, "first")
-    # No test waits for the case that another one asked for.
-    with running_server(app_dir, studies, ["lease_minutes", "0.01"]) as url:
-        yield Server(url, app_dir, studies)
+    with phantom_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 @pytest.fixture

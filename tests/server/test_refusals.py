@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +15,7 @@ from requests_toolbelt import MultipartEncoder
 
 from overread.domain import Grid
 from overread.imaging.volumes import write_nifti
-from support.servers import marker_voxels, oblique_grid, write_case
+from support.servers import Server, marker_voxels, oblique_grid, phantom_server, write_case
 
 NAMES = ["doubt: high", "doubt: moderate", "organ", "tumour"]
 GARBAGE_BYTES = 300_000_000
@@ -31,8 +32,21 @@ def submission(path: Path, names: list[str] | None = NAMES, **params: object) ->
     return {"files": {"label": (path.name, path.read_bytes())}, "data": {"params": json.dumps(info | params)}}
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """As everywhere, but nothing is scored in the background: what is new on its disk came of a request."""
+    with phantom_server(tmp_path_factory.mktemp("refusing"), ["scoring", "false"]) as running:
+        yield running
+
+
 def files_below(*folders: Path) -> set[Path]:
-    return {path for folder in folders for path in folder.rglob("*") if "logs" not in path.parts}
+    """All but logs and the index, which the server writes anew beside the old one whenever the folder changed."""
+    return {
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if "logs" not in path.parts and path.name != ".datastore_v2.json.new"
+    }
 
 
 @pytest.fixture

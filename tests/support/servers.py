@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,27 @@ def running_server(
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server and its folders."""
+
+    url: str
+    app_dir: Path
+    studies: Path
+
+
+@contextmanager
+def phantom_server(base: Path, conf: Sequence[str] = ()) -> Iterator[Server]:
+    """A server in the folder `base` with the threshold champion `phantom` and one case, `first`."""
+    app_dir, studies = app_copy(base / "app"), base / "studies"
+    studies.mkdir()
+    publish_threshold(app_dir)
+    write_case(studies, "first")
+    # No test waits for the case that another one asked for.
+    with running_server(app_dir, studies, ["lease_minutes", "0.01", *conf]) as url:
+        yield Server(url, app_dir, studies)
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:

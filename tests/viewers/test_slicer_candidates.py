@@ -104,8 +104,8 @@ def test_candidates_are_named_segments_on_the_voxels_that_they_are_about(
     assert chosen["names"] == offered["names"], "names and their order are those of before"
     organ = chosen["segments"]["organ"]
     np.testing.assert_array_equal(organ, read_labelmap(then.file)[0] == 1)
-    # But for corners, which the way to the model's voxels and back rounds.
-    assert (organ != OUTER).sum() <= 20 < (OUTER & ~MIDDLE).sum()
+    # But for edges, which the way to the model's voxels and back rounds, more of them where more samples differ.
+    assert (organ != OUTER).sum() < 0.05 * (OUTER & ~MIDDLE).sum()
     assert not any(chosen["segments"][name].any() for name in CANDIDATE_NAMES)
 
 

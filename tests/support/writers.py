@@ -10,14 +10,16 @@ from overread.state.audit import append
 from overread.state.database import Database
 from overread.state.turns import add_turn
 
-# Real processes, started in milliseconds; call it while no database is open, which the child would inherit.
-_context = get_context("fork")
+# Not `fork`: a lock that another thread of the tests holds at that moment would stay held in the child for ever.
+CONTEXT = get_context("forkserver")
+# Imported once, by a process without threads; each child then starts in milliseconds.
+CONTEXT.set_forkserver_preload(["overread.learning.accepted", "overread.state.turns", "alembic.command"])
 
 
 def start_writer(place: str, name: str, count: int) -> tuple[BaseProcess, Connection]:
     """A process that opens the database and writes `count` times; each number comes back once it is kept."""
-    mine, its = _context.Pipe(duplex=False)
-    process = _context.Process(target=_write, args=(place, name, count, its), daemon=True)
+    mine, its = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_write, args=(place, name, count, its), daemon=True)
     process.start()
     its.close()
     return process, mine
