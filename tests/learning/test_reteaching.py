@@ -14,37 +14,26 @@ import torch
 
 from overread.domain import BadInputError, Grid
 from overread.domain.labels import IGNORE
-from overread.ensemble.calibrate import calibrate_on
 from overread.ensemble.storage import load_ensemble, read_description, write_description
 from overread.ensemble.training import StoppedError, TrainingProgress
-from overread.imaging.dataset import read_dataset
 from overread.imaging.volumes import read_array, write_nifti
 from overread.learning.accepted import Submission
-from overread.learning.central import read_central, remember_central
+from overread.learning.central import read_central
 from overread.learning.champions import ChampionStore
 from overread.learning.cycle import run_cycle
 from overread.learning.gate import GateOptions
 from overread.learning.reteaching import reteach
 from overread.learning.retraining import RetrainingOptions
 from overread.learning.training_set import LocalCase, TrainingSet, training_set
-from overread.meduhip.lessons import SingleLessons
 from overread.meduhip.rated_store import RatedStore
 from overread.meduhip.storage import MEMBERS, load_reader
-from overread.meduhip.teach import Wishes, teach
 from overread.state.decisions import decisions
 from overread.state.servings import CONTROL, serve
+from support.champions import publish_taught
 from support.loop import RECIPE, Place, dark_ball, write_central, write_local
 
 pytestmark = pytest.mark.slow
 
-SMALL = {
-    "width": 4,
-    "components": 2,
-    "dimension": 2,
-    "samples": 4,
-    "prompt_width": 4,
-    "episode": {"turns": 2, "samples": 2, "candidates": 2},
-}
 SHORT = RetrainingOptions(iterations=3, device="cpu", threads=1, checkpoint_every_s=1e9)
 
 
@@ -52,16 +41,7 @@ SHORT = RetrainingOptions(iterations=3, device="cpu", threads=1, checkpoint_ever
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A champion store with a MedUHIP champion that learnt from bright balls."""
     folder = tmp_path_factory.mktemp("reteaching")
-    dataset = read_dataset(write_central(folder / "central"))
-    lessons = SingleLessons(dataset)
-    wishes = Wishes.of(SMALL, iterations=3, device="cpu", threads=1)
-    plan = {"patch": (16, 16, 16), "batch": 2}
-    taught = teach(RECIPE, lessons, folder / "work", wishes, plan_overrides=plan, validation_share=0.25)
-    calibrate_on(taught, lessons.name, lessons.patients, lessons.judged)
-    store = ChampionStore(folder / "model")
-    store.publish(RECIPE, taught)
-    held_out = store.versions(RECIPE)[0].description["plan"]["held_out"]
-    remember_central(store.recipe_folder(RECIPE), folder / "central", dataset, held_out[0])
+    publish_taught(folder / "model", RECIPE, write_central(folder / "central"), folder / "work")
     return folder / "model"
 
 

@@ -4,16 +4,27 @@ from pathlib import Path
 
 import numpy as np
 
-from overread.ensemble.calibrate import calibrate
+from overread.ensemble.calibrate import calibrate, calibrate_on
 from overread.ensemble.storage import read_description
 from overread.ensemble.training import TrainingOptions, train_ensemble
 from overread.imaging.dataset import read_dataset
 from overread.learning.central import CentralData, protected_of, remember_central
 from overread.learning.champions import ChampionStore
 from overread.learning.training_set import LocalCase
+from overread.meduhip.lessons import SingleLessons
+from overread.meduhip.teach import Wishes, teach
 from support.datasets import ball, write_nifti_case
 
 TINY = {"features": (4, 8, 16)}
+# The smallest MedUHIP model.
+TAUGHT = {
+    "width": 4,
+    "components": 2,
+    "dimension": 2,
+    "samples": 4,
+    "prompt_width": 4,
+    "episode": {"turns": 2, "samples": 2, "candidates": 2},
+}
 
 
 def train_champion(
@@ -53,6 +64,20 @@ def publish_beginner(app_dir: Path, data: Path, work: Path) -> None:
     store.publish("ball", trained)
     held_out = store.versions("ball")[0].description["plan"]["held_out"][0]
     remember_central(store.recipe_folder("ball"), data, dataset, held_out)
+
+
+def publish_taught(models: Path, recipe: str, data: Path, work: Path) -> None:
+    """A MedUHIP model of a champion store after three steps, and where its data lie. It draws nothing useful."""
+    dataset = read_dataset(data)
+    lessons = SingleLessons(dataset)
+    wishes = Wishes.of(TAUGHT, iterations=3, device="cpu", threads=1)
+    plan = {"patch": (16, 16, 16), "batch": 2}
+    taught = teach(recipe, lessons, work, wishes, plan_overrides=plan, validation_share=0.25)
+    calibrate_on(taught, lessons.name, lessons.patients, lessons.judged)
+    store = ChampionStore(models)
+    store.publish(recipe, taught)
+    held_out = store.versions(recipe)[0].description["plan"]["held_out"][0]
+    remember_central(store.recipe_folder(recipe), data, dataset, held_out)
 
 
 def local_balls(folder: Path, cases: int, protected: int = 0, seed: int = 100) -> list[LocalCase]:
