@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from scipy import ndimage
 
 from overread.domain import BadInputError
 from overread.meduhip.backend import Cache
+from overread.meduhip.honour import Choice
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Click, Prompts
 from overread.meduhip.session import Session, answer, begin, click, none_of_these, pick, space_now
@@ -71,6 +73,14 @@ def test_a_session_goes_through_json_unchanged(model: MedUHIP, image: Encoded) -
     assert torch.equal(answer(model, image, again).logits, answer(model, image, session).logits)
 
 
+def test_a_session_that_was_kept_before_picks_were_honoured_goes_on(model: MedUHIP) -> None:
+    session = begin(model, "case", "champion")
+    kept = session.to_json()
+    for state in kept["structures"]:
+        del state["chosen"]
+    assert Session.from_json(kept) == session
+
+
 def test_what_is_no_session_is_refused() -> None:
     with pytest.raises(BadInputError, match="not a session of a clinician"):
         Session.from_json({"image": "x"})
@@ -93,6 +103,55 @@ def test_a_pick_moves_weights_to_the_components_of_the_picked_samples(model: Med
     assert after.structures[0].clicks == ()
     assert len(after.structures[0].told) == 1
     assert after.structures[1] == session.structures[1], "another structure is left alone"
+
+
+def test_what_was_picked_is_shown_and_what_it_changed_stays_until_a_click_contradicts_it(
+    model: MedUHIP, image: Encoded
+) -> None:
+    session = begin(model, "case", "champion")
+    given = answer(model, image, session)
+    before, mask = given.logits > 0, given.mask_of(1)
+    changed = mask ^ before
+    assert changed.any()
+    picked = pick(model, image, session, given, 1)
+    shown = answer(model, image, picked)
+    assert torch.equal(shown.logits > 0, mask)
+    assert torch.equal(answer(model, image, none_of_these(picked)).logits > 0, mask)
+
+    def said_at(place: torch.Tensor, *, foreground: bool) -> torch.Tensor:
+        at = Click((int(place[0]), int(place[1])), foreground)
+        return answer(model, image, click(model, image, picked, shown, at)).logits > 0
+
+    # A click that says what is there already.
+    still = changed.nonzero()[-1]
+    after = said_at(still, foreground=bool(mask[tuple(still)]))
+    assert torch.equal(after[changed], mask[changed])
+    parts, _ = ndimage.label(changed.numpy())
+    here = changed.nonzero()[0]
+    part = torch.from_numpy(parts == parts[tuple(here)])
+    after = said_at(here, foreground=not bool(mask[tuple(here)]))
+    others = changed & ~part
+    assert torch.equal(after[others], mask[others])
+    assert bool(after[tuple(here)]) != bool(mask[tuple(here)])
+
+
+def test_a_second_pick_takes_the_place_of_the_first(model: MedUHIP, image: Encoded) -> None:
+    session = begin(model, "case", "champion")
+    first = answer(model, image, session)
+    session = pick(model, image, session, first, 1)
+    second = answer(model, image, session)
+    wanted = second.mask_of(len(second.candidates) - 1)
+    session = pick(model, image, session, second, len(second.candidates) - 1)
+    third = answer(model, image, session)
+    assert torch.equal(third.logits > 0, wanted)
+    # Both regions stay, as the second candidate has them.
+    region = (first.mask_of(1) ^ (first.logits > 0)) | (wanted ^ (second.logits > 0))
+    at = region.nonzero()[0]
+    clicked = Click((int(at[0]), int(at[1])), bool(wanted[tuple(at)]))
+    last = answer(model, image, click(model, image, session, third, clicked)).logits > 0
+    assert torch.equal(last[region], wanted[region])
+    with pytest.raises(BadInputError, match=r"picked in this session is not of an image of \[90, 90\]"):
+        Choice.unpacked(session.structures[0].chosen, (90, 90))
 
 
 def test_a_candidate_that_was_not_offered_is_refused(model: MedUHIP, image: Encoded) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from overread.domain import BadInputError
 from overread.meduhip.backend import Backend, Cache
+from overread.meduhip.mirrors import AS_IT_IS, Mirror, merged, mirrored, mirrored_prompts
 from overread.meduhip.prompts import PromptEncoder, Prompts
 from overread.meduhip.sampling_net import MeanVarianceNet, WeightNet
 from overread.meduhip.sampling_space import SamplingSpace
@@ -71,7 +72,11 @@ class MedUHIP(nn.Module):
     Attributes:
         backend: encodes and decodes.
         structures: one `SamplingNet` a foreground class.
+        mirrors: the views of an image that what is said of it is the mean of; itself alone unless somebody says more,
+            which is not for training.
     """
+
+    mirrors: tuple[Mirror, ...] = AS_IT_IS
 
     def __init__(self, configuration: Configuration, backend: nn.Module | None = None) -> None:
         super().__init__()
@@ -96,8 +101,12 @@ class MedUHIP(nn.Module):
         return cast(SamplingNet, self.structures[structure])
 
     def encode(self, image: torch.Tensor) -> Cache:
-        """Images `(batch, channel, *space)`, once."""
-        return self.backend.encode(image)
+        """Images `(batch, channel, *space)`, once. With mirrors there are features of every view."""
+        if self.mirrors == AS_IT_IS:
+            return self.backend.encode(image)
+        views = self.backend.encode(mirrored(image, self.mirrors))
+        context = views.context.unflatten(0, (len(self.mirrors), len(image))).mean(dim=0)
+        return Cache(views.features, context, views.shape)
 
     def space(
         self,
@@ -121,8 +130,14 @@ class MedUHIP(nn.Module):
     def decode(
         self, cache: Cache, samples: torch.Tensor, prompts: Prompts, structure: int = 0
     ) -> torch.Tensor:
-        """Logits `(batch, sample, *space)`."""
-        return self.backend.decode(cache, samples, prompts, structure)
+        """Logits `(batch, sample, *space)`; with mirrors their mean over the views."""
+        if self.mirrors == AS_IT_IS:
+            return self.backend.decode(cache, samples, prompts, structure)
+        count = len(self.mirrors)
+        views = Cache(cache.features, cache.context.repeat(count, 1), cache.shape)
+        seen = mirrored_prompts(prompts, self.mirrors, cache.shape)
+        logits = self.backend.decode(views, samples.repeat(count, 1, 1), seen, structure)
+        return merged(logits, self.mirrors)
 
 
 class SamplingNet(nn.Module):

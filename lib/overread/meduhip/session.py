@@ -13,7 +13,7 @@ import torch
 from overread.domain import BadInputError
 from overread.meduhip.backend import Cache
 from overread.meduhip.candidates import Candidate, propose_from_logits, telling_voxels
-from overread.meduhip.honour import honour
+from overread.meduhip.honour import Choice, honour, honour_choice
 from overread.meduhip.interaction import Evidence, Round, Standing, click_evidence, taught
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.prompts import LARGEST_LOGIT, Click, Prompts
@@ -49,6 +49,8 @@ class StructureState:
             differ from the others.
         dense: the chosen mask's logits at the size of a dense prompt, compressed; empty where none was chosen.
         explored: how often none of the candidates was right since something was chosen.
+        chosen: where picked candidates changed what was shown, and to which side, compressed; empty where none was
+            picked. It is shown so until a click contradicts it.
     """
 
     weights: tuple[float, ...] = ()
@@ -57,6 +59,7 @@ class StructureState:
     told: tuple[Click, ...] = ()
     dense: str = ""
     explored: int = 0
+    chosen: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Session:
                     told=_clicks(state["told"]),
                     dense=state["dense"],
                     explored=state["explored"],
+                    # Sessions of earlier versions kept none.
+                    chosen=state.get("chosen", ""),
                 )
                 for state in values["structures"]
             )
@@ -113,7 +118,7 @@ class StructureAnswer:
 
     Attributes:
         turn: samples with their lineage and masks.
-        logits: log odds of the soft vote, every click honoured, `(*space)`.
+        logits: log odds of the soft vote, `(*space)`; every pick and every click is honoured.
         candidates: what is offered, the best supported first.
     """
 
@@ -166,7 +171,10 @@ def answer(
     drawn = draw_nothing if samples == 1 else draw
     draws = drawn(space, samples or model.configuration.samples, generator)
     logits = image.decode(draws.samples, standing.prompts, structure)
-    shown = honour(vote_log_odds(logits[0]), state.clicks)
+    shown = vote_log_odds(logits[0])
+    if (chosen := _choice(state, image.cache)) is not None:
+        shown = honour_choice(shown, chosen)
+    shown = honour(shown, state.clicks)
     candidates = propose_from_logits(logits[0], model.configuration.candidates)
     return StructureAnswer(Round(space, draws, logits), shown, candidates)
 
@@ -188,6 +196,9 @@ def pick(
         candidate: which of its candidates.
         at: the click by which it was picked, where it was by one; it is honoured like any other.
 
+    Returns:
+        A session whose next answer is the candidate, until something else is said.
+
     Raises:
         BadInputError: there is no such candidate.
     """
@@ -202,7 +213,10 @@ def pick(
     else:
         told, clicks = at, (*state.clicks, at)
     evidence = Evidence(members.float()[None], _places([told]), _sides([told]))
-    return _after(model, image, session, given, evidence, structure, clicks, told)
+    mask, earlier = given.mask_of(candidate), _choice(state, image.cache)
+    changed = mask ^ (given.logits > 0)
+    chosen = Choice(changed if earlier is None else changed | earlier.region, mask)
+    return _after(model, image, session, given, evidence, structure, clicks, told, chosen)
 
 
 @torch.no_grad()
@@ -219,8 +233,11 @@ def click(
     places, sides = _places([at]), _sides([at])
     belief = click_evidence(given.turn.logits, places, sides)
     evidence = Evidence(belief, places, sides)
-    clicks = (*session.structures[structure].clicks, at)
-    return _after(model, image, session, given, evidence, structure, clicks, at)
+    state = session.structures[structure]
+    chosen = _choice(state, image.cache)
+    if chosen is not None:
+        chosen = chosen.contradicted(at)
+    return _after(model, image, session, given, evidence, structure, (*state.clicks, at), at, chosen)
 
 
 def none_of_these(session: Session, structure: int = 0) -> Session:
@@ -246,6 +263,7 @@ def _after(
     structure: int,
     clicks: tuple[Click, ...],
     told: Click,
+    chosen: Choice | None,
 ) -> Session:
     state = session.structures[structure]
     standing = _standing(model, state, image.cache)
@@ -260,8 +278,13 @@ def _after(
             clicks=clicks,
             told=(*state.told, told),
             dense=_packed(following.prompts.dense[0, 0]),
+            chosen="" if chosen is None else chosen.packed(),
         ),
     )
+
+
+def _choice(state: StructureState, cache: Cache) -> Choice | None:
+    return Choice.unpacked(state.chosen, cache.shape, cache.context.device) if state.chosen else None
 
 
 def _standing(model: MedUHIP, state: StructureState, cache: Cache) -> Standing:

@@ -26,6 +26,7 @@ from overread.ensemble.storage import (
     write_description,
 )
 from overread.meduhip.backend import Cache
+from overread.meduhip.mirrors import mirrors_along
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Prompts
 from overread.meduhip.reader import Reader
@@ -167,6 +168,8 @@ def load(folder: Path, description: dict[str, Any], device: torch.device) -> Ens
 
 
 def _load_model(folder: Path, description: dict[str, Any], device: torch.device) -> MedUHIP:
-    model = MedUHIP(Configuration(**description["plan"]["meduhip"]))
+    plan, configuration = Plan.from_json(description["plan"]), Configuration(**description["plan"]["meduhip"])
+    model = MedUHIP(configuration)
     model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+    model.mirrors = mirrors_along(plan.mirror_axes, configuration.axes)
     return model.to(device).eval()

@@ -15,6 +15,7 @@ from overread.ensemble.member_training import write_json
 from overread.ensemble.plan import Plan
 from overread.meduhip.backend import Cache
 from overread.meduhip.episode import EpisodeOptions
+from overread.meduhip.mirrors import mirrors_along
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.session import answer, begin
 from overread.meduhip.training import MedUHIPOptions, PatchSource, averaged, clicking, train_meduhip
@@ -78,7 +79,7 @@ class Bench:
         model = MedUHIP(self.configuration)
         if finished.exists():
             model.load_state_dict(torch.load(finished, weights_only=True))
-            return model.eval()
+            return self._looking(model)
         start = self.train("warm", PLAIN, WARM_SHARE, warm=False) if warm else None
         options = MedUHIPOptions(
             minutes=share * self.minutes,
@@ -105,7 +106,12 @@ class Bench:
             prepared=self.data,
         ).cpu()
         _save(model, finished)
-        return model
+        return self._looking(model)
+
+    def _looking(self, model: MedUHIP) -> MedUHIP:
+        """A trained model that looks at mirror images too, as models in service do; so does every arm."""
+        model.mirrors = mirrors_along(self.plan.mirror_axes, self.configuration.axes)
+        return model.eval()
 
 
 @dataclass(frozen=True)
@@ -227,8 +233,10 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(bench.seed)
         model = ProbabilisticUNet(configuration.axes, configuration.channels, configuration.width)
+    mirrors = mirrors_along(bench.plan.mirror_axes, configuration.axes)
     if finished.exists():
         model.load_state_dict(torch.load(finished, weights_only=True))
+        model.mirrors = mirrors
         return model.eval()
     source = PatchSource(bench.data, bench.cases, bench.plan, bench.seed)
     options, device = MedUHIPOptions(), choose_device(bench.device)
@@ -258,6 +266,7 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
             value.copy_(average[name])
     model.cpu()
     _save(model, finished)
+    model.mirrors = mirrors
     return model.eval()
 
 

@@ -25,8 +25,8 @@ class Clinician:
     Attributes:
         name: in tables.
         chooser: how they err.
-        acts: `picks` candidates only, `clicks` on errors only, or `either`: a candidate where one is clearly better
-            than what is shown, else a click.
+        acts: `picks` candidates only, while one is better than what is shown; `clicks` on errors only; or `either`: a
+            candidate where one is clearly better than what is shown, else a click.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Clinician:
 
     def reacts(
         self, shown: torch.Tensor, candidates: torch.Tensor, wanted: torch.Tensor, rng: np.random.Generator
-    ) -> int | Click:
-        """The candidate that is picked, or the click.
+    ) -> int | Click | None:
+        """The candidate that is picked, or the click; None where no candidate is worth it and nothing else is done.
 
         Args:
             shown: mask `(*space)`.
@@ -46,8 +46,11 @@ class Clinician:
         if self.acts != "clicks" and len(candidates):
             scores = sample_dice(candidates[None].float(), wanted[None].float())[0]
             now = float(sample_dice(shown[None, None].float(), wanted[None].float())[0, 0])
-            if self.acts == "picks" or float(scores.max()) > now + WORTH_PICKING:
+            worth = 0.0 if self.acts == "picks" else WORTH_PICKING
+            if float(scores.max()) > now + worth:
                 return choose(self.chooser, scores.numpy(), rng)
+            if self.acts == "picks":
+                return None
         place, foreground = last_wrong(self.chooser, shown, wanted, rng)
         return Click(place, foreground)
 

@@ -206,7 +206,7 @@ def play_row(
             reaction = clinician.reacts(shown, offered, wanted, said)
             if isinstance(reaction, Click):
                 session = click(model, opened, session, given, reaction)
-            else:
+            elif reaction is not None:
                 session = pick(model, opened, session, given, reaction)
         counts.append(count)
         if condition.remembers and bool(shown.any()):

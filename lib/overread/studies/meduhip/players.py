@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -128,6 +128,9 @@ class MedUHIPPlayer:
             if turn == turns:
                 break
             reaction = clinician.reacts(shown, masks if self.count != 1 else masks[:0], wanted, rng)
+            if reaction is None:
+                dices += [dices[-1]] * (turns - turn)
+                break
             if isinstance(reaction, Click):
                 session = click(self.model, opened, session, given, reaction)
             else:
@@ -142,7 +145,7 @@ class MedUHIPPlayer:
             weights = ()
         else:
             shift = ()
-        return StructureState(weights, shift, state.clicks, state.told, state.dense, state.explored)
+        return replace(state, weights=weights, shift=shift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,10 +222,9 @@ class PickingPlayer:
             masks = torch.stack([logits[candidate.medoid] > 0 for candidate in offered])
             if turn == 0:
                 best_candidate = max(dice(mask, wanted) for mask in masks)
-            choices = torch.cat([shown[None], masks])
-            reaction = clinician.reacts(shown, choices, wanted, rng)
-            if not isinstance(reaction, Click):
-                shown = choices[reaction]
+            reaction = clinician.reacts(shown, masks, wanted, rng)
+            if isinstance(reaction, int):
+                shown = masks[reaction]
             dices.append(dice(shown, wanted))
             logits = self.draw(image, int(rng.integers(2**31)))
         return Trace(tuple(dices), best_sample, best_candidate)

@@ -7,6 +7,7 @@ from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from overread.meduhip.backend import Cache
+from overread.meduhip.mirrors import AS_IT_IS, Mirror, merged, mirrored
 from overread.meduhip.prompts import Prompts
 from overread.meduhip.unet import UNetBackend
 from overread.meduhip.vote import soft_vote_loss
@@ -24,7 +25,12 @@ class ProbabilisticUNet(nn.Module):
     The paper's networks for the Gaussians are encoders like the U-Net's own. Here the prior is read off the U-Net's
     features, the posterior off image and label by a small network. The sample joins the last features through three
     1x1 convolutions, as there.
+
+    Attributes:
+        mirrors: views of an image whose mean is taken, as of all arms of the study; not for training.
     """
+
+    mirrors: tuple[Mirror, ...] = AS_IT_IS
 
     def __init__(self, axes: int, channels: int, width: int) -> None:
         super().__init__()
@@ -33,17 +39,19 @@ class ProbabilisticUNet(nn.Module):
         self.posterior = _Gaussian(axes, channels + 1, width)
 
     def encode(self, image: torch.Tensor) -> Cache:
-        """Images `(batch, channel, *space)`, once."""
-        return self.backend.encode(image)
+        """Images `(batch, channel, *space)`, once; all views of them."""
+        return self.backend.encode(mirrored(image, self.mirrors))
 
     @torch.no_grad()
     def draw(self, cache: Cache, count: int, generator: torch.Generator) -> torch.Tensor:
         """Logits `(batch, sample, *space)` of samples of the prior."""
-        prior = self.prior(cache.features)
-        noise = torch.randn(len(cache.context), count, DIMENSION, generator=generator)
-        samples = prior.mean[:, None] + prior.stddev[:, None] * noise
-        axes = len(cache.shape)
-        return self.backend.decode(cache, samples, Prompts.none(1, axes).expanded(len(cache.context)))
+        prior, views = self.prior(cache.features), len(self.mirrors)
+        mean, deviation = (part.unflatten(0, (views, -1)).mean(dim=0) for part in (prior.mean, prior.stddev))
+        noise = torch.randn(len(mean), count, DIMENSION, generator=generator)
+        samples = mean[:, None] + deviation[:, None] * noise
+        nothing = Prompts.none(1, len(cache.shape)).expanded(len(cache.context))
+        logits = self.backend.decode(cache, samples.repeat(views, 1, 1), nothing)
+        return merged(logits, self.mirrors)
 
     def loss(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Negative evidence lower bound (eq. 4 there) a voxel, with Dice added as everywhere in this study.
