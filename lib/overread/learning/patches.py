@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from overread.domain import BadInputError, OverreadError
 from overread.domain.slides import PatchLocation, PixelSize
+from overread.imaging.slides.files import state_of
 from overread.imaging.slides.slide import ASSUMED, find_slides, open_slide
 from overread.learning.label_files import file_name
 
@@ -72,8 +73,7 @@ class PatchImages:
         return picture
 
     def _origin(self, slide: Path) -> str:
-        stat = slide.stat()
-        facts = [slide.name, stat.st_size, stat.st_mtime_ns, self.pixel_size.um, self.assumed.um]
+        facts = [slide.name, *state_of(slide), self.pixel_size.um, self.assumed.um]
         return json.dumps(facts)
 
     def _cut(self, path: Path, location: PatchLocation, picture: Path, origin: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from overread.domain import NotFoundError, UncertaintyMap
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.prediction import Prediction, predict
+from overread.imaging.slides.files import state_of
 from overread.imaging.volumes import Volume
 from overread.queue.features import image_features
 from overread.state.scores import COLD, ScoreRow
@@ -105,16 +106,16 @@ def rounded_features(volume: Volume) -> tuple[float, ...]:
 
 
 def revision_of(path: Path) -> str:
-    """Size and time of change of a file: another file under the same name has another revision.
+    """Size and time of change of an image's files: another image under the same name has another revision.
 
     Raises:
         NotFoundError: there is no such file.
     """
     try:
-        status = Path(path).stat()
+        size, changed_ns = state_of(Path(path))
     except OSError as error:
         raise NotFoundError(f"{path} cannot be found: {error.strerror}") from error
-    return f"{status.st_size}-{status.st_mtime_ns}"
+    return f"{size}-{changed_ns}"
 
 
 def _without_opinion(

@@ -36,7 +36,7 @@ def datastore_router(serving: Serving[Any, Any]) -> APIRouter:
 
     @router.get("/datastore/image", summary="Download an image")
     def get_image(image: str, user: User = USER) -> FileResponse:
-        path = serving.store.known_image(image)
+        path = serving.store.sole_file(image)
         return FileResponse(path, filename=path.name)
 
     @router.delete("/datastore/", include_in_schema=False)

@@ -89,6 +89,10 @@ class GuardedStore(LocalDatastore):
             raise NotFoundError(f"no image is called {image_id!r} in the studies folder")
         return Path(path)
 
+    def sole_file(self, image_id: str) -> Path:
+        """File of an image that is no more than that file. Raises as `known_image`."""
+        return self.known_image(image_id)
+
     def known_label(self, label_id: str, label_tag: str) -> Path:
         """File of a label. Raises BadInputError for names that cannot be, NotFoundError where it is not."""
         checked_name(label_id, "label id")
@@ -171,10 +175,14 @@ class GuardedStore(LocalDatastore):
     # -- what changes -------------------------------------------------------------------------------------------
 
     def remove_image(self, image_id: str, by: str = ANONYMOUS) -> None:
-        """Remove an image with its labels. Raises NotFoundError for an unknown one."""
+        """Remove an image with its labels; of a link, the link. Raises NotFoundError for an unknown one."""
         self.known_image(image_id)
         self._withdraw(image_id, None, by, "its image was removed")
         with self._change:
+            file = self.image_files()[image_id]
+            if file.is_symlink():
+                # MONAI Label would remove what it leads to: an archive's own file.
+                file.unlink()
             super().remove_image(image_id)
             self.refresh()
 

@@ -186,34 +186,11 @@ def test_both_readers_agree_on_a_real_slide(tmp_path: Path):
     theirs.close()
 
 
-# The first bytes, or the companion file, by which OpenSlide knows the formats that no free library writes.
-@pytest.mark.parametrize(
-    "name", ["a.ndpi", "a.mrxs", "a.scn", "a.bif", "a.svslide", "a.vms", "a.vmu", "a.svs"]
-)
+@pytest.mark.parametrize("name", ["a.ndpi", "a.scn", "a.bif", "a.svslide", "a.vms", "a.vmu", "a.svs"])
 def test_formats_of_scanners_go_to_openslide(tmp_path: Path, name: str):
     (tmp_path / name).write_bytes(b"nothing that a scanner wrote")
     with pytest.raises(BadInputError, match=f"{name} cannot be read: OpenSlide does not recognise it"):
         open_slide(tmp_path / name)
-
-
-def test_ndpi_scn_and_mrxs_are_dispatched_by_openslide_s_own_detection(tmp_path: Path):
-    ndpi = write(
-        tmp_path / "a.ndpi",
-        PIXELS,
-        tile=(64, 64),
-        extratags=[(65420, "I", 1, 1, True), (65421, "f", 1, 20.0, True)],
-    )
-    namespace = "http://www.leica-microsystems.com/scn/2010/10/01"
-    scn = write(tmp_path / "a.scn", PIXELS, tile=(64, 64), description=f'<scn xmlns="{namespace}"/>')
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "Slidedat.ini").write_text("[GENERAL]\nSLIDE_VERSION = 01.02\n")
-    mrxs = tmp_path / "a.mrxs"
-    mrxs.write_bytes(b"")
-    for path, vendor in ((ndpi, "hamamatsu"), (scn, "leica"), (mrxs, "mirax")):
-        assert openslide.OpenSlide.detect_format(path) == vendor
-        # Recognised and then found to be incomplete: it was OpenSlide that was asked.
-        with pytest.raises(BadInputError, match=f"{path.name} cannot be read"):
-            open_slide(path)
 
 
 REFUSED = {

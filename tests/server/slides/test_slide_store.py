@@ -14,12 +14,12 @@ from PIL import Image
 from overread.domain import BadInputError, NotFoundError
 from overread.domain.slides import PixelSize
 from overread.ensemble.threshold import write_threshold_ensemble
+from overread.imaging.slides.files import folder_beside
 from overread.imaging.slides.pyramid import write_pyramid
 from overread.learning.champions import ChampionStore
 from overread.server.models import ServedModels
 from overread.server.settings import Settings
 from overread.server.slides.store import SlideStore
-from overread.server.slides.uploads import folder_beside
 from overread.state.labels import APPROVED, WITHDRAWN
 from support.slide_store import HEIGHT, WIDTH, asap, rectangle
 

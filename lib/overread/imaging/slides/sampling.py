@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from overread.imaging.slides.blocks import BlockCache
-from overread.imaging.slides.sources import Source
+from overread.imaging.slides.sources import Source, downsample
 
 # A level that is this much too coarse is as good as the right one: 0.2525 µm are read from 0.25 µm.
 TOLERANCE = 1.02
@@ -24,7 +24,7 @@ class Sampler:
     """
 
     def __init__(self, source: Source) -> None:
-        self.downsamples = tuple(_downsample(source.sizes[0], size) for size in source.sizes)
+        self.downsamples = tuple(downsample(source.sizes[0], size) for size in source.sizes)
         self._sizes = source.sizes
         self._blocks = BlockCache(source)
 
@@ -90,17 +90,6 @@ class Sampler:
     def close(self) -> None:
         """Forget the blocks that were kept."""
         self._blocks.clear()
-
-
-def _downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
-    """How many level-0 pixels lie along one of the level.
-
-    Scanners halve and drop what is left over: 4443 x 3567 over 2221 x 1783 is 2, not 2.0005, which would be off by
-    a pixel at the far edge.
-    """
-    factor = (full[0] / level[0] + full[1] / level[1]) / 2
-    whole = round(factor)
-    return float(whole) if all(abs(a / whole - b) <= 1 for a, b in zip(full, level, strict=True)) else factor
 
 
 def _is_beyond(start: float, end: float, count: int, length: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import openslide
 
 from overread.domain.errors import BadInputError, NotFoundError, OverreadError
 from overread.domain.slides import PixelSize, Region
+from overread.imaging.slides.files import MIRAX_INDEX, folder_beside, state_of
 from overread.imaging.slides.sampling import Sampler
 from overread.imaging.slides.sources import OpenSlideSource, PictureSource, Source, assumed_size
 from overread.imaging.slides.tiff import TiffSource
@@ -28,7 +29,8 @@ SLIDE_SUFFIXES = VENDOR_SUFFIXES + TIFF_SUFFIXES + PICTURE_SUFFIXES
 class Slide:
     """A whole-slide image that reads any region at any pixel size. Made by `open_slide`.
 
-    Pictures are `(row, column, 3)` uint8 RGB. What lies outside the slide, or was not scanned, is white.
+    Pictures are `(row, column, 3)` uint8 RGB. What lies outside the slide, or was not scanned, is white. Where a
+    format tells which part of the glass was scanned (MIRAX, Leica), that part is the slide, as in QuPath.
 
     Attributes:
         path: its file.
@@ -136,6 +138,11 @@ def _source_of(path: Path) -> Source:
     vendor = openslide.OpenSlide.detect_format(path)
     if vendor not in (None, "generic-tiff"):
         return OpenSlideSource(path)
+    folder = folder_beside(path)
+    if vendor is None and folder is not None and not (folder / MIRAX_INDEX).is_file():
+        raise BadInputError(
+            f"{path} cannot be read: beside it must lie the folder {folder.name!r} with {MIRAX_INDEX} and the pixels"
+        )
     if not name.endswith(TIFF_SUFFIXES) and vendor is None:
         raise BadInputError(f"{path} cannot be read: OpenSlide does not recognise it as a slide")
     # Of what no scanner's maker shaped, OpenSlide takes ten times as long a tile, reads 16 bits as 8, of an OME pyramid
@@ -175,8 +182,7 @@ def find_slides(folder: Path) -> Found:
     for path in files:
         if path.name in parts:
             continue
-        state = path.stat()
-        rank, problem = _probe(path, state.st_size, state.st_mtime_ns)
+        rank, problem = _probe(path, state_of(path))
         if problem:
             problems.append(problem)
             continue
@@ -205,7 +211,7 @@ def _parts_of(index: Path) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _probe(path: Path, size: int, changed_ns: int) -> tuple[int, str]:
+def _probe(path: Path, state: tuple[int, int]) -> tuple[int, str]:
     """The format's rank, or in words why the file cannot be read."""
     try:
         with open_slide(path) as slide:

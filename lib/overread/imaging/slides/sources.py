@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -61,12 +63,16 @@ class OpenSlideSource:
         except openslide.OpenSlideError as error:
             raise BadInputError(f"{path} cannot be read: {error}") from error
         self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
-        self.sizes = self._slide.level_dimensions
+        full = self._slide.level_dimensions
+        self._corner, scanned = _scanned(self._slide.properties, full[0])
+        self.sizes = tuple(_part(scanned, downsample(full[0], size)) for size in full)
         self.blocks: tuple[tuple[int, int], ...] = ((BLOCK_PX, BLOCK_PX),) * len(self.sizes)
         header = self._slide.properties
         edges = [plausible_um(header.get(name)) for name in ("openslide.mpp-x", "openslide.mpp-y")]
         self.um = square(edges[0], edges[1])
         self.power = _number(header.get("openslide.objective-power"))
+        # Of a place between two pixels of a level, the reader of Leica's files drops the fraction.
+        self._to_whole = math.ceil if header.get("openslide.vendor") == "leica" else round
         self.rank = 2 if header.get("openslide.vendor") == "generic-tiff" else 3
 
     def read_block(self, level: int, column: int, row: int) -> np.ndarray:
@@ -75,7 +81,10 @@ class OpenSlideSource:
         # OpenSlide takes whole pixels of level 0. Its own factor leads back to this place on the level; where it is
         # odd (2.0005), to within half a pixel of level 0.
         factor = self._slide.level_downsamples[level]
-        place = (round(x * factor), round(y * factor))
+        place = (
+            self._corner[0] + self._to_whole(x * factor),
+            self._corner[1] + self._to_whole(y * factor),
+        )
         try:
             rgba = np.asarray(self._slide.read_region(place, level, (width, height)))
         except openslide.OpenSlideError as error:
@@ -90,6 +99,26 @@ class OpenSlideSource:
 
     def close(self) -> None:
         self._slide.close()
+
+
+def _scanned(header: Mapping[str, str], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(x, y) and (width, height) of what was scanned of the glass; all where the header does not say it.
+
+    QuPath opens that part, and counts its pixels from there.
+    """
+    try:
+        x, y, width, height = (
+            int(header[f"openslide.bounds-{name}"]) for name in ("x", "y", "width", "height")
+        )
+    except (KeyError, ValueError):
+        return (0, 0), size
+    return ((x, y), (width, height)) if width > 0 and height > 0 else ((0, 0), size)
+
+
+def _part(scanned: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Size of what was scanned on a level, without the pixels at its border that it fills in part."""
+    width, height = (max(1, math.floor(edge / factor + 1e-6)) for edge in scanned)
+    return width, height
 
 
 class PictureSource:
@@ -165,6 +194,17 @@ def plausible_um(value: object) -> float | None:
     """A pixel's edge in µm, None where a microscope cannot have meant it."""
     um = _number(value)
     return um if um is not None and PLAUSIBLE_UM[0] <= um <= PLAUSIBLE_UM[1] else None
+
+
+def downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
+    """How many level-0 pixels lie along one of the level.
+
+    Scanners halve and drop what is left over: 4443 x 3567 over 2221 x 1783 is 2, not 2.0005, which would be off by
+    a pixel at the far edge.
+    """
+    factor = (full[0] / level[0] + full[1] / level[1]) / 2
+    whole = round(factor)
+    return float(whole) if all(abs(a / whole - b) <= 1 for a, b in zip(full, level, strict=True)) else factor
 
 
 def square(x: float | None, y: float | None) -> float | None:

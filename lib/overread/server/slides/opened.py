@@ -13,6 +13,7 @@ import numpy as np
 
 from overread.domain import NotFoundError, PixelSize
 from overread.ensemble.slides.maps import CELL
+from overread.imaging.slides.files import state_of
 from overread.imaging.slides.slide import Slide, open_slide
 from overread.imaging.slides.tissue import TissueMask, find_tissue
 
@@ -85,7 +86,7 @@ class Remembered(Generic[Value]):
 def version_of(path: Path) -> tuple[str, int, int]:
     """Changes when another file takes the path. Raises NotFoundError where there is none."""
     try:
-        status = path.stat()
+        size, changed_ns = state_of(path)
     except OSError as error:
         raise NotFoundError(f"slide {path.name} is not there any more") from error
-    return str(path), status.st_mtime_ns, status.st_size
+    return str(path), changed_ns, size

@@ -26,6 +26,7 @@ from overread.domain import BadInputError, NotFoundError
 from overread.domain.slides import PatchLocation, PixelSize, Region
 from overread.ensemble.slides.maps import SlideMaps
 from overread.imaging.slides.annotations import read_asap
+from overread.imaging.slides.files import MIRAX_INDEX, folder_beside, state_of
 from overread.imaging.slides.slide import ASSUMED, SLIDE_SUFFIXES, find_slides, open_slide
 from overread.learning.accepted import AcceptedLabels
 from overread.learning.patients import read_centres
@@ -51,7 +52,6 @@ from overread.server.slides.uploads import (
     PATCH_SUFFIX,
     check_patch,
     check_slide,
-    folder_beside,
     slide_suffix,
 )
 from overread.server.store import ACCEPTED, ACCEPTED_TAGS, GuardedStore, as_dict
@@ -93,6 +93,8 @@ class SlideStore(GuardedStore):
         self.centre_of: Callable[[str], str] = Patients(Path(folder), read_centres)
         self._told: set[str] = set()
         extensions = [f"*{suffix}" for suffix in (*SLIDE_SUFFIXES, LABEL_SUFFIX)]
+        # The folder of a MIRAX slide may come after its file.
+        extensions += [f"*/{MIRAX_INDEX}", "*/*.dat"]
         super().__init__(folder, extensions, models, accepted)
 
     # -- what is there ------------------------------------------------------------------------------------------
@@ -112,8 +114,7 @@ class SlideStore(GuardedStore):
             NotFoundError: no such slide. BadInputError: it cannot be opened any more.
         """
         path = self.slide(slide_id)
-        state = path.stat()
-        return _facts(path, state.st_size, state.st_mtime_ns, self.assumed)
+        return _facts(path, state_of(path), self.assumed)
 
     def known_image(self, image_id: str) -> Path:
         """File of a slide, or of a patch's picture that was uploaded.
@@ -127,6 +128,17 @@ class SlideStore(GuardedStore):
         path = self._picture(place)
         if not path.is_file():
             raise NotFoundError(f"no picture of patch {image_id!r} was uploaded")
+        return path
+
+    def sole_file(self, image_id: str) -> Path:
+        """The file of a slide or a patch's picture. Raises as `known_image`, and BadInputError for a MIRAX slide."""
+        path = self.known_image(image_id)
+        folder = folder_beside(path)
+        if folder is not None:
+            raise BadInputError(
+                f"slide {image_id!r} is {path.name} with the folder {folder.name!r}, which cannot be sent as one file; "
+                "open it from the studies folder"
+            )
         return path
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
@@ -216,9 +228,11 @@ class SlideStore(GuardedStore):
         if place is not None:
             path.unlink(missing_ok=True)
             return
+        folder = folder_beside(self.slides()[image_id])
         super().remove_image(image_id, by)
-        folder = folder_beside(path)
-        if folder is not None:
+        if folder is not None and folder.is_symlink():
+            folder.unlink()
+        elif folder is not None and (folder / MIRAX_INDEX).is_file():
             shutil.rmtree(folder, ignore_errors=True)
         for picture in self._picture(PatchLocation(image_id, Region(0, 0, 1, 1))).parent.glob("*"):
             of = PatchLocation.parse(picture.stem)
@@ -361,12 +375,12 @@ class SlideStore(GuardedStore):
 
     def _tell(self, problems: list[str], folder: Path) -> None:
         """Say once what cannot be read; later, where it may not be there as a whole yet."""
-        new = [problem for problem in problems if problem not in self._told]
-        if not new:
+        if not problems:
             return
+        new = [problem for problem in problems if problem not in self._told]
         now = time.time()
         files = [path for path in folder.iterdir() if path.name.lower().endswith(SLIDE_SUFFIXES)]
-        if any(now - path.stat().st_mtime < STILL_COPIED_S for path in files):
+        if any(abs(now - state_of(path)[1] / 1e9) < STILL_COPIED_S for path in files):
             again = threading.Timer(STILL_COPIED_S, self._seen.set)
             again.daemon = True
             again.start()
@@ -391,6 +405,6 @@ class SlideStore(GuardedStore):
 
 
 @lru_cache(maxsize=4096)
-def _facts(path: Path, size: int, changed_ns: int, assumed: PixelSize) -> SlideFacts:
+def _facts(path: Path, state: tuple[int, int], assumed: PixelSize) -> SlideFacts:
     with open_slide(path, assumed) as slide:
         return SlideFacts(slide.size_px, slide.pixel_size, slide.is_pixel_size_assumed)

@@ -34,11 +34,6 @@ def slide_suffix(name: str) -> str:
     return Path(name).suffix
 
 
-def folder_beside(slide: Path) -> Path | None:
-    """The folder with the pixels of a MIRAX slide; None for slides that are one file."""
-    return slide.with_suffix("") if slide.suffix.lower() == ".mrxs" else None
-
-
 def check_slide(path: Path, image_id: str, assumed: PixelSize) -> None:
     """Raise BadInputError unless the file can be opened as a slide and its last pixels be read."""
     try:
