@@ -86,6 +86,9 @@ def test_changes_of_a_protocol():
     assert (changed.replay_share, changed.budgets, changed.gated) == (0.7, (5, 10, 20), False)
     assert changed.key() != PRESETS["small"].key()
     assert changed_protocol("paper", []) == PRESETS["paper"]
+    # What was done before there was the choice is found by a study that does not make it.
+    assert changed_protocol("small", ["obeyed=no"]).key() == PRESETS["small"].key() == "44021726"
+    assert changed_protocol("small", ["obeyed=yes"]).key() != PRESETS["small"].key()
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,7 @@ def test_changes_of_a_protocol():
         ("small", "scales=1", "no 'scales' to change"),
         ("small", "iterations=many", "iterations cannot be 'many'"),
         ("small", "gated=1", "say yes or no"),
+        ("small", "gated=no obeyed=yes", "without a gate there is nothing to obey"),
         ("small", "budgets=10,5", "budgets are patches in all and rise"),
         ("small", "members=0", "members is 0"),
         ("small", "replay_share=2", "replay_share is 2"),
@@ -104,7 +108,7 @@ def test_changes_of_a_protocol():
 )
 def test_changes_that_mean_nothing_are_refused(preset: str, change: str, words: str):
     with pytest.raises(BadInputError, match=words):
-        changed_protocol(preset, [change] if change else [])
+        changed_protocol(preset, change.split())
 
 
 def test_volumes_have_no_stain_and_the_first_model_is_always_there():

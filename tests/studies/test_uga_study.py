@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from overread.cli import app
+from overread.learning.gate import judge
+from overread.studies.uga import rounds
 from overread.studies.uga.protocol import PRESETS
 from overread.studies.uga.report import write_report
 from overread.studies.uga.results import RESULTS, gather, write_results
@@ -100,6 +103,29 @@ def test_labels_are_those_of_the_label_store_and_the_gate_speaks(work: Path, res
         [(arm, budget, bool) for arm in ("random", "clasp_pe", "uga") for budget in (1, 2)]
         + [("all", 2, bool)]
     )
+
+
+def test_what_the_gate_rejects_is_not_judged_where_the_gate_is_obeyed(
+    tmp_path: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    def rejecting(*arguments: Any, **options: Any) -> Any:
+        return replace(judge(*arguments, **options), promoted=False, reason="a test says no")
+
+    monkeypatch.setattr(rounds, "judge", rejecting)
+    here = job(tmp_path, ("none", "random", "all"), obeyed=True)
+    run_study(here)
+    found = gather(here, "discs", "", None)
+    assert found is not None
+
+    def said(where: dict[str, Any], arm: str) -> dict[tuple[str, int], float]:
+        return {(row["case"], row["budget"]): row["dice"] for row in where["rows"] if row["arm"] == arm}
+
+    first, asked = said(found, "none"), said(found, "random")
+    assert asked == {(case, budget): first[case, 0] for case, _ in first for budget in (1, 2)}
+    ceiling = said(found, "all")
+    assert all(ceiling[case, 2] != first[case, 0] for case, _ in first), "the ceiling is what labels can do"
+    heeded = said(results, "random")
+    assert any(heeded[case, 2] != asked[case, 2] for case, _ in first)
 
 
 def test_doubt_is_judged_place_by_place(results: dict[str, Any]):

@@ -69,6 +69,8 @@ class Protocol:
         pooled: patches of all places compete, as in the paper; otherwise each place has its own.
         gated: a retraining spares cases to judge by, as at a hospital, and the gate's verdict is told. Without,
             every member learns from every label.
+        obeyed: as at a hospital, what the gate rejects is not served: the model before it goes on to ask, to be trained
+            and to be judged. Otherwise every training counts.
         stain: strength of the stain augmentation of all arms but `hed`.
         hed: that of the arm `hed`.
         batch: windows of a volume in a training step.
@@ -92,6 +94,7 @@ class Protocol:
     rate_factor: float = 0.5
     pooled: bool = False
     gated: bool = True
+    obeyed: bool = False
     stain: float = 0.0
     hed: float = 0.2
     batch: int = 4
@@ -118,6 +121,8 @@ class Protocol:
         ):
             if getattr(self, name) < 1:
                 raise BadInputError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.obeyed and not self.gated:
+            raise BadInputError("obeyed is yes and gated no: without a gate there is nothing to obey")
         # The rest is checked by those who use it, before the first hour has passed.
         self.retraining(0)
 
@@ -155,7 +160,11 @@ class Protocol:
 
     def key(self) -> str:
         """A short name of all of it."""
-        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        values = asdict(self)
+        # It came later; what was done before is still found.
+        if not self.obeyed:
+            del values["obeyed"]
+        return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 PRESETS = {

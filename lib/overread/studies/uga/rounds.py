@@ -72,7 +72,10 @@ class Round:
         bench, last = self.bench, self.budget == self.bench.protocol.budgets[-1]
         picks = self.label_all() if self.arm == ALL else self.ask()
         challenger, verdict = self.learn()
-        shutil.copytree(challenger, self.folder / "model")
+        # The ceiling is what labels can do, whatever a gate thinks of it.
+        is_heard = bench.protocol.obeyed and verdict is not None and self.arm != ALL
+        is_rejected = is_heard and not verdict["promoted"]
+        shutil.copytree(self.model if is_rejected else challenger, self.folder / "model")
         ensemble = bench.load(self.folder / "model")
         return {
             "budget": self.budget,
