@@ -48,6 +48,7 @@ def test_the_pages_name_no_other_machine_and_tell_the_panel_its_server():
     configuration = mended(BUILD / CONFIGURATION)
     assert "MONAILABEL_SERVER_URL" in configuration
     assert "doubt: moderate" in configuration
+    assert "storeSegmentation" in configuration
 
 
 def test_an_address_is_a_file_of_the_build_or_the_viewer():

@@ -271,6 +271,43 @@ def test_a_reviewers_version_and_verdicts(server, case, submit, rows_of, databas
     assert used.label.name == "anonymous-1.nii.gz"
 
 
+def test_what_the_reviewer_module_asks_is_answered_where_nobody_logs_in(server, case, submit, tmp_path):
+    submit(case, marker_classes())
+    # Its `MonaiServerREST.py`, request by request; whatever is not 200 is a failure to it.
+    assert requests.get(server.url, timeout=60).status_code == 200
+    store = requests.get(f"{server.url}/datastore/?output=all", timeout=60)
+    assert (store.status_code, case in store.json()["objects"]) == (200, True)
+    image = requests.get(f"{server.url}/datastore/image?image={case}", timeout=60)
+    assert (image.status_code, image.content) == (200, (server.studies / f"{case}.nii.gz").read_bytes())
+    final = requests.get(f"{server.url}/datastore/label?label={case}&tag=final", timeout=60)
+    assert final.status_code == 200
+
+    path = write_segments(
+        tmp_path / f"{case}.nrrd", [(marker_classes() > 0).astype(np.uint8)], [("organ", 0, 1)], GRID
+    )
+    verdict = {"status": "approved", "level": "", "approvedBy": "", "comment": "", "editTime": 0}
+    form = {"params": json.dumps({"segmentationMeta": verdict, "label_info": []})}
+    stored = requests.put(
+        f"{server.url}/datastore/label?image={case}&tag=version_1",
+        data=form,
+        files={"label": (f"{case}.nrrd", path.read_bytes())},
+        timeout=60,
+    )
+    assert stored.status_code == 200, stored.text
+    judged = requests.put(
+        f"{server.url}/datastore/updatelabelinfo?label={case}&tag=version_1",
+        headers={"Content-Type": "application/x-www-form-urlencoded", "accept": "application/json"},
+        data=form,
+        timeout=60,
+    )
+    assert judged.status_code == 200, judged.text
+    np.testing.assert_array_equal(shown(server, case, "version_1", tmp_path), marker_classes() > 0)
+    gone = requests.delete(f"{server.url}/datastore/label?id={case}&tag=version_1", timeout=60)
+    assert gone.status_code == 200
+    store = requests.get(f"{server.url}/datastore/?output=all", timeout=60).json()
+    assert list(store["objects"][case]["labels"]) == ["final"]
+
+
 def test_a_verdict_that_is_not_known_is_refused(server, case, submit, rows_of, refused):
     submit(case, marker_classes())
     answer = review(server, case, "final", status="perfect")

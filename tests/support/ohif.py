@@ -19,10 +19,18 @@ PATIENCE_MS = 240_000
 AXIAL = "mpr-axial"
 LEARNING, AUTO, POINTS = "Active Learning", "Auto-Segmentation", "Point Prompts"
 
-# The label map as OHIF holds it, in the order of its voxels: i runs fastest.
+# The label map as OHIF holds it, slice by slice along the normal of the slices: i runs fastest.
 LABELS = """() => {
-  const volume = services.segmentationService.getLabelmapVolume('1');
-  return {shape: volume.dimensions, values: Array.from(volume.voxelManager.getCompleteScalarDataArray())};
+  const [{representationData}] = services.segmentationService.getSegmentations();
+  const slices = representationData.Labelmap.imageIds.map((id) => {
+    const image = cornerstone.cache.getImage(id);
+    const plane = cornerstone.metaData.get('imagePlaneModule', image.referencedImageId);
+    const [[a, b, c], [d, e, f]] = [plane.rowCosines, plane.columnCosines];
+    const normal = [b * f - c * e, c * d - a * f, a * e - b * d];
+    const height = plane.imagePositionPatient.reduce((sum, x, axis) => sum + x * normal[axis], 0);
+    return {height, shape: [image.columns, image.rows], values: Array.from(image.getPixelData())};
+  }).sort((one, other) => one.height - other.height);
+  return {shape: [...slices[0].shape, slices.length], values: slices.flatMap(({values}) => values)};
 }"""
 SEGMENTS = """() => Object.values(services.segmentationService.getSegmentations()[0].segments)
   .map(({segmentIndex, label}) => [segmentIndex, label])"""
@@ -49,6 +57,11 @@ COUNT_ANSWERS = """() => {
 ANSWERS = "() => window.answersShown"
 POINTS_SET = """() => cornerstoneTools.annotation.state.getAllAnnotations()
   .filter(({metadata}) => metadata.toolName === 'ProbeMONAILabel').length"""
+IS_OPEN = "() => services?.segmentationService?.getSegmentations().length > 0"
+SHOW_SLICE = """(k) => {
+  const {activeViewportId} = services.viewportGridService.getState();
+  return services.cornerstoneViewportService.getCornerstoneViewport(activeViewportId).setImageIdIndex(k);
+}"""
 # Scrolls to a voxel's slice and tells where on the page the voxel is drawn.
 PLACE = """([view, voxel]) => {
   const viewport = services.cornerstoneViewportService.getCornerstoneViewport(view);
@@ -160,6 +173,45 @@ class Ohif:
             self.page.locator(f'[id="infer{model}{key}"]').select_option(value)
         self.page.get_by_role("button", name="Confirm").click()
 
+    def export(self, name: str) -> None:
+        """Store the segmentation into the PACS, by the menu above the list of its segments."""
+        self._show_list()
+        menu = self.page.locator("button[role=combobox]").locator("xpath=..").locator("[aria-haspopup=menu]")
+        menu.click()
+        self.page.get_by_role("menuitem", name="Export & Download").hover()
+        self.page.get_by_role("menuitem", name="Export DICOM SEG").click()
+        dialog = self.page.get_by_text("Create Report").locator("xpath=ancestor::*[.//button][1]")
+        dialog.locator("input").fill(name)
+        dialog.get_by_role("button", name="Save").click()
+        self.page.get_by_text("The segmentation is in the PACS").wait_for()
+
+    def open_stored(self, study: str, name: str) -> None:
+        """Open a study in the mode Segmentation, and in it a segmentation that the PACS has."""
+        self.page.goto(
+            f"{self.url}/ohif/segmentation?StudyInstanceUIDs={study}", wait_until="domcontentloaded"
+        )
+        self.page.get_by_text("Add Segmentation").wait_for()
+        notice = self.page.get_by_role("button", name="Confirm and Hide")
+        if notice.is_visible():
+            notice.click()
+        self.page.get_by_text(name).dblclick()
+        self.page.get_by_role("button", name="Yes").click()
+        self.page.wait_for_function(IS_OPEN)
+
+    def paint(self, label: str, slice_index: int) -> None:
+        """A touch of the brush in the middle of a slice, in the mode Segmentation."""
+        self.page.evaluate(SHOW_SLICE, slice_index)
+        self.page.get_by_text(label, exact=True).click()
+        self.page.locator("[data-cy=Brush]").click()
+        before = self.shown()[label].sum()
+        box = self.page.locator("[data-cy=viewport-pane]").bounding_box()
+        assert box is not None
+        self.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        ends = time.monotonic() + PATIENCE_MS / 1000
+        while self.shown()[label].sum() == before:
+            assert time.monotonic() < ends, f"the brush left no {label}"
+            self.page.wait_for_timeout(200)
+
     def next_sample(self) -> dict[str, str]:
         """What the dialog about the next sample tells."""
         rows = self.page.locator(".nextSampleForm tbody tr")
@@ -192,6 +244,12 @@ class Ohif:
         while not until(found := dict(self.page.evaluate(COLOURS, list(labels)))):
             assert time.monotonic() < ends, found
             self.page.wait_for_timeout(200)
+
+    def _show_list(self) -> None:
+        """The list of segments, which another tab may hide."""
+        tab = self.page.locator("[data-cy=panelSegmentation-btn]")
+        if tab.is_visible():
+            tab.click()
 
     def _note(self, url: str) -> None:
         if url.startswith(("http", "ws")) and not url.startswith(self.url):

@@ -1,27 +1,35 @@
-"""OHIF in a browser shows studies of an Orthanc with the real server: organ, doubt, points, next sample, training."""
+"""OHIF in a browser, with an Orthanc and the real server: organ, doubt, points, export, next sample, training."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import requests
 from monailabel.client import MONAILabelClient
 from playwright.sync_api import Browser
+from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from overread.access import Role, UsersFile
 from overread.access.users import default_users
 from overread.imaging.volumes import read_labelmap, write_nifti
+from overread.learning.accepted import AcceptedLabels
+from overread.learning.process import images_below
+from overread.server.pacs.exchange import SEEN
+from overread.state.audit import newest
+from overread.state.database import Database, default_path
 from support.champions import publish_beginner
 from support.datasets import ball, write_balls
 from support.dicom import slices, written
 from support.ohif import AUTO, LEARNING, POINTS, Ohif, running_chromium
-from support.orthanc import running_orthanc
+from support.orthanc import Orthanc, running_orthanc
 from support.servers import app_copy, marker_voxels, publish_threshold, running_server
 from support.styles import (
     CORE_BOX,
@@ -45,6 +53,8 @@ CANDIDATES = ("candidate A", "candidate B", "candidate C", "candidate D")
 DOUBTS = ("doubt: high", "doubt: moderate")
 PASSWORD = "reads all day long"
 CONF = ["pacs_seconds", "1", "scoring", "no", "control_share", "off", "queue_recipe", "ball", "threads", "1"]
+MINUTE_S = 60
+READ, CORRECTED, NESTED, SIGNED = "read in OHIF", "corrected in OHIF", "nested in OHIF", "anna's in OHIF"
 # A voxel in the region of candidate B, one in the body, one in the core.
 IN_B, IN_BODY, IN_CORE = (20, 20, 8), (5, 5, 5), (15, 15, 4)
 
@@ -56,12 +66,53 @@ class Ward:
     Attributes:
         url: of the server.
         app: its folder.
+        orthanc: the PACS.
         balls: labels that readers would give, by series.
     """
 
     url: str
     app: Path
+    orthanc: Orthanc
     balls: dict[str, np.ndarray]
+
+    def stored(self, name: str) -> Dataset:
+        """The segmentation that the PACS has under a name."""
+        modalities = self.orthanc.series()
+        files = [self.orthanc.instances(uid) for uid in modalities if modalities[uid] == "SEG"]
+        (found,) = [
+            instance
+            for each in files
+            for instance in map(pydicom.dcmread, map(BytesIO, each))
+            if instance.get("SeriesDescription") == name
+        ]
+        return found
+
+    def waiting(self) -> int:
+        """Cases in the queue."""
+        return requests.get(f"{self.url}/overread/state", timeout=60).json()["queue"]["waiting"]
+
+    def learnt_of(self, name: str, recipe: str, series: str) -> tuple[np.ndarray, str]:
+        """What a training makes of a stored segmentation, and whose it is, as soon as it was taken in."""
+        uid = str(self.stored(name).SOPInstanceUID)
+        ledger, ends = self.app / "pacs" / SEEN, time.monotonic() + MINUTE_S
+        while not ledger.exists() or uid not in ledger.read_text():
+            assert time.monotonic() < ends, f"{name} was not taken in within a minute"
+            time.sleep(0.3)
+        assert uid in ledger.read_text()
+        database = Database.open(default_path(self.app))
+        try:
+            accepted = AcceptedLabels(self.app / "pacs" / "accepted", database)
+            row = accepted.newest(series)
+            assert row is not None
+            assert row.details["pacs_instance"] == uid, ledger.read_text()
+            with database.reading() as c:
+                said = newest(c, "label accepted", series)
+            assert said is not None
+            assert (said.details["file"], said.actor) == (row.file, row.rater)
+            cases = {case.id: case for case in accepted.cases(recipe, images_below(self.app / "pacs").get)}
+            return read_labelmap(cases[series].label)[0], row.rater
+        finally:
+            database.close()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +157,7 @@ def ward(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         publish_styles(app, "pair", classes=("background", "organ", "tumour"), structures=pair)
         publish_beginner(app, write_balls(base / "central", 10), base / "work")
         with running_server(app, orthanc.dicomweb, CONF) as url:
-            yield Ward(url, app, {series: label for series, (_, label) in drawn.items()})
+            yield Ward(url, app, orthanc, {series: label for series, (_, label) in drawn.items()})
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +201,48 @@ def test_organ_and_doubt_lie_on_their_voxels_under_their_names(ohif: Ohif) -> No
     assert_shown(ohif, bands)
 
 
+def test_what_is_exported_is_learnt_from_within_a_minute(ohif: Ohif, ward: Ward) -> None:
+    ohif.set_options("phantom", doubt="bands inside the labels")
+    ohif.run(AUTO, "phantom")
+    shown, waiting = ohif.shown(), ward.waiting()
+    assert shown["doubt: high"].any()
+    ohif.export(READ)
+    stored = ward.stored(READ)
+    segments = {each.SegmentLabel: int(each.SegmentNumber) for each in stored.SegmentSequence}
+    # All classes of all models, which no model has; frames for those with a voxel only; nobody's name.
+    assert segments == ohif.segments()
+    assert {"ball", "tumour", "candidate A", *DOUBTS} < set(segments)
+    numbers = {
+        int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        for frame in stored.PerFrameFunctionalGroupsSequence
+    }
+    assert numbers == {segments[name] for name, voxels in shown.items() if voxels.any()}
+    assert stored.SegmentationType == "BINARY"
+    assert not stored.get("ContentCreatorName")
+
+    learnt, rater = ward.learnt_of(READ, "phantom", MARKER)
+    assert rater == "PACS"
+    # In the doubt's place is the class that lay under it, as for a label from 3D Slicer.
+    np.testing.assert_array_equal(learnt == 2, shown["tumour"])
+    np.testing.assert_array_equal(learnt == 1, shown["organ"] | np.any([shown[d] for d in DOUBTS], axis=0))
+    assert ward.waiting() == waiting - 1
+
+
+def test_what_was_exported_is_opened_corrected_and_exported_again(browser: Browser, ward: Ward) -> None:
+    viewer = Ohif(browser, ward.url)
+    viewer.open_stored(MARKER_STUDY, READ)
+    before = viewer.shown()
+    viewer.paint("tumour", 9)
+    shown = viewer.shown()
+    assert (shown["tumour"] & ~before["tumour"]).any()
+    viewer.export(CORRECTED)
+    learnt, _ = ward.learnt_of(CORRECTED, "phantom", MARKER)
+    np.testing.assert_array_equal(learnt == 2, shown["tumour"])
+    np.testing.assert_array_equal(learnt == 1, shown["organ"] | np.any([shown[d] for d in DOUBTS], axis=0))
+    assert (viewer.strangers, viewer.complaints) == ([], [])
+    viewer.page.close()
+
+
 def test_the_next_sample_is_opened_and_training_starts_and_stops(
     ohif: Ohif, ward: Ward, tmp_path: Path
 ) -> None:
@@ -184,7 +277,7 @@ def test_the_next_sample_is_opened_and_training_starts_and_stops(
     assert ohif.series() == fields["Series Instance UID"]
 
 
-def test_points_teach_a_model_that_takes_turns(ohif: Ohif) -> None:
+def test_points_teach_a_model_that_takes_turns(ohif: Ohif, ward: Ward) -> None:
     ohif.open(SHELLS_STUDY)
     # Two classes, of which one is clicked on: what has the other's value is not painted as background.
     ohif.point("pair", "organ", (11, 11, 3))
@@ -208,7 +301,14 @@ def test_points_teach_a_model_that_takes_turns(ohif: Ohif) -> None:
     assert f'"organ":[[{",".join(map(str, IN_B))}]]' in asked
     ohif.run(AUTO, WHOLE)
     np.testing.assert_array_equal(~np.any(list(ohif.shown().values()), axis=0), ~OUTER)
-    assert ohif.shown()["organ"][IN_B]
+    shown = ohif.shown()
+    assert shown["organ"][IN_B]
+
+    # Other models know all classes of this label too. It is learnt by the one that was asked, without its candidates.
+    assert any(shown[name].any() for name in CANDIDATES)
+    ohif.export(NESTED)
+    learnt, _ = ward.learnt_of(NESTED, "shells", SHELLS)
+    np.testing.assert_array_equal(learnt == 1, OUTER)
 
     ohif.set_options(WHOLE, candidates="off")
     ohif.run(AUTO, WHOLE)
@@ -240,4 +340,9 @@ def test_with_users_a_reader_logs_in_on_a_page_and_works_as_before(browser: Brow
     viewer.open(MARKER_STUDY)
     viewer.run(AUTO, "phantom")
     np.testing.assert_array_equal(viewer.shown()["organ"], marker_voxels().astype(np.int16) == 90)
+    shown = viewer.shown()
+    viewer.export(SIGNED)
+    learnt, rater = ward.learnt_of(SIGNED, "phantom", MARKER)
+    np.testing.assert_array_equal(learnt == 2, shown["tumour"])
+    assert rater == "anna"
     assert viewer.complaints == []

@@ -31,6 +31,7 @@ from support.servers import (
 pytestmark = pytest.mark.slow
 
 PASSWORDS = {"anna": "reads all day long", "Bo Ek": "judges the others", "chief": "runs the whole place"}
+LOG_IN = "log in first: the token is missing, wrong or no longer good"
 ROLES = {"anna": Role.READER, "Bo Ek": Role.REVIEWER, "chief": Role.ADMIN}
 
 
@@ -246,6 +247,22 @@ def test_without_a_login_nothing_is_told_and_nothing_is_changed(ward, tmp_path):
     ]:
         assert ward.ask("", method, path).status_code == 401, (method, path)
     assert (ward.studies / "third.nii.gz").is_file()
+
+
+def test_the_reviewer_module_which_cannot_log_in_is_told_to(ward, tmp_path):
+    file = {"label": ("third.nrrd", label_of(tmp_path).read_bytes())}
+    form = {"params": json.dumps({"segmentationMeta": {"status": "approved"}})}
+    for method, path, sent in [
+        ("GET", "/", {}),
+        ("GET", "/datastore/?output=all", {}),
+        ("GET", "/datastore/image?image=third", {}),
+        ("GET", "/datastore/label?label=third&tag=final", {}),
+        ("PUT", "/datastore/updatelabelinfo?label=third&tag=final", {"data": form}),
+        ("PUT", "/datastore/label?image=third&tag=version_1", {"data": form, "files": file}),
+        ("DELETE", "/datastore/label?id=third&tag=version_1", {}),
+    ]:
+        answer = ward.ask("", method, path, **sent)
+        assert (answer.status_code, answer.json()["detail"]) == (401, LOG_IN), path
 
 
 def test_a_reader_reads_a_reviewer_judges_an_admin_runs_the_place(ward, tokens, tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from overread.server.pacs.client import Pacs
 from overread.server.pacs.exchange import SEEN, SENT, Exchange
 from overread.server.pacs.labels_in import label_map
 from overread.server.pacs.ledger import Ledger
+from overread.server.pacs.senders import segmentations_in
 from overread.server.pacs.store import PacsStore
 from overread.server.settings import Settings
 from overread.state.database import Database
@@ -260,6 +262,55 @@ def test_labels_are_shown_again_when_a_series_comes_back(side, upload, orthanc):
     side.store.known_image(uid)
     assert side.store.get_unlabeled_images() == []
     assert np.array_equal(read_labelmap(side.store.known_label(uid, "final"))[0], LABELS)
+
+
+def test_classes_of_other_models_that_are_only_listed_do_not_keep_a_label_out(side, upload):
+    publish_threshold(side.folder, "other", classes=("background", "organ", "vessel"))
+    listed, drawn = upload(), upload()
+    names = (*CLASSES, "vessel")
+    store(side, foreign(side, listed, LABELS, names))
+    store(side, foreign(side, drawn, np.where(VOXELS == 5, 3, LABELS), names))
+    side.exchange.look()
+    assert [(row.recipe, row.rater) for row in side.rows(listed)] == [("phantom", "carla")]
+    assert np.array_equal(read_labelmap(side.accepted.folder / side.rows(listed)[0].file)[0], LABELS)
+    assert side.rows(drawn) == []
+
+
+def test_an_empty_class_tells_models_apart_for_who_saw_no_answer(side, upload):
+    publish_threshold(side.folder, "a", classes=("background", "organ"), cuts=[60], bands=False)
+    uid = upload()
+    organ = np.minimum(LABELS, 1)
+    store(side, foreign(side, uid, organ))
+    side.exchange.look()
+    assert [row.recipe for row in side.rows(uid)] == ["phantom"]
+
+
+def test_whoever_was_signed_in_made_the_label_whatever_its_file_says(side, upload):
+    uid = upload()
+    instance = foreign(side, uid, LABELS)
+    side.exchange.labels_in.note_sender(str(instance.SOPInstanceUID), "ben")
+    store(side, instance)
+    side = side.again()
+    side.exchange.look()
+    assert [row.rater for row in side.rows(uid)] == ["ben"]
+
+
+def test_segmentations_are_found_in_what_is_stored(side, upload):
+    uid = upload()
+    image, label = slices(VOXELS)[0], foreign(side, uid, LABELS)
+    parts = []
+    for instance in (image, label):
+        file = BytesIO()
+        pydicom.dcmwrite(file, instance, write_like_original=False)
+        parts.append(b"Content-Type: application/dicom\r\n\r\n" + file.getvalue())
+    body = (
+        b"--part\r\n"
+        + b"\r\n--part\r\n".join([*parts, b"no header", b"\r\n\r\nno DICOM"])
+        + b"\r\n--part--\r\n"
+    )
+    kind = 'multipart/related; type="application/dicom"; boundary="part"'
+    assert list(segmentations_in(kind, body)) == [label.SOPInstanceUID]
+    assert list(segmentations_in("application/json", body)) == []
 
 
 def test_a_segmentation_that_names_no_series_is_found_by_its_images(side, upload):

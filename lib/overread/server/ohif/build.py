@@ -1,4 +1,4 @@
-"""OHIF's files, from the build inside MONAI Label: no word to the internet, and a panel that knows its server."""
+"""OHIF's files, from the build inside MONAI Label: a panel that knows its server, an export, no word to others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INDEX, CONFIGURATION = "index.html", "app-config.js"
 TYPEFACE = re.compile(r"""<link[^>]*fonts\.g[^>]*>|@import\s+url\([^)]*fonts\.g[^)]*\)[^;]*;""")
 # The panel takes its server's address from this cookie, which all ports of a host share, and else port 8000.
 PANEL_SERVER = 'document.cookie = "MONAILABEL_SERVER_URL=" + escape(window.location.origin + "/");\n'
-COLOURS = Path(__file__).with_name("colours.js")
+ADDED = tuple(Path(__file__).with_name(name) for name in ("colours.js", "export.js"))
 
 
 def built_file(path: str) -> Path:
@@ -49,4 +49,4 @@ def mended(file: Path) -> str:
     text = TYPEFACE.sub("", file.read_text(encoding="utf-8"))
     if file.name != CONFIGURATION:
         return text
-    return text + PANEL_SERVER + COLOURS.read_text(encoding="utf-8")
+    return text + PANEL_SERVER + "".join(script.read_text(encoding="utf-8") for script in ADDED)

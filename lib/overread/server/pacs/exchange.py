@@ -21,7 +21,7 @@ from overread.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-SEEN, SENT = "seen.jsonl", "sent.jsonl"
+SEEN, SENT, SENDERS = "seen.jsonl", "sent.jsonl", "senders.jsonl"
 # Of the series that cannot be served, this many are told in `/info/`; the log has all.
 MOST_TOLD = 20
 
@@ -47,7 +47,8 @@ class Exchange:
         folder = store.folder
         self._sent = sent = Ledger(folder / SENT)
         self.labels_out = LabelsOut(pacs, store, accepted, maps, sent, settings.pacs_maps)
-        self.labels_in = LabelsIn(pacs, store, accepted, models, Ledger(folder / SEEN), sent)
+        seen, senders = Ledger(folder / SEEN), Ledger(folder / SENDERS)
+        self.labels_in = LabelsIn(pacs, store, accepted, models, maps, seen, sent, senders)
         self._patience = Patience()
         self._wake = threading.Event()
         self._counts: dict[str, int | None] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from overread.imaging.dicom.segmentation import (
 from overread.imaging.headers import read_grid
 from overread.imaging.volumes import write_nifti
 from overread.learning.accepted import FINAL, AcceptedLabels
+from overread.server.labels import NOT_CLASSES
+from overread.server.maps import MapStore
 from overread.server.models import ServedModels
 from overread.server.overlays import OVERLAY_NAMES
 from overread.server.pacs.client import Pacs, SeriesEntry
@@ -43,6 +46,7 @@ class LabelsIn:
     Args:
         seen: what became of each SEG, and how many files each SEG series had.
         sent: what we stored ourselves.
+        senders: who was signed in when a SEG was stored through this server.
     """
 
     def __init__(
@@ -51,12 +55,19 @@ class LabelsIn:
         store: PacsStore,
         accepted: AcceptedLabels,
         models: ServedModels,
+        maps: MapStore,
         seen: Ledger,
         sent: Ledger,
+        senders: Ledger,
     ) -> None:
-        self._pacs, self._store, self._accepted, self._models = pacs, store, accepted, models
-        self._seen, self._sent = seen, sent
+        self._pacs, self._store, self._accepted = pacs, store, accepted
+        self._models, self._maps = models, maps
+        self._seen, self._sent, self._senders = seen, sent, senders
         self._patience = Patience()
+
+    def note_sender(self, uid: str, user: str) -> None:
+        """A SEG is about to be stored by somebody who is signed in: what its file says of its maker counts less."""
+        self._senders.note(uid, user)
 
     def look(self) -> None:
         """Take in what is new. Raises UnavailableError where the PACS does not answer."""
@@ -97,7 +108,10 @@ class LabelsIn:
         segments = read_segmentation_object(instance, self._store.geometry(case))
         if segments.is_automatic:
             raise BadInputError("no person had a hand in it (algorithm type AUTOMATIC)")
-        names = self._our_names(segments.names)
+        sender = self._senders.get(uid) or ""
+        segments = replace(segments, names=self._our_names(segments.names))
+        segments = self._those_meant(segments, case, sender)
+        names = segments.names
         labels = label_map(segments, names)
         file = Path(tempfile.gettempdir()) / f"{uid}.nii.gz"
         try:
@@ -106,8 +120,8 @@ class LabelsIn:
                 case,
                 file,
                 FINAL,
-                {"label_info": [{"name": name} for name in names]},
-                user=plain_name(segments.creator) or UNKNOWN,
+                {"label_info": [{"name": name} for name in names], "client_id": sender},
+                user=sender or plain_name(segments.creator) or UNKNOWN,
                 details={FROM_PACS: uid, "manufacturer": segments.manufacturer},
             )
         finally:
@@ -136,6 +150,12 @@ class LabelsIn:
             rows = label_rows(c, case_id=case)
         return next((row.file for row in rows if row.details.get(FROM_PACS) == uid), "")
 
+    def _those_meant(self, segments: Segments, case: str, client: str) -> Segments:
+        """Without the empty ones where they say nothing: OHIF lists the classes of all models, whichever was asked."""
+        drawn = drawn_of(segments)
+        asked = self._maps.seen_last(case, client, self._models.with_classes(classes_in(drawn)))
+        return drawn if asked or not self._models.with_classes(classes_in(segments)) else segments
+
     def _our_names(self, names: Sequence[str]) -> tuple[str, ...]:
         """The names as the models spell them, where that differs in case or blanks only."""
         known: set[str] = set(OVERLAY_NAMES)
@@ -143,6 +163,20 @@ class LabelsIn:
             known |= set(self._models.classes(model) or ())
         spelled = {_folded(name): name for name in known}
         return tuple(spelled.get(_folded(name), name) for name in names)
+
+
+def classes_in(segments: Segments) -> set[str]:
+    """Names of segments that are to be classes of a model."""
+    return set(segments.names) - NOT_CLASSES
+
+
+def drawn_of(segments: Segments) -> Segments:
+    """The segments that have a voxel; all of them where none has one."""
+    drawn = segments.masks.any(axis=(1, 2, 3))
+    if not drawn.any():
+        return segments
+    names = tuple(name for name, is_drawn in zip(segments.names, drawn, strict=True) if is_drawn)
+    return replace(segments, names=names, masks=segments.masks[drawn])
 
 
 def label_map(segments: Segments, names: Collection[str]) -> np.ndarray:

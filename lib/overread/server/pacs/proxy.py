@@ -11,7 +11,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from overread.domain import BadInputError
-from overread.server.routes import USER, User
+from overread.server.pacs.senders import segmentations_in
+from overread.server.routes import USER, User, signed_in
 
 if TYPE_CHECKING:
     from overread.server.pacs.client import Pacs
@@ -49,6 +50,9 @@ def proxy_router(pacs: Pacs, exchange: Exchange) -> APIRouter:
         body = await http.body()
 
         def send() -> requests.Response:
+            if sender := signed_in(user):
+                for uid in segmentations_in(http.headers.get("content-type", ""), body):
+                    exchange.labels_in.note_sender(uid, sender)
             with pacs.talking():
                 # OHIF stores where it retrieves.
                 return pacs.session.post(
