@@ -13,6 +13,7 @@ from overread.ensemble.compute import choose_device
 from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.storage import calibration_from_json, load_ensemble, read_description
 from overread.learning.champions import ChampionStore
+from overread.meduhip.mirrors import AS_IT_IS
 from overread.meduhip.reader import Reader
 from overread.meduhip.storage import load_reader
 from overread.queue.scoring import CHAMPION_LENGTH
@@ -128,7 +129,10 @@ class ServedModels:
             loaded = self._readers.get(recipe)
             if loaded is None or loaded[0] != folder:
                 with self._noting_failure(recipe, folder):
-                    self._readers[recipe] = (folder, load_reader(folder, self.device))
+                    reader = load_reader(folder, self.device)
+                    if not self.settings.mirrors:
+                        reader.model.mirrors = AS_IT_IS
+                    self._readers[recipe] = (folder, reader)
             return self._readers[recipe][1]
 
     def member_count(self, recipe: str) -> int:

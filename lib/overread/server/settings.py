@@ -61,6 +61,8 @@ class Settings:
         slide_batch: windows of a slide that a member sees at a time.
         slide_workers: threads that read a slide.
         encoded_bytes: memory for images that MedUHIP models have encoded.
+    mirrors: bool = True
+        mirrors: whether MedUHIP models look at mirror images, too, in a reader's turns.
         pacs_filter: which series of a PACS are served, as keywords and values of a QIDO-RS search; empty serves all.
         pacs_look_s: how often a PACS is asked for new series and labels.
         pacs_maps: whether probabilities and doubt go into the PACS with an accepted label.
@@ -277,6 +279,7 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "slide_batch": ("slide_batch", _count),
     "slide_workers": ("slide_workers", _count),
     "encoded_gib": ("encoded_bytes", _bytes),
+    "mirrors": ("mirrors", _flag),
     "pacs_filter": ("pacs_filter", _filter),
     "pacs_seconds": ("pacs_look_s", _look_s),
     "pacs_maps": ("pacs_maps", _flag),

@@ -25,6 +25,7 @@ from rich.table import Table
 from torch import nn
 
 from overread.ensemble.compute import choose_device
+from overread.meduhip.mirrors import mirrors_along
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Click
 from overread.meduhip.session import answer, begin, click
@@ -88,6 +89,7 @@ def measure(name: str, turns: int, device: torch.device) -> Row:
     torch.manual_seed(0)
     make, shape = MODELS[name]
     model = make().eval().to(device)
+    model.mirrors = mirrors_along(range(len(shape)), len(shape))
     image = torch.randn(1, 1, *shape, device=device)
     rng = np.random.default_rng(0)
     if device.type == "cuda":

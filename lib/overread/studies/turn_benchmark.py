@@ -23,6 +23,7 @@ from overread.domain import Grid
 from overread.ensemble.plan import Normalisation, Plan
 from overread.imaging.volumes import write_nifti
 from overread.learning.champions import ChampionStore
+from overread.meduhip.mirrors import MIRRORED_AXES
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.storage import save_model
 from overread.studies.asking import ask
@@ -51,7 +52,7 @@ def publish(app: Path, name: str) -> None:
         strides=(one, two, two),
         features=(16, 32, 64),
         normalisation=(Normalisation("zscore"),),
-        mirror_axes=(),
+        mirror_axes=tuple(range(MIRRORED_AXES[axes])),
         classes=2,
     )
     staging = app / "staging" / name

@@ -191,8 +191,13 @@ class TestClinician:
 
     def test_may_only_pick_or_only_click(self) -> None:
         candidates = torch.stack([self.smaller, self.wanted])
-        assert PICKS.reacts(self.wanted, candidates, self.wanted, self.rng) == 1
+        assert PICKS.reacts(self.smaller, candidates, self.wanted, self.rng) == 1
         assert isinstance(CLICKS.reacts(self.smaller, candidates, self.wanted, self.rng), Click)
+
+    def test_only_picks_and_is_content_where_no_candidate_is_better(self) -> None:
+        candidates = torch.stack([self.smaller, self.wanted])
+        assert PICKS.reacts(self.wanted, candidates, self.wanted, self.rng) is None
+        assert PICKS.reacts(self.smaller, self.smaller[None], self.wanted, self.rng) is None
 
     def test_who_lapses_picks_anything(self) -> None:
         careless = Clinician("careless", Chooser(lapse=1.0), "picks")
