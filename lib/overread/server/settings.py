@@ -61,7 +61,6 @@ class Settings:
         slide_batch: windows of a slide that a member sees at a time.
         slide_workers: threads that read a slide.
         encoded_bytes: memory for images that MedUHIP models have encoded.
-    mirrors: bool = True
         mirrors: whether MedUHIP models look at mirror images, too, in a reader's turns.
         pacs_filter: which series of a PACS are served, as keywords and values of a QIDO-RS search; empty serves all.
         pacs_look_s: how often a PACS is asked for new series and labels.
@@ -97,6 +96,7 @@ class Settings:
     slide_batch: int = 8
     slide_workers: int = 2
     encoded_bytes: int = GIB
+    mirrors: bool = True
     pacs_filter: tuple[tuple[str, str], ...] = ()
     pacs_look_s: float = 15.0
     pacs_maps: bool = False
