@@ -61,7 +61,8 @@ class Choice:
         """The choice after a click: the connected part of the region that has the other side there is given up."""
         region = self.region
         if bool(region[at.place]) and bool(self.mask[at.place]) != at.foreground:
-            parts, _ = ndimage.label(region.cpu().numpy())
+            parts = np.zeros(region.shape, np.int32)
+            ndimage.label(region.cpu().numpy(), output=parts)
             region = region & torch.from_numpy(parts != parts[at.place]).to(region.device)
         return replace(self, region=region, is_latest=False)
 

@@ -73,8 +73,8 @@ class Round:
         picks = self.label_all() if self.arm == ALL else self.ask()
         challenger, verdict = self.learn()
         # The ceiling is what labels can do, whatever a gate thinks of it.
-        is_heard = bench.protocol.obeyed and verdict is not None and self.arm != ALL
-        is_rejected = is_heard and not verdict["promoted"]
+        is_heard = bench.protocol.obeyed and self.arm != ALL
+        is_rejected = is_heard and verdict is not None and not verdict["promoted"]
         shutil.copytree(self.model if is_rejected else challenger, self.folder / "model")
         ensemble = bench.load(self.folder / "model")
         return {
