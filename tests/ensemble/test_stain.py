@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from overread.ensemble.stain import HED, restain, vary_stain
+from overread.ensemble.stain import HED, colours_of, in_colours, restain, vary_stain
 
 
 def drawn(strength: float, seed: int, picture: torch.Tensor) -> torch.Tensor:
@@ -58,3 +58,28 @@ def test_stronger_is_further_and_all_of_it_stays_between_black_and_white() -> No
 
 def test_black_is_no_problem() -> None:
     assert torch.isfinite(drawn(0.2, 0, torch.zeros(3, 4, 4))).all()
+
+
+def test_a_picture_in_another_ones_colours_has_its_moments_and_white_stays_white() -> None:
+    generator = torch.Generator().manual_seed(3)
+    amounts = torch.rand(2, 40, 40, generator=generator)
+    here = torch.exp(-torch.einsum("skl,sc->ckl", amounts, HED[:2]))
+    # Another laboratory: a redder eosin, twice the haematoxylin.
+    dyes = torch.stack([2 * HED[0], torch.tensor([0.3, 0.9, 0.3])])
+    there = torch.exp(-torch.einsum("skl,sc->ckl", torch.rand(2, 40, 40, generator=generator), dyes))
+    now, wanted = colours_of(here), colours_of(there)
+    assert not torch.allclose(now, wanted, atol=0.05)
+    turned = in_colours(here, now, wanted)
+    assert torch.allclose(colours_of(turned), wanted, atol=0.02)
+    white = torch.ones(3, 4, 4)
+    assert torch.allclose(in_colours(white, now, wanted), white)
+    assert torch.allclose(in_colours(here, now, now), here, atol=1e-4)
+
+
+def test_colours_are_those_of_tissue_not_of_glass() -> None:
+    picture = tissue()
+    with_glass = torch.cat([picture, torch.ones(3, 8, 40)], dim=2)
+    assert torch.allclose(colours_of(with_glass), colours_of(picture), atol=1e-5)
+    for empty in (torch.ones(3, 8, 8), torch.zeros(3, 8, 8)):
+        assert torch.isfinite(in_colours(picture, colours_of(picture), colours_of(empty))).all()
+        assert torch.isfinite(in_colours(empty, colours_of(empty), colours_of(picture))).all()

@@ -103,6 +103,7 @@ def test_changes_of_a_protocol():
         ("small", "budgets=10,5", "budgets are patches in all and rise"),
         ("small", "members=0", "members is 0"),
         ("small", "replay_share=2", "replay_share is 2"),
+        ("small", "restained=2", "restained is 2"),
         ("small", "begin=middle", "start 'middle' is not known"),
     ],
 )

@@ -24,6 +24,21 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Restaining:
+    """Cases that are shown in the colours of others, so that colours do not tell where a patch is from.
+
+    Attributes:
+        cases: whose patches.
+        like: cases whose colours they are given.
+        share: of the patches that are.
+    """
+
+    cases: frozenset[str]
+    like: tuple[str, ...]
+    share: float
+
+
+@dataclass(frozen=True)
 class Lesson:
     """One member's lesson.
 
@@ -33,11 +48,13 @@ class Lesson:
             at all resolutions. Weights are stored without the heads of the coarser losses; fresh heads would pull at
             what is already good, so a member that goes on is supervised at full resolution alone.
         rate_factor: of the learning rate.
+        restaining: of RGB pictures; none where None.
     """
 
     pools: tuple[Pool, ...]
     start: Path | None = None
     rate_factor: float = 1.0
+    restaining: Restaining | None = None
 
     def __post_init__(self) -> None:
         if not self.pools or not all(pool.cases for pool in self.pools):

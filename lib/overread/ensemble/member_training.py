@@ -30,6 +30,7 @@ from overread.ensemble.dynunet import (
 from overread.ensemble.lesson import Lesson
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import Plan
+from overread.ensemble.stain import in_colours
 
 Optimiser = Literal["auto", "adamw", "sgd"]
 # On the CPU, where budgets are short: AdamW. On 32 hippocampus cases (2026-11, 200 steps of 2 patches) it reached a
@@ -194,10 +195,19 @@ class MemberTraining:
             case = self.lesson.draw(generator)
             on_foreground = float(torch.rand(1, generator=generator)) < FOREGROUND_SHARE
             image, label = self.store.sample(case, self.plan.patch, generator, on_foreground=on_foreground)
+            image = self._restained(case, image, generator)
             image, label = augment(image, label, self.plan, generator)
             images.append(image)
             labels.append(label)
         return torch.stack(images), torch.stack(labels)
+
+    def _restained(self, case: str, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """A patch of the case, perhaps in another one's colours (see `Restaining`)."""
+        rule = self.lesson.restaining
+        if rule is None or case not in rule.cases or float(torch.rand(1, generator=generator)) >= rule.share:
+            return image
+        like = rule.like[int(torch.randint(len(rule.like), (1,), generator=generator))]
+        return in_colours(image, self.store.colours(case), self.store.colours(like))
 
     def _batches(self) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Batches from the current iteration on; made ahead by threads where a GPU does the steps."""

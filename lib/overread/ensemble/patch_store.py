@@ -23,6 +23,7 @@ from overread.domain import BadInputError
 from overread.domain.labels import IGNORE
 from overread.ensemble.plan import Plan
 from overread.ensemble.preparation import prepare, prepare_labels
+from overread.ensemble.stain import colours_of
 from overread.imaging.dataset import Case, Dataset
 from overread.imaging.volumes import read_label_of, read_volume
 
@@ -46,6 +47,7 @@ class PatchStore:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._mapped = lru_cache(maxsize=MAPPED_CASES)(self._map)
+        self._colours = lru_cache(maxsize=MAPPED_CASES)(self._measure_colours)
 
     def fill(
         self,
@@ -74,6 +76,7 @@ class PatchStore:
     def keep(self, cases: Collection[str]) -> None:
         """Delete what is prepared of all other cases."""
         self._mapped.cache_clear()
+        self._colours.cache_clear()
         kept = {self._file(case, what).name for case in cases for what in self.parts}
         for file in self.folder.glob("*.npy"):
             if file.name not in kept:
@@ -122,6 +125,13 @@ class PatchStore:
         image_patch[(slice(None), *target)] = torch.from_numpy(np.array(image[(slice(None), *source)]))
         label_patch[target] = torch.from_numpy(np.array(label[source], dtype=np.int64))
         return image_patch, label_patch
+
+    def colours(self, case: str) -> torch.Tensor:
+        """How an RGB case's tissue is coloured, see `stain.colours_of`."""
+        return self._colours(case)
+
+    def _measure_colours(self, case: str) -> torch.Tensor:
+        return colours_of(torch.from_numpy(np.array(self._mapped(case)[0])))
 
     def _map(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Image, label and places of a case, and which classes its places are of."""

@@ -23,6 +23,11 @@ SATURATION = 0.1
 BRIGHTNESS = 0.1
 HUE = 0.02
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
+# Mean optical density below which a pixel is glass, and what every colour varies at least, so that a map is found.
+GLASS_DENSITY = 0.05
+LEAST_MOMENT = 1e-3
+# A picture's colours are measured on about so many pixels.
+MEASURED_PIXELS = 10_000
 
 
 def vary_stain(picture: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
@@ -49,6 +54,43 @@ def restain(picture: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> 
     densities = FROM_HED @ torch.diag(scale) @ HED
     flat = -picture.reshape(3, -1).clamp_min(DARKEST).log()
     return torch.addmm((shift @ HED)[:, None], densities.T, flat).neg_().exp_().reshape(picture.shape)
+
+
+def colours_of(picture: torch.Tensor) -> torch.Tensor:
+    """How a picture's tissue is coloured: the second moments `(3, 3)` of the optical densities of red, green and blue.
+
+    Args:
+        picture: RGB `(3, *space)` in [0, 1].
+    """
+    flat = picture.reshape(3, -1)
+    every = max(1, flat.shape[1] // MEASURED_PIXELS)
+    densities = -flat[:, ::every].float().clamp_min(DARKEST).log()
+    tissue = densities[:, densities.mean(dim=0) > GLASS_DENSITY]
+    if tissue.shape[1] < 2:
+        tissue = densities
+    return tissue @ tissue.T / tissue.shape[1] + LEAST_MOMENT * torch.eye(3)
+
+
+def in_colours(picture: torch.Tensor, now: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """A picture in another one's colours: the linear map of densities that gives them its second moments.
+
+    Of all such maps the one that moves densities least (Pitié & Kokaram 2007, doi:10.1049/cp:20070055, here without
+    means, so that glass stays white).
+
+    Args:
+        picture: RGB `(3, *space)` in [0, 1].
+        now, wanted: `colours_of` what it is a part of, and of the other.
+    """
+    root = _power(now, 0.5)
+    inverse = _power(now, -0.5)
+    matrix = inverse @ _power(root @ wanted @ root, 0.5) @ inverse
+    flat = -picture.reshape(3, -1).clamp_min(DARKEST).log()
+    return (matrix @ flat).neg_().exp_().clamp_(0, 1).reshape(picture.shape)
+
+
+def _power(moments: torch.Tensor, exponent: float) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(moments.double())
+    return ((vectors * values.clamp_min(1e-12) ** exponent) @ vectors.T).float()
 
 
 def _colour_matrix(saturation: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:

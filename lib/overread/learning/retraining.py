@@ -25,7 +25,7 @@ import torch
 from overread.domain import BadInputError
 from overread.ensemble.adabn import BATCHES, adapt_member, adaptable_plan
 from overread.ensemble.compute import choose_device
-from overread.ensemble.lesson import Lesson, Pool
+from overread.ensemble.lesson import Lesson, Pool, Restaining
 from overread.ensemble.member_training import DivergedError, Optimiser, write_json
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import Plan
@@ -62,6 +62,8 @@ class RetrainingOptions:
             `DEFAULT_MINUTES_CPU`), from scratch as long as `overread train` takes.
         replay_share: of the patches that are of central cases.
         rate_factor: of the learning rate, for `champion`.
+        restained: share of the central patches that are shown in the colours of an accepted picture: where only one
+            class was accepted of a place, its colours would stand for that class. RGB pictures only.
         adabn: whether the members' batch statistics are at last those of the local images alone (see
             `ensemble.adabn`), not of local and central ones together.
         seed, device, precision, threads, clock, checkpoint_every_s, optimiser: as in `TrainingOptions`.
@@ -72,6 +74,7 @@ class RetrainingOptions:
     minutes: float | None = None
     replay_share: float = 0.5
     rate_factor: float = 0.1
+    restained: float = 0.0
     adabn: bool = False
     seed: int = 0
     device: str = "auto"
@@ -86,6 +89,8 @@ class RetrainingOptions:
             raise BadInputError(f"start {self.start!r} is not known; use champion or scratch")
         if not 0 <= self.replay_share <= 1:
             raise BadInputError(f"replay_share is {self.replay_share}, expected 0 to 1")
+        if not 0 <= self.restained <= 1:
+            raise BadInputError(f"restained is {self.restained}, expected 0 to 1")
         if not self.rate_factor > 0:
             raise BadInputError(f"rate_factor is {self.rate_factor}, expected more than 0")
         self.budget(1)
@@ -165,7 +170,7 @@ def retrain(
     keys = {case: f"{case}.{digest(entry)[:KEY_LENGTH]}" for case, entry in files.items()}
     store = _prepare(cases, keys, plan, work / "cases", stage("preparing"))
     try:
-        lessons = _lessons(champion, description, cases, keys, options)
+        lessons = _lessons(champion, description, plan, cases, keys, options)
         train_members(work, plan, lessons, store, options.budget(members), progress or (lambda _: None), stop)
     except DivergedError:
         # Going on from the last checkpoint would end the same way.
@@ -216,6 +221,7 @@ def _batches(store: PatchStore, cases: Sequence[str], plan: Plan, seed: int) -> 
 def _lessons(
     champion: Path,
     description: Mapping[str, Any],
+    plan: Plan,
     cases: TrainingSet,
     keys: Mapping[str, str],
     options: RetrainingOptions,
@@ -227,10 +233,13 @@ def _lessons(
             Pool(tuple(keys[case] for case in cases.learnt_by(member, ids)), share) for ids, share in shares
         ]
         given = tuple(pool for pool in pools if pool.cases and pool.share > 0)
+        lesson = Lesson(given)
         if options.start == "champion":
-            lessons.append(Lesson(given, champion / file, options.rate_factor))
-        else:
-            lessons.append(Lesson(given))
+            lesson = Lesson(given, champion / file, options.rate_factor)
+        central, local = (pool.cases for pool in pools)
+        if options.restained and local and plan.is_rgb:
+            lesson = replace(lesson, restaining=Restaining(frozenset(central), local, options.restained))
+        lessons.append(lesson)
     return lessons
 
 

@@ -65,7 +65,7 @@ class Protocol:
         starter_iterations: training steps of each member of the first model.
         iterations: the same of a retraining.
         begin: a retraining goes on from the model before, or from `scratch`.
-        replay_share, rate_factor: see `RetrainingOptions`.
+        replay_share, rate_factor, restained: see `RetrainingOptions`.
         pooled: patches of all places compete, as in the paper; otherwise each place has its own.
         gated: a retraining spares cases to judge by, as at a hospital, and the gate's verdict is told. Without,
             every member learns from every label.
@@ -92,6 +92,7 @@ class Protocol:
     begin: Literal["champion", "scratch"] = "champion"
     replay_share: float = 0.5
     rate_factor: float = 0.5
+    restained: float = 0.0
     pooled: bool = False
     gated: bool = True
     obeyed: bool = False
@@ -148,6 +149,7 @@ class Protocol:
             iterations=self.iterations,
             replay_share=self.replay_share,
             rate_factor=self.rate_factor,
+            restained=self.restained,
             seed=seed,
             device=device,
             threads=1,
@@ -161,9 +163,10 @@ class Protocol:
     def key(self) -> str:
         """A short name of all of it."""
         values = asdict(self)
-        # It came later; what was done before is still found.
-        if not self.obeyed:
-            del values["obeyed"]
+        # They came later; what was done before is still found.
+        for name in ("obeyed", "restained"):
+            if not values[name]:
+                del values[name]
         return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
