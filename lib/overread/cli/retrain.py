@@ -69,6 +69,14 @@ def retrain(
     adabn: Annotated[
         bool, typer.Option("--adabn", help="Take batch statistics from the local images alone at the end.")
     ] = False,
+    restained: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the central patches of slides that are shown in the colours of accepted ones.",
+        ),
+    ] = 0.0,
     assumed_um_per_px: Annotated[
         float | None,
         typer.Option(
@@ -104,6 +112,7 @@ def retrain(
         "minutes": minutes,
         "start": start.value,
         "adabn": adabn,
+        "restained": restained,
         "seed": seed,
     }
     request = Request(
