@@ -31,23 +31,16 @@ from overread.meduhip.session import answer, begin
 from overread.meduhip.storage import MEMBERS, load_reader
 from overread.meduhip.teach import Wishes, teach
 from overread.raters.pseudo import Style
+from support.champions import TAUGHT
 from support.datasets import write_balls, write_description, write_nifti_case
 from support.rated import disc, write_rated, write_volume
 
 ROOT = Path(__file__).parents[2]
-TINY: dict[str, Any] = {
-    "width": 4,
-    "components": 2,
-    "dimension": 2,
-    "samples": 4,
-    "prompt_width": 4,
-    "episode": {"turns": 2, "samples": 2, "candidates": 2},
-}
 PATCH = {"patch": (32, 32), "batch": 2}
 
 
 def wishes(iterations: int = 2, **changes: Any) -> Wishes:
-    return Wishes.of(TINY, iterations=iterations, device="cpu", threads=1, **changes)
+    return Wishes.of(TAUGHT, iterations=iterations, device="cpu", threads=1, **changes)
 
 
 def write_discs(folder: Path, cases: int = 5, raters: int = 3) -> Path:
@@ -319,7 +312,7 @@ def test_what_does_not_fit_the_images_is_refused(discs: Path, tmp_path: Path):
     with pytest.raises(
         BadInputError, match="backend unet3d is for 3-D images, these are 2-D; use unet2d, sam"
     ):
-        teach("disc", rated(discs), tmp_path / "a", Wishes.of({**TINY, "backend": "unet3d"}, device="cpu"))
+        teach("disc", rated(discs), tmp_path / "a", Wishes.of({**TAUGHT, "backend": "unet3d"}, device="cpu"))
     with pytest.raises(BadInputError, match="a plan has no 'patches'"):
         teach("disc", rated(discs), tmp_path / "b", wishes(), plan_overrides={"patches": (32, 32)})
     with pytest.raises(BadInputError, match="validation_share is 1"):
