@@ -59,7 +59,8 @@ def test_an_episode_has_gradients_there(pick_share: float) -> None:
     raters = torch.zeros(2, 3, 48, 40, device="cuda")
     raters[:, :2, 10:30, 10:30] = 1
     options = EpisodeOptions(turns=3, samples=4, pick_share=pick_share)
-    play(model, images, raters, options, np.random.default_rng(0)).total.backward()
+    losses = play(model, images, raters, options, np.random.default_rng(0), precision=torch.bfloat16)
+    losses.total.backward()
     # The Weight Network's last layer starts at 0, so that what comes before it has none yet.
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.segmentation_parameters())
 

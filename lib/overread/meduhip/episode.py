@@ -81,6 +81,7 @@ def play(
     options: EpisodeOptions,
     rng: np.random.Generator,
     structure: int = 0,
+    precision: torch.dtype = torch.float32,
 ) -> Losses:
     """Play one episode with a batch.
 
@@ -92,10 +93,11 @@ def play(
     Args:
         images: `(batch, channel, *space)`.
         raters: `(batch, rater, *space)` in {0, 1}; each episode has the fused opinion of some of them in mind.
+        precision: what the networks multiply in; losses and posteriors are always float32.
     """
     batch = len(images)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    with _quickly(images.device):
+    with in_precision(images.device, precision):
         cache = model.encode(images)
     wanted = fused_of_some(raters, rng)
     standing = Standing(Prompts.none(batch, images.ndim - 2, images.device))
@@ -104,7 +106,7 @@ def play(
     for turn in range(options.turns):
         space = model.space(cache, standing.prompts, standing.weights, standing.shift, structure)
         draws = SAMPLERS[options.sampler](space, options.samples, generator)
-        with _quickly(images.device):
+        with in_precision(images.device, precision):
             logits = model.decode(cache, draws.samples, standing.prompts, structure)
         # Losses and posteriors stay in float32: Dice in bfloat16 is off by as much as samples differ.
         logits = logits.float()
@@ -127,9 +129,9 @@ def play(
     return Losses(voting / options.turns, weighting)
 
 
-def _quickly(device: torch.device) -> torch.autocast:
-    """bfloat16 for the networks on a GPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def in_precision(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Autocast context of a network in training."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
 
 def _diversity(

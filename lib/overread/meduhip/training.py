@@ -26,7 +26,7 @@ from torch import nn
 
 from overread.domain import BadInputError
 from overread.ensemble.augmentation import augment, augment_lightly
-from overread.ensemble.compute import choose_device
+from overread.ensemble.compute import choose_device, choose_precision
 from overread.ensemble.lesson import Lesson, Pool
 from overread.ensemble.member_training import LARGEST_GRADIENT, DivergedError
 from overread.ensemble.plan import Plan
@@ -47,6 +47,9 @@ RUNNING = 0.05
 AUGMENTATIONS = {"full": augment, "light": augment_lightly}
 # A few hundred steps are too few to profit from everything that nnU-Net varies.
 DEFAULT_AUGMENTATION = {"cpu": "light", "cuda": "full"}
+PRECISIONS = ("auto", "float32", "bfloat16")
+# Convolutions on a processor are up to a third faster with the channels of a voxel side by side.
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 DEFAULT_ITERATIONS = {"cpu": 1_500, "cuda": 20_000}
 
 
@@ -69,6 +72,7 @@ class MedUHIPOptions:
         learning_rate: of all three optimisers at the start; it falls to 0 over the budget.
         episode: how episodes are played.
         augmentation: `full` or `light`, see `ensemble.augmentation`; None takes `light` on the CPU, else `full`.
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it natively.
     """
 
     iterations: int | None = None
@@ -83,6 +87,7 @@ class MedUHIPOptions:
     learning_rate: float = LEARNING_RATE
     episode: EpisodeOptions = field(default_factory=EpisodeOptions)
     augmentation: str | None = None
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("iterations", "minutes", "threads"):
@@ -101,6 +106,16 @@ class MedUHIPOptions:
             )
         if self.clock not in ("wall", "processor"):
             raise BadInputError(f"clock {self.clock!r} is not known; use wall or processor")
+        if self.precision not in PRECISIONS:
+            raise BadInputError(f"precision {self.precision!r} is not known; use {', '.join(PRECISIONS)}")
+
+    def multiplies_in(self, device: torch.device) -> torch.dtype:
+        """The type that the networks compute in on a device."""
+        if self.precision == "float32":
+            return torch.float32
+        # Without bfloat16 in hardware float32: float16 would need its losses scaled.
+        chosen = choose_precision(self.precision, device)
+        return chosen if chosen == torch.bfloat16 else torch.float32
 
 
 @dataclass(frozen=True)
@@ -236,6 +251,9 @@ class _Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(options.seed, "weights"))
             self.model = MedUHIP(configuration).to(self.device)
+        self.precision = options.multiplies_in(self.device)
+        if self.device.type == "cpu":
+            self.model = self.model.to(memory_format=CHANNELS_LAST[configuration.axes])
         if start is not None:
             self.model.load_state_dict(start.state_dict())
         self.model.train()
@@ -278,7 +296,7 @@ class _Training:
         structure = self._structure(rng)
         images, raters = self._batch(structure)
         images, raters = images.to(self.device), raters.to(self.device)
-        losses = play(self.model, images, raters, episode, rng, structure)
+        losses = play(self.model, images, raters, episode, rng, structure, self.precision)
         value = float(losses.total.detach())
         if not math.isfinite(value):
             raise DivergedError(

@@ -14,11 +14,18 @@ from overread.ensemble.compute import choose_device
 from overread.ensemble.member_training import write_json
 from overread.ensemble.plan import Plan
 from overread.meduhip.backend import Cache
-from overread.meduhip.episode import EpisodeOptions
+from overread.meduhip.episode import EpisodeOptions, in_precision
 from overread.meduhip.mirrors import mirrors_along
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.session import answer, begin
-from overread.meduhip.training import MedUHIPOptions, PatchSource, averaged, clicking, train_meduhip
+from overread.meduhip.training import (
+    CHANNELS_LAST,
+    MedUHIPOptions,
+    PatchSource,
+    averaged,
+    clicking,
+    train_meduhip,
+)
 from overread.meduhip.vote import log_soft_vote
 from overread.studies.meduhip.clinicians import (
     CLICKS,
@@ -241,6 +248,9 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
     source = PatchSource(bench.data, bench.cases, bench.plan, bench.seed)
     options, device = MedUHIPOptions(), choose_device(bench.device)
     model.to(device)
+    precision = options.multiplies_in(device)
+    if device.type == "cpu":
+        model = model.to(memory_format=CHANNELS_LAST[configuration.axes])
     optimiser = torch.optim.AdamW(model.parameters(), options.learning_rate, betas=(0.9, 0.99))
     average = {name: value.detach().clone() for name, value in averaged(model)}
     began, iteration = time.thread_time(), 0
@@ -253,7 +263,9 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
             group["lr"] = options.learning_rate * (1 - share) ** 0.9
         optimiser.zero_grad()
         chosen = raters[torch.arange(len(raters), device=device), index.to(device)]
-        model.loss(images, chosen).backward()
+        with in_precision(device, precision):
+            loss = model.loss(images, chosen)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 12.0)
         optimiser.step()
         weight = 1 - min(0.99, (1 + iteration) / (10 + iteration))

@@ -63,7 +63,7 @@ class ProbabilisticUNet(nn.Module):
         posterior = self.posterior(torch.cat([image, label[:, None]], dim=1))
         sample = posterior.rsample()[:, None]
         nothing = Prompts.none(1, label.ndim - 1, image.device).expanded(len(label))
-        logits = self.backend.decode(cache, sample, nothing)
+        logits = self.backend.decode(cache, sample, nothing).float()
         divergence = kl_divergence(posterior, self.prior(cache.features)).mean()
         return soft_vote_loss(logits, label) + BETA * divergence / VOXELS_OF_PAPER
 
@@ -85,5 +85,5 @@ class _Gaussian(nn.Module):
 
     def forward(self, values: torch.Tensor) -> Independent:
         pooled = self.layers(values).flatten(2).mean(dim=2)
-        mean, log_deviation = self.out(pooled).chunk(2, dim=1)
+        mean, log_deviation = self.out(pooled).float().chunk(2, dim=1)
         return Independent(Normal(mean, log_deviation.clamp(-5, 3).exp()), 1)
