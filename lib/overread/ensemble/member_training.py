@@ -20,6 +20,7 @@ from overread.domain import BadInputError, OverreadError
 from overread.domain.labels import IGNORE
 from overread.ensemble.adabn import BATCHES, estimate_statistics
 from overread.ensemble.augmentation import augment
+from overread.ensemble.compute import layout_for
 from overread.ensemble.dynunet import (
     SupervisedLoss,
     build_network,
@@ -109,7 +110,8 @@ class MemberTraining:
             self.network = build_network(plan, for_training=lesson.start is None).to(device)
         if lesson.start is not None:
             fill_network(self.network, lesson.start)
-        self.network.train()
+        self.layout = layout_for(device, len(plan.patch))
+        self.network.to(memory_format=self.layout).train()
         self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self.criterion = SupervisedLoss()
         self.optimiser = _optimiser(self.network, device, lesson.rate_factor, optimiser)
@@ -168,7 +170,8 @@ class MemberTraining:
         """One step. Returns the loss, and the Dice of what the member said about the patches (see `patch_dice`)."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.full_rate * (1 - share) ** POLY_EXPONENT
-        images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        images = images.to(self.device, non_blocking=True, memory_format=self.layout)
+        labels = labels.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             goes_on = self.lesson.start is not None
             outputs = [self.network(images)] if goes_on else supervised_logits(self.network, images)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from overread.domain import BadInputError, Registry
-from overread.ensemble.compute import choose_device
+from overread.ensemble.compute import choose_device, layout_for
 from overread.ensemble.member_training import write_json
 from overread.ensemble.plan import Plan
 from overread.meduhip.backend import Cache
@@ -19,7 +19,6 @@ from overread.meduhip.mirrors import mirrors_along
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.session import answer, begin
 from overread.meduhip.training import (
-    CHANNELS_LAST,
     MedUHIPOptions,
     PatchSource,
     averaged,
@@ -247,10 +246,8 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
         return model.eval()
     source = PatchSource(bench.data, bench.cases, bench.plan, bench.seed)
     options, device = MedUHIPOptions(), choose_device(bench.device)
-    model.to(device)
+    model.to(device, memory_format=layout_for(device, configuration.axes))
     precision = options.multiplies_in(device)
-    if device.type == "cpu":
-        model = model.to(memory_format=CHANNELS_LAST[configuration.axes])
     optimiser = torch.optim.AdamW(model.parameters(), options.learning_rate, betas=(0.9, 0.99))
     average = {name: value.detach().clone() for name, value in averaged(model)}
     began, iteration = time.thread_time(), 0
