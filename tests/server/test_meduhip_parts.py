@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -318,6 +319,47 @@ def test_a_click_in_a_region_on_its_candidates_side_picks_it(desk, click, picks,
     free, _ = turns.take(replace(sitting, offered=False), Clicks((replace(click),)), "", None)
     is_named = click.about.startswith("candidate")
     assert (free.session.structures[0].weights == state.weights) is (is_named or not picks)
+
+
+@pytest.fixture(scope="module")
+def slope() -> tuple[Turns, Sitting]:
+    """A model of one style at an image that fades outwards, so that its samples agree and its border is unsure."""
+    places = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"))
+    middle = np.array(SHAPE).reshape(-1, 1, 1, 1) / 2
+    distance = np.sqrt(((places - middle) ** 2).sum(axis=0))
+    voxels = np.clip(150 - 6 * distance, 0, None).astype(np.float32)
+    return turns_at(Grid(SHAPE, np.eye(4)), voxels, structures=((80.0,),))
+
+
+def test_wider_and_tighter_are_told_in_words_and_picked_by_name(slope):
+    turns, sitting = slope
+    view = turns.view(sitting)
+    shown = view.labels == 1
+    _, wider, tighter = view.offers[0]
+    assert re.fullmatch(r"B: wider all round, \+[\d.]+ mL", wider.label)
+    assert re.fullmatch(r"C: tighter all round, −[\d.]+ mL", tighter.label)
+    assert (wider.to_json()["support"], wider.removed, tighter.added) == (0.0, 0.0, 0.0)
+    picked, _ = turns.take(sitting, Clicks(), "candidate B", None)
+    drawn = turns.view(picked).labels == 1
+    assert int((drawn & ~shown).sum()) / 1000 == pytest.approx(wider.added)
+    assert bool((drawn | ~shown).all())
+
+
+def test_a_click_in_the_rim_of_a_wider_one_corrects_one_spot(slope):
+    turns, sitting = slope
+    view = turns.view(sitting)
+    shown = view.labels == 1
+    rim = tuple(int(n) for n in np.argwhere(view.regions[0] == 2)[0])
+    after, _ = turns.take(
+        replace(sitting, offered=True), Clicks((Said("click", "organ", True, rim),)), "", None
+    )
+    corrected = turns.view(after).labels == 1
+    assert corrected[rim]
+    assert after.session.structures[0].level == 0.0
+    assert int((corrected ^ shown).sum()) < int(view.offers[0][1].added * 1000) / 2
+    # By the candidate's own name it is the candidate that is meant.
+    named, _ = turns.take(sitting, Clicks((Said("click", "candidate B", True, rim),)), "", None)
+    assert named.session.structures[0].level < 0
 
 
 def test_a_click_of_a_candidates_name_outside_its_region_is_on_the_side_that_it_has_there(desk):

@@ -6,6 +6,7 @@ import os
 from typing import Literal
 
 import torch
+from torch import nn
 
 from overread.domain import BadInputError
 
@@ -61,15 +62,17 @@ def cpu_has_fast_bfloat16() -> bool:
     )
 
 
-def layout_for(device: torch.device, axes: int) -> torch.memory_format:
-    """How weights and images lie in memory while a network learns.
+def lay_out(network: nn.Module, device: torch.device, axes: int) -> torch.memory_format:
+    """Move a network to where it learns, with its weights in memory as is fastest there; its images are to lie alike.
 
     On processors the channels of a voxel side by side: convolutions of 2 and 3 axes, forward and backward, took a
     fifth to a third less time so, with bfloat16 and without.
     """
-    if device.type != "cpu":
-        return torch.contiguous_format
-    return {2: torch.channels_last, 3: torch.channels_last_3d}[axes]
+    layout = torch.contiguous_format
+    if device.type == "cpu":
+        layout = {2: torch.channels_last, 3: torch.channels_last_3d}[axes]
+    network.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    return layout
 
 
 def leave_a_core(threads: int | None = None) -> int:

@@ -20,7 +20,7 @@ from overread.domain import BadInputError, OverreadError
 from overread.domain.labels import IGNORE
 from overread.ensemble.adabn import BATCHES, estimate_statistics
 from overread.ensemble.augmentation import augment
-from overread.ensemble.compute import layout_for
+from overread.ensemble.compute import lay_out
 from overread.ensemble.dynunet import (
     SupervisedLoss,
     build_network,
@@ -107,11 +107,11 @@ class MemberTraining:
         self.clock, self.loaders = clock, loaders
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(seed, index, "weights"))
-            self.network = build_network(plan, for_training=lesson.start is None).to(device)
+            self.network = build_network(plan, for_training=lesson.start is None)
         if lesson.start is not None:
             fill_network(self.network, lesson.start)
-        self.layout = layout_for(device, len(plan.patch))
-        self.network.to(memory_format=self.layout).train()
+        self.layout = lay_out(self.network, device, len(plan.patch))
+        self.network.train()
         self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self.criterion = SupervisedLoss()
         self.optimiser = _optimiser(self.network, device, lesson.rate_factor, optimiser)

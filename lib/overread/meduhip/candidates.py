@@ -1,4 +1,8 @@
-"""What is offered to the clinician: up to K regions that the samples fall into (MedUHIP section 3.4)."""
+"""What is offered to the clinician: up to K regions that the samples fall into (MedUHIP section 3.4).
+
+Raters who agree about everything else still draw more or less generously. So where the samples fall into fewer groups,
+the places that are left go to what is shown, drawn wider and drawn tighter.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from overread.meduhip.clustering import CLUSTERERS, medoid_of, merge_alike
-from overread.meduhip.vote import pairwise_dice
+from overread.meduhip.clustering import CLUSTERERS, SAME_DICE, medoid_of, merge_alike
+from overread.meduhip.vote import pairwise_dice, sample_dice
 
 DEFAULT_CLUSTERING = "kmedoids"
 # Masks are grouped at this many voxels a side at most, inside the box where any of them could be.
@@ -19,6 +23,11 @@ POSSIBLE = 0.05
 POSSIBLE_LOGIT = math.log(POSSIBLE / (1 - POSSIBLE))
 # A group of fewer samples than this share is not shown.
 SMALLEST_SUPPORT = 0.02
+# Log odds that a voxel needs in the soft vote, where 0 is what is shown: the wider candidate and the tighter one
+# (chosen on validation cases; +-1 does as much).
+LEVELS = (-1.5, 1.5)
+# Samples that are taken to agree with such a candidate: this share of them, those with the most alike masks.
+ALIKE_SHARE = 1 / 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +35,17 @@ class Candidate:
     """One plausible segmentation with those that resemble it.
 
     Attributes:
-        members: `(sample,)` boolean: the samples of this group.
-        medoid: index of the sample in its middle, which is what is shown.
-        support: share of all samples that are in the group, in (0, 1].
+        members: `(sample,)` boolean: the samples of this group, or those most like a level.
+        medoid: index of the sample in its middle, which is what is shown unless there is a level.
+        support: share of all samples that are in the group, in (0, 1]; 0 of a level.
+        level: log odds above which the soft vote is shown, below 0 wider and above 0 tighter than the answer; 0 of a
+            group of samples.
     """
 
     members: torch.Tensor
     medoid: int
     support: float
+    level: float = 0.0
 
 
 def possible_box(masks: torch.Tensor, threshold: float = POSSIBLE) -> tuple[slice, ...]:
@@ -69,11 +81,16 @@ def propose(
     return _grouped(_shrunk(cut), groups, clustering, weights)
 
 
-def propose_from_logits(logits: torch.Tensor, groups: int) -> list[Candidate]:
-    """What `propose` gives for `logits.sigmoid()`, with the probabilities of one sample at a time in memory."""
+def propose_from_logits(logits: torch.Tensor, groups: int, *, levels: bool = False) -> list[Candidate]:
+    """What `propose` gives for `logits.sigmoid()`, with the probabilities of one sample at a time in memory.
+
+    Args:
+        levels: whether places that are left go to the answer, drawn wider and tighter.
+    """
     cut = logits[(slice(None), *possible_box(logits, POSSIBLE_LOGIT))]
     shrunk = torch.cat([_shrunk(mask[None].sigmoid()) for mask in cut])
-    return _grouped(shrunk, groups, DEFAULT_CLUSTERING, None)
+    found = _grouped(shrunk, groups, DEFAULT_CLUSTERING, None)
+    return [*found, *_levels(shrunk, found, groups)] if levels else found
 
 
 def _shrunk(masks: torch.Tensor) -> torch.Tensor:
@@ -102,6 +119,23 @@ def _grouped(
         if candidate.support >= SMALLEST_SUPPORT and int(candidate.members.sum()) >= 1
     ]
     return shown or found[:1]
+
+
+def _levels(shrunk: torch.Tensor, found: Sequence[Candidate], groups: int) -> list[Candidate]:
+    """The answer drawn wider and tighter, as far as there is room and nothing that was found looks the same."""
+    vote, masks = shrunk.mean(dim=0), (shrunk > 0.5).float()
+    there = torch.stack([(vote > 0.5).float(), *(masks[candidate.medoid] for candidate in found)])
+    levels: list[Candidate] = []
+    for level in LEVELS:
+        mask = (vote > 1 / (1 + math.exp(-level))).float()
+        alike = float(sample_dice(there[None], mask[None]).max())
+        if len(found) + len(levels) < groups and bool(mask.any()) and alike < SAME_DICE:
+            likeness = sample_dice(masks[None], mask[None])[0]
+            nearest = likeness.topk(max(1, round(ALIKE_SHARE * len(masks)))).indices
+            members = torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
+            members[nearest] = True
+            levels.append(Candidate(members, int(nearest[0]), 0.0, level))
+    return levels
 
 
 def telling_voxels(probabilities: torch.Tensor, members: torch.Tensor, count: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ from overread.meduhip.vote import vote_log_odds
 
 # The dense prompt is kept in steps of a 16th of a logit.
 DENSE_STEPS = 127 / LARGEST_LOGIT
+# Wider or tighter than this nobody draws: a voxel is foreground where one vote in 400 says so, or all but one do.
+LARGEST_LEVEL = 6.0
 
 
 class Image(Protocol):
@@ -51,6 +54,8 @@ class StructureState:
         explored: how often none of the candidates was right since something was chosen.
         chosen: where picked candidates changed what was shown, and to which side, compressed; empty where none was
             picked. It is shown so until a click contradicts it.
+        level: log odds that a voxel needs in the soft vote to be shown, where 0 is an even vote: what picking wider
+            (below 0) and tighter candidates adds up to.
     """
 
     weights: tuple[float, ...] = ()
@@ -60,6 +65,7 @@ class StructureState:
     dense: str = ""
     explored: int = 0
     chosen: str = ""
+    level: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,9 @@ class Session:
                     told=_clicks(state["told"]),
                     dense=state["dense"],
                     explored=state["explored"],
-                    # Sessions of earlier versions kept none.
+                    # Sessions of earlier versions kept neither.
                     chosen=state.get("chosen", ""),
+                    level=state.get("level", 0.0),
                 )
                 for state in values["structures"]
             )
@@ -118,22 +125,37 @@ class StructureAnswer:
 
     Attributes:
         turn: samples with their lineage and masks.
-        logits: log odds of the soft vote, `(*space)`; every pick and every click is honoured.
+        logits: log odds of the soft vote against the clinician's level, `(*space)`; every pick and every click is
+            honoured.
         candidates: what is offered, the best supported first.
+        state: what it answers to.
+        choice: of the state, unpacked.
     """
 
     turn: Round
     logits: torch.Tensor
     candidates: list[Candidate]
+    state: StructureState
+    choice: Choice | None
 
     @property
     def probabilities(self) -> torch.Tensor:
         """The samples' masks `(sample, *space)` in [0, 1]."""
         return self.turn.logits[0].sigmoid()
 
+    def logits_of(self, candidate: int) -> torch.Tensor:
+        """What is shown as a candidate, `(*space)`: its medoid, or all samples' vote at its level."""
+        found = self.candidates[candidate]
+        level = self.state.level + found.level
+        if not found.level:
+            return self.turn.logits[0, found.medoid] - level
+        # A mask that was picked entire leaves no room for a wider one; what it changed is kept.
+        kept = None if self.choice is None else replace(self.choice, is_latest=False)
+        return _honoured(vote_log_odds(self.turn.logits[0]) - level, kept, self.state.clicks)
+
     def mask_of(self, candidate: int) -> torch.Tensor:
-        """What is shown as a candidate: the mask of its medoid, boolean `(*space)`."""
-        return self.turn.logits[0, self.candidates[candidate].medoid] > 0
+        """The same as a mask, boolean `(*space)`."""
+        return self.logits_of(candidate) > 0
 
 
 def begin(
@@ -171,12 +193,14 @@ def answer(
     drawn = draw_nothing if samples == 1 else draw
     draws = drawn(space, samples or model.configuration.samples, generator)
     logits = image.decode(draws.samples, standing.prompts, structure)
-    shown = vote_log_odds(logits[0])
-    if (chosen := _choice(state, image.cache)) is not None:
-        shown = honour_choice(shown, chosen)
-    shown = honour(shown, state.clicks)
-    candidates = propose_from_logits(logits[0], model.configuration.candidates)
-    return StructureAnswer(Round(space, draws, logits), shown, candidates)
+    choice = _choice(state, image.cache)
+    shown = _honoured(vote_log_odds(logits[0]) - state.level, choice, state.clicks)
+    candidates = propose_from_logits(logits[0], model.configuration.candidates, levels=True)
+    return StructureAnswer(Round(space, draws, logits), shown, candidates, state, choice)
+
+
+def _honoured(logits: torch.Tensor, choice: Choice | None, clicks: Sequence[Click]) -> torch.Tensor:
+    return honour(logits if choice is None else honour_choice(logits, choice), clicks)
 
 
 @torch.no_grad()
@@ -204,8 +228,8 @@ def pick(
     """
     if not 0 <= candidate < len(given.candidates):
         raise BadInputError(f"candidate {candidate + 1} was not offered; there were {len(given.candidates)}")
-    state = session.structures[structure]
-    members = given.candidates[candidate].members
+    state, found = session.structures[structure], given.candidates[candidate]
+    members = found.members
     if at is None:
         place = tuple(int(n) for n in telling_voxels(given.probabilities, members, 1)[0])
         at_side = bool(given.probabilities[members].mean(dim=0)[place] > 0.5)
@@ -213,10 +237,15 @@ def pick(
     else:
         told, clicks = at, (*state.clicks, at)
     evidence = Evidence(members.float()[None], _places([told]), _sides([told]))
-    mask, earlier = given.mask_of(candidate), _choice(state, image.cache)
+    mask, earlier = given.mask_of(candidate), given.choice
     changed = mask ^ (given.logits > 0)
+    if found.level:
+        # What a level changed is not kept voxel by voxel: the level is.
+        changed = torch.zeros_like(changed)
+        level = state.level + found.level
+        state = replace(state, level=min(LARGEST_LEVEL, max(-LARGEST_LEVEL, level)))
     chosen = Choice(changed if earlier is None else changed | earlier.region, mask)
-    return _after(model, image, session, given, evidence, structure, clicks, told, chosen)
+    return _after(model, image, session, given, evidence, structure, state, clicks, told, chosen)
 
 
 @torch.no_grad()
@@ -233,11 +262,10 @@ def click(
     places, sides = _places([at]), _sides([at])
     belief = click_evidence(given.turn.logits, places, sides)
     evidence = Evidence(belief, places, sides)
-    state = session.structures[structure]
-    chosen = _choice(state, image.cache)
+    state, chosen = session.structures[structure], given.choice
     if chosen is not None:
         chosen = chosen.contradicted(at)
-    return _after(model, image, session, given, evidence, structure, (*state.clicks, at), at, chosen)
+    return _after(model, image, session, given, evidence, structure, state, (*state.clicks, at), at, chosen)
 
 
 def none_of_these(session: Session, structure: int = 0) -> Session:
@@ -261,11 +289,11 @@ def _after(
     given: StructureAnswer,
     evidence: Evidence,
     structure: int,
+    state: StructureState,
     clicks: tuple[Click, ...],
     told: Click,
     chosen: Choice | None,
 ) -> Session:
-    state = session.structures[structure]
     standing = _standing(model, state, image.cache)
     following, _ = taught(model, standing, given.turn, evidence, structure)
     assert following.weights is not None
@@ -279,6 +307,7 @@ def _after(
             told=(*state.told, told),
             dense=_packed(following.prompts.dense[0, 0]),
             chosen="" if chosen is None else chosen.packed(),
+            level=state.level,
         ),
     )
 

@@ -26,7 +26,7 @@ from torch import nn
 
 from overread.domain import BadInputError
 from overread.ensemble.augmentation import augment, augment_lightly
-from overread.ensemble.compute import choose_device, choose_precision, layout_for
+from overread.ensemble.compute import choose_device, choose_precision, lay_out
 from overread.ensemble.lesson import Lesson, Pool
 from overread.ensemble.member_training import LARGEST_GRADIENT, DivergedError
 from overread.ensemble.plan import Plan
@@ -248,10 +248,9 @@ class _Training:
             torch.set_num_threads(options.threads)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(options.seed, "weights"))
-            self.model = MedUHIP(configuration).to(self.device)
+            self.model = MedUHIP(configuration)
         self.precision = options.multiplies_in(self.device)
-        self.layout = layout_for(self.device, configuration.axes)
-        self.model.to(memory_format=self.layout)
+        self.layout = lay_out(self.model, self.device, configuration.axes)
         if start is not None:
             self.model.load_state_dict(start.state_dict())
         self.model.train()

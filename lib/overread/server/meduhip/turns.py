@@ -136,10 +136,15 @@ class Turns:
         return bool(view.labels[place] == structure + 1) or float(logits.amax().sigmoid()) > POSSIBLE
 
     def _candidate_meant(self, view: View, said: Said, structure: int, foreground: bool) -> int | None:
-        """The candidate that a click picks: it lies in a region that was shown, on the side the candidate has there."""
+        """The candidate that a click picks: it lies in a region that was shown, on the side the candidate has there.
+
+        The rims of what is drawn wider or tighter are picked by name alone: whoever clicks there corrects one spot.
+        """
         is_about_it = said.about in (BACKGROUND, self.classes[structure + 1])
         if not said.offered or structure != said.focus or not is_about_it:
             return None
         index = view.candidate_at(structure, said.place)
+        if index is not None and view.answers[structure].candidates[index].level:
+            return None
         has_there = not bool(view.labels[said.place] == structure + 1)
         return index if has_there == foreground else None

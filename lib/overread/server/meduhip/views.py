@@ -11,6 +11,7 @@ import torch
 
 from overread.domain import BadInputError
 from overread.ensemble.orientation import to_canonical
+from overread.meduhip.candidates import Candidate, in_words
 from overread.meduhip.honour import honour
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.session import StructureAnswer, answer
@@ -30,7 +31,7 @@ class Offer:
 
     Attributes:
         letter: `A` is the best supported.
-        support: share of the samples, in (0, 1].
+        support: share of the samples, in (0, 1]; 0 where the answer was drawn wider or tighter.
         volume, added, removed: of the whole, and against what is shown; in `unit`.
         unit: `mL`, or `px` of pictures.
         words: how and where it differs.
@@ -48,8 +49,9 @@ class Offer:
 
     @property
     def label(self) -> str:
-        """`B: +2.1 mL, adds the upper pole (38 %)`."""
-        return f"{self.letter}: {self.words} ({self.support:.0%})".replace("%", " %")
+        """`B: +2.1 mL, adds the upper pole (38 %)`, or `C: wider all round, +3 mL`, which no share of samples says."""
+        share = f" ({self.support:.0%})".replace("%", " %") if self.support else ""
+        return f"{self.letter}: {self.words}{share}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -135,14 +137,13 @@ def view_of(model: MedUHIP, opened: Opened, sitting: Sitting, classes: Sequence[
     for structure, one in enumerate(answers):
         clicks = session.structures[structure].clicks
         masks = []
-        for candidate in one.candidates[: len(CANDIDATE_NAMES)]:
-            logits = honour(one.turn.logits[0, candidate.medoid], clicks)
+        for candidate in range(min(len(one.candidates), len(CANDIDATE_NAMES))):
+            logits = honour(one.logits_of(candidate), clicks)
             seen = (image.to_input(logits.sigmoid().float()[None])[0] > 0.5).cpu().numpy()
             masks.append(_with_clicks(seen, sitting.said, classes, structure + 1))
         shown = labels == structure + 1
         regions.append(regions_of(shown, masks))
-        supports = [candidate.support for candidate in one.candidates]
-        offers.append(_offers(opened, shown, masks, supports, regions[-1]))
+        offers.append(_offers(opened, shown, masks, one.candidates, regions[-1]))
     return View(answers, labels, tuple(regions), tuple(offers))
 
 
@@ -205,7 +206,7 @@ def _offers(
     opened: Opened,
     shown: np.ndarray,
     masks: Sequence[np.ndarray],
-    supports: Sequence[float],
+    candidates: Sequence[Candidate],
     regions: np.ndarray,
 ) -> tuple[Offer, ...]:
     prepared = opened.image.prepared
@@ -216,13 +217,17 @@ def _offers(
         return to_canonical(mask[None], prepared.axes, prepared.flips)[0]
 
     found = []
-    for number, mask in enumerate(masks):
+    for number, (mask, candidate) in enumerate(zip(masks, candidates, strict=False)):
         added, removed = mask & ~shown, shown & ~mask
-        words = difference_in_words(turned(added), turned(removed), turned(shown), voxel, unit)
+        if candidate.level:
+            volumes = in_words(int(added.sum()) * voxel, int(removed.sum()) * voxel, unit)
+            words = f"{'wider' if candidate.level < 0 else 'tighter'} all round, {volumes}"
+        else:
+            words = difference_in_words(turned(added), turned(removed), turned(shown), voxel, unit)
         found.append(
             Offer(
                 letter=CANDIDATE_LETTERS[number],
-                support=supports[number],
+                support=candidate.support,
                 volume=int(mask.sum()) * voxel,
                 added=int(added.sum()) * voxel,
                 removed=int(removed.sum()) * voxel,

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from overread.domain import BadInputError, Registry
-from overread.ensemble.compute import choose_device, layout_for
+from overread.ensemble.compute import choose_device, lay_out
 from overread.ensemble.member_training import write_json
 from overread.ensemble.plan import Plan
 from overread.meduhip.backend import Cache
@@ -246,7 +246,7 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
         return model.eval()
     source = PatchSource(bench.data, bench.cases, bench.plan, bench.seed)
     options, device = MedUHIPOptions(), choose_device(bench.device)
-    model.to(device, memory_format=layout_for(device, configuration.axes))
+    lay_out(model, device, configuration.axes)
     precision = options.multiplies_in(device)
     optimiser = torch.optim.AdamW(model.parameters(), options.learning_rate, betas=(0.9, 0.99))
     average = {name: value.detach().clone() for name, value in averaged(model)}

@@ -11,12 +11,12 @@ import torch
 
 from overread.domain import BadInputError
 from overread.meduhip.backend import Cache
-from overread.meduhip.candidates import propose
+from overread.meduhip.candidates import propose_from_logits
 from overread.meduhip.honour import honour
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.prompts import Click, Prompts
 from overread.meduhip.session import StructureState, answer, begin, click, pick
-from overread.meduhip.vote import log_soft_vote
+from overread.meduhip.vote import log_soft_vote, vote_log_odds
 from overread.studies.meduhip.clinicians import Clinician
 
 ABLATIONS = ("", "no Mean-Variance Network", "no weights")
@@ -218,8 +218,7 @@ class PickingPlayer:
         best_sample = max(dice(sample > 0, wanted) for sample in logits)
         best_candidate = float("nan")
         for turn in range(turns):
-            offered = propose(logits.sigmoid(), self.candidates)
-            masks = torch.stack([logits[candidate.medoid] > 0 for candidate in offered])
+            masks = _offered(logits, self.candidates)
             if turn == 0:
                 best_candidate = max(dice(mask, wanted) for mask in masks)
             reaction = clinician.reacts(shown, masks, wanted, rng)
@@ -228,6 +227,13 @@ class PickingPlayer:
             dices.append(dice(shown, wanted))
             logits = self.draw(image, int(rng.integers(2**31)))
         return Trace(tuple(dices), best_sample, best_candidate)
+
+
+def _offered(logits: torch.Tensor, most: int) -> torch.Tensor:
+    """The masks `(candidate, *space)` that samples `(sample, *space)` are offered as, by the rules of the server."""
+    vote = vote_log_odds(logits)
+    found = propose_from_logits(logits, most, levels=True)
+    return torch.stack([vote > one.level if one.level else logits[one.medoid] > 0 for one in found])
 
 
 def dice(mask: torch.Tensor, wanted: torch.Tensor) -> float:
