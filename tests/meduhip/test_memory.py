@@ -11,16 +11,19 @@ import torch
 from overread.domain import BadInputError
 from overread.meduhip.memory import (
     DECAY,
+    LEVELS_TRIED,
     Impression,
     Preference,
     impression,
     learned,
     mean_weights,
+    overlap_by_level,
     prior_state,
     replayed,
 )
 from overread.meduhip.prompts import Click
 from overread.meduhip.session import answer, begin, click, space_now
+from overread.meduhip.vote import sample_dice
 from support.known_meduhip import RADII, disc_of, known_model, known_reader, picture
 
 READER = known_reader()
@@ -95,10 +98,32 @@ def test_own_cases_outweigh_the_others_mean_in_time():
     assert prior_state(own(45), MODEL, everybody=everybody).weights == pytest.approx((0.05, 0.9, 0.05, 0.0))
 
 
-def test_the_shift_is_a_mean_that_forgets():
+def test_each_samples_overlap_at_each_level_is_that_of_its_mask_there():
+    logits = torch.randn(3, 9, 8, 5, generator=torch.Generator().manual_seed(0)) * 3
+    logits[0, 0, 0, 0] = LEVELS_TRIED[2]
+    mask = torch.randn(9, 8, 5, generator=torch.Generator().manual_seed(1)) > 0.3
+    expected = torch.stack(
+        [sample_dice((logits > level).float()[None], mask[None])[0] for level in LEVELS_TRIED], dim=1
+    )
+    torch.testing.assert_close(overlap_by_level(logits, mask), expected)
+
+
+def test_who_draws_beyond_what_the_components_say_starts_wider_the_next_time():
+    widest = max(RADII)
+    seen = [impression(MODEL, OPENED, mask(radius)).level for radius in (widest + 2, widest, min(RADII) - 2)]
+    assert seen[0] < seen[1] < seen[2]
+    assert abs(seen[1]) <= 0.5
+    preference = taught(*[widest + 2] * 5)
+    assert preference.level == pytest.approx(seen[0])
+    # Five cases weigh as much as everybody's.
+    assert prior_state(preference, MODEL).level == pytest.approx(seen[0] / 2)
+
+
+def test_shift_and_level_are_means_that_forget():
     preference = Preference.none(MODEL)
     for value in (1.0, 3.0):
-        preference = preference.after(Impression((1.0, 0.0, 0.0, 0.0), (value, 0.0), 2.0))
+        preference = preference.after(Impression((1.0, 0.0, 0.0, 0.0), (value, 0.0), 2.0, -value))
+    assert preference.level == pytest.approx(-preference.shift[0])
     # Weights gamma and 1, divided by their sum.
     assert preference.shift[0] == pytest.approx((DECAY * 1 + 3) / (DECAY + 1))
     assert preference.size == pytest.approx(2)

@@ -335,7 +335,13 @@ def _learn(c: Connection, person: str, recipe: str, purpose: str, champion: str,
     learnt: dict[str, Preference] = {}
     for row in rows:
         for structure, values in row.values.items():
-            seen = Impression(tuple(values["components"]), tuple(values["residual"]), values["size"])
+            # What was kept before levels were learnt has none.
+            seen = Impression(
+                tuple(values["components"]),
+                tuple(values["residual"]),
+                values["size"],
+                values.get("level", 0.0),
+            )
             before = learnt.get(structure) or Preference(
                 (0.0,) * len(seen.components), (0.0,) * len(seen.residual)
             )
@@ -359,7 +365,13 @@ def _learn(c: Connection, person: str, recipe: str, purpose: str, champion: str,
 
 
 def _preference(values: Mapping[str, Any]) -> Preference:
-    return Preference(tuple(values["counts"]), tuple(values["shift"]), values["cases"], values["size"])
+    return Preference(
+        tuple(values["counts"]),
+        tuple(values["shift"]),
+        values["cases"],
+        values["size"],
+        values.get("level", 0.0),
+    )
 
 
 def _one_each(masks: Sequence[np.ndarray], reader: Reader) -> Sequence[np.ndarray]:
@@ -384,6 +396,7 @@ def _told(row: PreferenceRow) -> dict[str, Any]:
         "size": preference.size,
         "components": shares,
         "shift": list(preference.shift),
+        "level": preference.level,
         "updated_at": row.updated_at,
         "in_words": f"{abs(change):.0%} {'larger' if change > 0 else 'smaller'} than the model's own answer"
         if abs(change) >= 0.005

@@ -25,6 +25,8 @@ from overread.meduhip.vote import SMOOTH_VOXEL, sample_dice
 KAPPA = 5.0
 # Share of the shift that stays when a case is added.
 DECAY = 0.9
+# Log odds at which somebody may draw the border, where 0 is an even vote (see `StructureState.level`).
+LEVELS_TRIED = tuple(n / 2 for n in range(-8, 9))
 # Samples that an accepted mask is compared with; evenly weighted components draw this many each.
 DRAWS_PER_COMPONENT = 4
 DRAW_SEED = 20240807
@@ -38,11 +40,13 @@ class Impression:
         components: how much of it each component explains, summing to 1.
         residual: where it lies from the means of those components, one a dimension.
         size: its voxels divided by those of the model's masks before anything was said.
+        level: log odds at which the border of those components' masks was drawn, below 0 outside their own.
     """
 
     components: tuple[float, ...]
     residual: tuple[float, ...]
     size: float
+    level: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,21 @@ class Preference:
         shift: what is usually missing from the components' means, one a dimension.
         cases: accepted masks that it was learnt from.
         size: geometric mean of the masks' sizes relative to the model's own; for people to read.
+        level: log odds at which the border is usually drawn.
     """
 
     counts: tuple[float, ...]
     shift: tuple[float, ...]
     cases: int = 0
     size: float = 1.0
+    level: float = 0.0
 
     def __post_init__(self) -> None:
-        values = (*self.counts, *self.shift, self.size)
+        values = (*self.counts, *self.shift, self.size, self.level)
         if not self.counts or not all(map(math.isfinite, values)) or min(self.counts) < 0 or self.size <= 0:
             raise BadInputError(
-                "a preference has finite counts of at least 0, a finite shift and a size above 0, got "
-                f"counts {self.counts}, shift {self.shift} and size {self.size}"
+                "a preference has finite counts of at least 0, a finite shift and level and a size above 0, got "
+                f"counts {self.counts}, shift {self.shift}, level {self.level} and size {self.size}"
             )
         if self.cases < 0:
             raise BadInputError(f"a preference was learnt from {self.cases} cases, expected 0 or more")
@@ -80,7 +86,7 @@ class Preference:
     def after(self, seen: Impression) -> Preference:
         """The preference with one more accepted mask.
 
-        The shift is a mean that forgets, corrected for its short past: the first case is taken as it is.
+        Shift and level are means that forget, corrected for their short past: the first case is taken as it is.
         """
         cases = self.cases + 1
         weight = (1 - DECAY) / (1 - DECAY**cases)
@@ -89,6 +95,7 @@ class Preference:
             shift=tuple(a + weight * (b - a) for a, b in zip(self.shift, seen.residual, strict=True)),
             cases=cases,
             size=math.exp((self.cases * math.log(self.size) + math.log(seen.size)) / cases),
+            level=self.level + weight * (seen.level - self.level),
         )
 
 
@@ -122,8 +129,8 @@ def prior_state(
 ) -> StructureState:
     """Where the next case starts for one structure; untouched where nothing is known.
 
-    With the weights of `shrunk_weights`, and the means moved by n / (n + kappa) of the shift. Others' shifts are not
-    taken over: they are how a hand draws, not which opinion is held.
+    With the weights of `shrunk_weights`, and means and level moved by n / (n + kappa) of what was learnt. Others' shifts
+    and levels are not taken over: they are how a hand draws, not which opinion is held.
 
     Args:
         everybody: the weights that a newcomer begins with; even where None.
@@ -141,7 +148,8 @@ def prior_state(
         return StructureState(tuple(everybody)) if everybody else StructureState()
     weights = shrunk_weights(preference.counts, everybody, kappa)
     share = preference.cases / (preference.cases + kappa)
-    return StructureState(weights, tuple(share * value for value in preference.shift) * c.components)
+    shift = tuple(share * value for value in preference.shift) * c.components
+    return StructureState(weights, shift, level=share * preference.level)
 
 
 @torch.no_grad()
@@ -150,7 +158,8 @@ def impression(model: MedUHIP, image: Image, mask: torch.Tensor, structure: int 
 
     The residual is the mean of z - mu of the component it came from, over samples weighted by their likeness.
     Not z - E z under everybody's weights: most of that is the way to the preferred component, which the counts say
-    already, so that the component would be weighted up and moved off its place as well.
+    already, so that the component would be weighted up and moved off its place as well. The level is that of the same
+    samples, weighted likewise, for the same reason.
 
     Args:
         image: encoded by the model.
@@ -168,21 +177,43 @@ def impression(model: MedUHIP, image: Image, mask: torch.Tensor, structure: int 
     prompts = Prompts.none(1, c.axes, mask.device)
     space = model.space(cache, prompts, structure=structure)
     draws = draw(space, DRAWS_PER_COMPONENT * c.components, torch.Generator().manual_seed(DRAW_SEED))
-    overlaps, voxels = [], []
+    overlaps, voxels, by_level = [], [], []
     # As many at a time as a turn draws, so that no more memory is needed than for a turn.
     for samples in draws.samples.split(c.samples, dim=1):
-        masks = (image.decode(samples, prompts, structure) > 0).float()
+        logits = image.decode(samples, prompts, structure)
+        by_level.append(overlap_by_level(logits[0], mask))
+        masks = (logits > 0).float()
         overlaps.append(sample_dice(masks, mask[None]))
         voxels.append(masks.flatten(2).sum(dim=2))
     overlap = torch.cat(overlaps, dim=1)
     means = space.means.gather(1, draws.components[..., None].expand_as(draws.samples))
     likeness = (overlap / DICE_TEMPERATURE).softmax(dim=1)[..., None]
+    best = int((likeness[0] * torch.cat(by_level)).sum(dim=0).argmax())
     usual = float(torch.cat(voxels, dim=1).mean())
     return Impression(
         components=tuple(mask_posterior(space, draws, overlap)[0].tolist()),
         residual=tuple((likeness * (draws.samples - means)).sum(dim=1)[0].tolist()),
         size=(float(mask.sum()) + SMOOTH_VOXEL) / (usual + SMOOTH_VOXEL),
+        level=LEVELS_TRIED[best],
     )
+
+
+def overlap_by_level(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Dice of every sample `(sample, *space)` with a boolean mask, drawn at each of `LEVELS_TRIED`: `(sample, level)`.
+
+    Voxels are counted between two levels, so that they are gone through once and not once a level.
+    """
+    count, levels = len(logits), len(LEVELS_TRIED)
+    between = torch.bucketize(logits.flatten(1), torch.tensor(LEVELS_TRIED, device=logits.device).to(logits))
+    between += (levels + 1) * torch.arange(count, device=logits.device)[:, None]
+    size = count * (levels + 1)
+
+    def above(bins: torch.Tensor) -> torch.Tensor:
+        counts = bins.flatten().bincount(minlength=size).reshape(count, levels + 1)
+        return counts.flip(1).cumsum(1).flip(1)[:, 1:].float()
+
+    shared, drawn = above(between[:, mask.flatten()]), above(between)
+    return (2 * shared + SMOOTH_VOXEL) / (drawn + mask.sum() + SMOOTH_VOXEL)
 
 
 def learned(
