@@ -6,12 +6,15 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from overread.cli.console import DeviceOption, JsonOption, answers, print_json, progress_bar, remarks
 from overread.cli.rated import AUTO, LayoutOption, LayoutOptionsOption, rated_in
+
+if TYPE_CHECKING:
+    from overread.imaging.rated import RatedDataset
 
 WORK = Path(".study")
 
@@ -157,10 +160,23 @@ def _part(text: str) -> tuple[int, int]:
 
 @study.command("preference")
 def preference(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Images that the same people labelled, who then take the place of computed raters.",
+            show_default=False,
+        ),
+    ] = None,
+    layout: LayoutOption = AUTO,
+    option: LayoutOptionsOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Models trained, each on other pictures.")] = 3,
     minutes: Annotated[float, typer.Option(min=0.01, help="Training of each, of one core's time.")] = 3.0,
-    cases: Annotated[int, typer.Option(min=2, help="Cases that each rater works through.")] = 12,
-    rows: Annotated[int, typer.Option(min=1, help="How often each rater does so for each model.")] = 5,
+    cases: Annotated[int, typer.Option(min=2, help="Cases that each computed rater works through.")] = 12,
+    rows: Annotated[
+        int, typer.Option(min=1, help="How often each computed rater does so for each model.")
+    ] = 5,
     work: Annotated[Path, typer.Option(help="Keeps what was done; given again, the study goes on.")] = WORK
     / "preference",
     out: Annotated[
@@ -175,11 +191,14 @@ def preference(
 
     On computed pictures, with raters who each draw the same way in every case: how many interactions until what is
     shown has a Dice of 0.9 with what they want, from case to case, with memory and without; also where one in five
-    says something at random.
+    says something at random. With --data the raters are people: half of the patients teach a model, and each rater
+    works through the other half.
 
     Examples:
 
         overread study preference --out docs/results/preference
+
+        overread study preference --data brain_growth --minutes 4 --out docs/results/preference-people
     """
     from overread.studies.meduhip.habits import (
         HabitProtocol,
@@ -190,6 +209,9 @@ def preference(
         summarise_habits,
     )
 
+    if data is not None:
+        _preference_of_people(rated_in(data, layout, option), seeds, minutes, work, out, as_json)
+        return
     protocol = HabitProtocol(seeds, minutes, cases, rows)
     with progress_bar() as bar:
         task = bar.add_task("computing pictures", total=1)
@@ -205,6 +227,46 @@ def preference(
         (out / "preference.json").write_text(json.dumps(told, indent=1) + "\n")
         (out / "preference.md").write_text(tables)
         plot_habits(habits, out / "preference.png")
+        remarks.print(f"Written to {out}", markup=False)
+    if as_json:
+        print_json(told)
+    else:
+        answers.print(tables, markup=False, soft_wrap=True)
+
+
+def _preference_of_people(
+    dataset: RatedDataset, seeds: int, minutes: float, work: Path, out: Path | None, as_json: bool
+) -> None:
+    from overread.imaging.rated import ensure_rated_sound
+    from overread.studies.meduhip.rater_habits import (
+        plot_raters,
+        raters_markdown,
+        run_raters,
+        summarise_raters,
+    )
+    from overread.studies.meduhip.study import Protocol
+
+    with progress_bar() as bar:
+        task = bar.add_task("checking", total=1)
+        ensure_rated_sound(dataset, lambda done, total: bar.update(task, completed=done / total))
+
+        def report(what: str, share: float) -> None:
+            bar.update(task, description=what, completed=share)
+
+        folder = work / dataset.name
+        habits = summarise_raters(run_raters(dataset, folder, Protocol(seeds=seeds, minutes=minutes), report))
+    told = {
+        "dataset": dataset.name,
+        "seeds": seeds,
+        "minutes": minutes,
+        "conditions": list(map(asdict, habits)),
+    }
+    tables = raters_markdown(habits)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "preference.json").write_text(json.dumps(told, indent=1) + "\n")
+        (out / "preference.md").write_text(tables)
+        plot_raters(habits, out / "preference.png")
         remarks.print(f"Written to {out}", markup=False)
     if as_json:
         print_json(told)

@@ -129,8 +129,8 @@ def prior_state(
 ) -> StructureState:
     """Where the next case starts for one structure; untouched where nothing is known.
 
-    With the weights of `shrunk_weights`, and means and level moved by n / (n + kappa) of what was learnt. Others' shifts
-    and levels are not taken over: they are how a hand draws, not which opinion is held.
+    With the weights of `shrunk_weights`, and means and level moved by n / (n + kappa) of what was learnt. Others'
+    shifts and levels are not taken over: they are how a hand draws, not which opinion is held.
 
     Args:
         everybody: the weights that a newcomer begins with; even where None.

@@ -9,7 +9,7 @@ of 0.9 with what they want. The memory sees what was shown in the end, not what 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -184,33 +184,16 @@ def play_row(
     """
     pictures = np.random.default_rng([seed, 1, row])
     said = np.random.default_rng([seed, 2, row, style])
-    preference = Preference.none(model)
     clinician = Clinician("rater", Chooser(lapse=condition.misclicks))
-    player = MedUHIPPlayer(model)
-    counts, firsts = [], []
-    for case in range(cases):
-        voxels, masks = picture(pictures)
-        wanted = torch.from_numpy(masks[style])
-        image = torch.from_numpy((voxels - voxels.mean()) / voxels.std())[None]
-        opened = player.opened(image)
-        priors = (prior_state(preference, model),) if condition.remembers else None
-        session = begin(model, f"case {case}", "", seed=row, priors=priors)
-        for count in range(MOST_INTERACTIONS + 1):
-            given = answer(model, opened, session)
-            shown = given.logits > 0
-            if count == 0:
-                firsts.append(dice(shown, wanted))
-            if dice(shown, wanted) >= ENOUGH_DICE or count == MOST_INTERACTIONS:
-                break
-            offered = torch.stack([given.mask_of(index) for index in range(len(given.candidates))])
-            reaction = clinician.reacts(shown, offered, wanted, said)
-            if isinstance(reaction, Click):
-                session = click(model, opened, session, given, reaction)
-            elif reaction is not None:
-                session = pick(model, opened, session, given, reaction)
-        counts.append(count)
-        if condition.remembers and bool(shown.any()):
-            preference = learned(preference, model, opened, shown)
+
+    def drawn() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for _ in range(cases):
+            voxels, masks = picture(pictures)
+            image = torch.from_numpy((voxels - voxels.mean()) / voxels.std())[None]
+            yield image, torch.from_numpy(masks[style])
+
+    remember = _all_of_it if condition.remembers else None
+    counts, firsts = work_through(model, drawn(), clinician, said, row, remember)
     return {
         "style": STYLES[style],
         "condition": condition.name,
@@ -218,6 +201,55 @@ def play_row(
         "interactions": counts,
         "first": firsts,
     }
+
+
+def _all_of_it(preference: Preference) -> Preference:
+    return preference
+
+
+def work_through(
+    model: MedUHIP,
+    cases: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    clinician: Clinician,
+    said: np.random.Generator,
+    seed: int,
+    remember: Callable[[Preference], Preference] | None,
+) -> tuple[list[int], list[float]]:
+    """One clinician works through cases, one after the other, until each is good enough or given up.
+
+    Args:
+        cases: images `(channel, *space)`, each with the boolean mask `(*space)` that is wanted.
+        said: of what the clinician says by chance.
+        seed: of the model's draws.
+        remember: what of the memory the next case starts from; None without memory.
+
+    Returns:
+        Interactions with each case, and the Dice of what was shown before any.
+    """
+    preference, player = Preference.none(model), MedUHIPPlayer(model)
+    counts: list[int] = []
+    firsts: list[float] = []
+    for number, (image, wanted) in enumerate(cases):
+        opened = player.opened(image)
+        priors = None if remember is None else (prior_state(remember(preference), model),)
+        session = begin(model, f"case {number}", "", seed=seed, priors=priors)
+        for count in range(MOST_INTERACTIONS + 1):
+            given = answer(model, opened, session)
+            shown = given.logits > 0
+            if count == 0:
+                firsts.append(dice(shown, wanted))
+            if dice(shown, wanted) >= ENOUGH_DICE or count == MOST_INTERACTIONS:
+                counts.append(count)
+                break
+            offered = torch.stack([given.mask_of(index) for index in range(len(given.candidates))])
+            reaction = clinician.reacts(shown, offered, wanted, said)
+            if isinstance(reaction, Click):
+                session = click(model, opened, session, given, reaction)
+            elif reaction is not None:
+                session = pick(model, opened, session, given, reaction)
+        if remember is not None and bool(shown.any()):
+            preference = learned(preference, model, opened, shown)
+    return counts, firsts
 
 
 @dataclass(frozen=True)
