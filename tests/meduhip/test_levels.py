@@ -10,7 +10,7 @@ from overread.meduhip.backend import Cache
 from overread.meduhip.candidates import LEVELS, Candidate, propose_from_logits
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Click, Prompts
-from overread.meduhip.session import LARGEST_LEVEL, Session, answer, begin, click, pick
+from overread.meduhip.session import LARGEST_LEVEL, LEVEL_STEP, Session, answer, begin, click, pick
 
 SHAPE = (40, 36)
 MIDDLE = (20, 18)
@@ -109,6 +109,28 @@ def test_right_after_a_pick_there_is_room_for_a_wider_one_still(model: MedUHIP, 
     for _ in range(6):
         session = pick(model, image, session, answer(model, image, session), WIDER)
     assert session.structures[0].level == -LARGEST_LEVEL
+
+
+@pytest.mark.parametrize(("inside", "foreground", "sign"), [(False, True, -1), (True, False, 1)])
+def test_a_click_on_an_error_draws_the_rest_a_little_so_too(
+    model: MedUHIP, image: Discs, inside: bool, foreground: bool, sign: int
+) -> None:
+    session = begin(model, "case", "champion")
+    given = answer(model, image, session)
+    rim = (MIDDLE[0] + int(RADIUS) + (-2 if inside else 2), MIDDLE[1])
+    assert bool(given.logits[rim] > 0) == inside
+    moved = click(model, image, session, given, Click(rim, foreground)).structures[0].level
+    assert 0 < sign * moved <= LEVEL_STEP
+    # What everybody knew moves nothing.
+    known = click(model, image, session, given, Click(MIDDLE, True)).structures[0].level
+    assert abs(known) < 0.01 * LEVEL_STEP
+
+
+def test_one_opinion_has_no_vote_to_draw_otherwise(model: MedUHIP, image: Discs) -> None:
+    session = begin(model, "case", "champion")
+    given = answer(model, image, session, samples=1)
+    outside = Click((MIDDLE[0] + int(RADIUS) + 2, MIDDLE[1]), True)
+    assert click(model, image, session, given, outside).structures[0].level == 0.0
 
 
 def test_clicks_are_honoured_in_what_is_drawn_tighter(model: MedUHIP, image: Discs) -> None:

@@ -177,6 +177,7 @@ def meduhip(bench: Bench) -> Sequence[Contest]:
             EITHER,
         ),
         Contest("MedUHIP, no weights", MedUHIPPlayer(model, ablation="no weights"), EITHER),
+        Contest("MedUHIP, no level", MedUHIPPlayer(model, ablation="no level"), EITHER),
     ]
 
 
@@ -186,6 +187,7 @@ def clicks(bench: Bench) -> Sequence[Contest]:
     model = bench.train("clicks", clicking(EpisodeOptions()), 1 - WARM_SHARE)
     return [
         Contest("Clicks, one sample", MedUHIPPlayer(model, count=1), CLICKS),
+        Contest("Clicks, one sample, with a level", MedUHIPPlayer(model, count=1, moves_level=True), CLICKS),
         Contest("Clicks, one sample, noisy clinician", MedUHIPPlayer(model, count=1), NOISY_CLICKS),
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from overread.meduhip.candidates import propose_from_logits
 from overread.meduhip.honour import honour
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.prompts import Click, Prompts
-from overread.meduhip.session import StructureState, answer, begin, click, pick
+from overread.meduhip.session import StructureState, after_click, answer, begin, click, pick
 from overread.meduhip.vote import log_soft_vote, vote_log_odds
 from overread.studies.meduhip.clinicians import Clinician
 
-ABLATIONS = ("", "no Mean-Variance Network", "no weights")
+ABLATIONS = ("", "no Mean-Variance Network", "no weights", "no level")
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,14 @@ class MedUHIPPlayer:
         model: trained.
         count: samples N; None takes the model's.
         ablation: what is switched off between turns: `no weights` keeps them even, `no Mean-Variance Network` keeps
-            the components where the image alone puts them.
+            the components where the image alone puts them, `no level` draws neither wider nor tighter.
+        moves_level: whether a single opinion is drawn wider and tighter after clicks, as several are.
     """
 
     model: MedUHIP
     count: int | None = None
     ablation: str = ""
+    moves_level: bool = False
     _last: tuple[torch.Tensor, ModelImage] | None = None
 
     def __post_init__(self) -> None:
@@ -121,6 +123,8 @@ class MedUHIPPlayer:
             given = answer(self.model, opened, session, samples=self.count)
             shown = given.logits > 0
             dices.append(dice(shown, wanted))
+            if self.ablation == "no level":
+                given = replace(given, candidates=[one for one in given.candidates if not one.level])
             masks = torch.stack([given.mask_of(index) for index in range(len(given.candidates))])
             if turn == 0 and self.count != 1:
                 best_sample = max(dice(sample > 0, wanted) for sample in given.turn.logits[0])
@@ -133,6 +137,8 @@ class MedUHIPPlayer:
                 break
             if isinstance(reaction, Click):
                 session = click(self.model, opened, session, given, reaction)
+                if self.moves_level:
+                    session = session.with_state(0, after_click(session.structures[0], given, reaction))
             else:
                 session = pick(self.model, opened, session, given, reaction)
             if self.ablation:
@@ -140,12 +146,12 @@ class MedUHIPPlayer:
         return Trace(tuple(dices), best_sample, best_candidate)
 
     def _ablated(self, state: StructureState) -> StructureState:
-        weights, shift = state.weights, state.shift
-        if self.ablation == "no weights":
-            weights = ()
-        else:
-            shift = ()
-        return replace(state, weights=weights, shift=shift)
+        switched_off: dict[str, Any] = {
+            "no weights": {"weights": ()},
+            "no Mean-Variance Network": {"shift": ()},
+            "no level": {"level": 0.0},
+        }[self.ablation]
+        return replace(state, **switched_off)
 
 
 @dataclass(frozen=True, eq=False)
