@@ -1,7 +1,7 @@
 """What is offered to the clinician: up to K regions that the samples fall into (MedUHIP section 3.4).
 
-Raters who agree about everything else still draw more or less generously. So where the samples fall into fewer groups,
-the places that are left go to what is shown, drawn wider and drawn tighter.
+Raters who agree about everything else still draw more or less generously. So where the samples fall into few groups,
+two places go to what is shown, drawn wider and drawn tighter.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def propose_from_logits(logits: torch.Tensor, groups: int, *, levels: bool = Fal
     """What `propose` gives for `logits.sigmoid()`, with the probabilities of one sample at a time in memory.
 
     Args:
-        levels: whether places that are left go to the answer, drawn wider and tighter.
+        levels: whether two places, where so many are left, go to the answer drawn wider and tighter. Of several groups
+            those are unions and intersections, which say nothing new.
     """
     cut = logits[(slice(None), *possible_box(logits, POSSIBLE_LOGIT))]
     shrunk = torch.cat([_shrunk(mask[None].sigmoid()) for mask in cut])
@@ -122,14 +123,16 @@ def _grouped(
 
 
 def _levels(shrunk: torch.Tensor, found: Sequence[Candidate], groups: int) -> list[Candidate]:
-    """The answer drawn wider and tighter, as far as there is room and nothing that was found looks the same."""
+    """The answer drawn wider and tighter, if there is room for both, and nothing that was found looks the same."""
+    if len(found) + len(LEVELS) > groups:
+        return []
     vote, masks = shrunk.mean(dim=0), (shrunk > 0.5).float()
     there = torch.stack([(vote > 0.5).float(), *(masks[candidate.medoid] for candidate in found)])
     levels: list[Candidate] = []
     for level in LEVELS:
         mask = (vote > 1 / (1 + math.exp(-level))).float()
         alike = float(sample_dice(there[None], mask[None]).max())
-        if len(found) + len(levels) < groups and bool(mask.any()) and alike < SAME_DICE:
+        if bool(mask.any()) and alike < SAME_DICE:
             likeness = sample_dice(masks[None], mask[None])[0]
             nearest = likeness.topk(max(1, round(ALIKE_SHARE * len(masks)))).indices
             members = torch.zeros(len(masks), dtype=torch.bool, device=masks.device)

@@ -97,7 +97,8 @@ def draw_turns(image: Path, first: Told, then: Told, label: str, choose: str, pi
     legend = dict(class_colours)
     for one in offered:
         # The font has no minus sign.
-        words = f"{one['name']}: {one['words'].replace('−', '-')} ({100 * one['support']:.0f} %)"
+        support = f" ({100 * one['support']:.0f} %)" if one["support"] else ""
+        words = f"{one['name']}: {one['words'].replace('−', '-')}{support}"
         legend[words] = CANDIDATE_COLOURS[one["name"]]
     with tempfile.TemporaryDirectory() as folder, in_own_process() as slicer:
         panels = [Path(folder) / f"{name}.png" for name in ("plain", "offered", "chosen")]
