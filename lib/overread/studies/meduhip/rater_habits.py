@@ -218,16 +218,15 @@ def _told(interval: Interval | None, digits: int) -> str:
 
 
 def plot_raters(habits: Sequence[RaterHabit], path: Path) -> None:
-    """Dice before any interaction, a rater a group, one bar a condition."""
+    """Dice before any interaction, of each rater under each condition."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(habits)
-    colours = ("tab:grey", "tab:cyan", "tab:blue")
-    for number, (habit, colour) in enumerate(zip(habits, colours, strict=True)):
-        places = np.arange(len(habit.by_rater)) + (number - (len(habits) - 1) / 2) * width
-        axes.bar(places, habit.by_rater, width, label=habit.condition, color=colour)
+    colours, marks = ("tab:grey", "tab:cyan", "tab:blue"), ("o", "D", "s")
+    for number, (habit, colour, mark) in enumerate(zip(habits, colours, marks, strict=True)):
+        places = np.arange(len(habit.by_rater)) + 0.15 * (number - (len(habits) - 1) / 2)
+        axes.plot(places, habit.by_rater, mark, label=habit.condition, color=colour)
     values = [value for habit in habits for value in habit.by_rater]
     axes.set_ylim(min(values) - 0.01, max(values) + 0.015)
     axes.set_xticks(range(len(habits[0].by_rater)))
