@@ -249,7 +249,7 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
     source = PatchSource(bench.data, bench.cases, bench.plan, bench.seed)
     options, device = MedUHIPOptions(), choose_device(bench.device)
     lay_out(model, device, configuration.axes)
-    precision = options.multiplies_in(device)
+    precision = options.multiplies_in(device, configuration.axes)
     optimiser = torch.optim.AdamW(model.parameters(), options.learning_rate, betas=(0.9, 0.99))
     average = {name: value.detach().clone() for name, value in averaged(model)}
     began, iteration = time.thread_time(), 0
