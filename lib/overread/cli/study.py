@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -222,11 +223,17 @@ def preference(
         habits = summarise_habits(run_habits(work, protocol, report))
     told = habits_json(habits, protocol)
     tables = habits_markdown(habits)
+    _tell_preference(told, tables, lambda path: plot_habits(habits, path), out, as_json)
+
+
+def _tell_preference(
+    told: dict[str, Any], tables: str, plot: Callable[[Path], None], out: Path | None, as_json: bool
+) -> None:
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "preference.json").write_text(json.dumps(told, indent=1) + "\n")
         (out / "preference.md").write_text(tables)
-        plot_habits(habits, out / "preference.png")
+        plot(out / "preference.png")
         remarks.print(f"Written to {out}", markup=False)
     if as_json:
         print_json(told)
@@ -262,16 +269,7 @@ def _preference_of_people(
         "conditions": list(map(asdict, habits)),
     }
     tables = raters_markdown(habits)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "preference.json").write_text(json.dumps(told, indent=1) + "\n")
-        (out / "preference.md").write_text(tables)
-        plot_raters(habits, out / "preference.png")
-        remarks.print(f"Written to {out}", markup=False)
-    if as_json:
-        print_json(told)
-    else:
-        answers.print(tables, markup=False, soft_wrap=True)
+    _tell_preference(told, tables, lambda path: plot_raters(habits, path), out, as_json)
 
 
 @study.command("uga")

@@ -192,7 +192,7 @@ def play_row(
             image = torch.from_numpy((voxels - voxels.mean()) / voxels.std())[None]
             yield image, torch.from_numpy(masks[style])
 
-    remember = _all_of_it if condition.remembers else None
+    remember = all_of_it if condition.remembers else None
     counts, firsts = work_through(model, drawn(), clinician, said, row, remember)
     return {
         "style": STYLES[style],
@@ -203,7 +203,8 @@ def play_row(
     }
 
 
-def _all_of_it(preference: Preference) -> Preference:
+def all_of_it(preference: Preference) -> Preference:
+    """For `work_through`: the next case starts from all that is remembered."""
     return preference
 
 

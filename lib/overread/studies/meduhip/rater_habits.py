@@ -25,7 +25,7 @@ from overread.meduhip.rated_store import RatedStore
 from overread.metrics.correlation import Interval, bootstrap_interval
 from overread.studies.meduhip.arms import CLICK_SHARE, WARM_SHARE, Bench
 from overread.studies.meduhip.clinicians import Clinician
-from overread.studies.meduhip.habits import BOOTSTRAP_SEED, ENOUGH_DICE, work_through
+from overread.studies.meduhip.habits import BOOTSTRAP_SEED, ENOUGH_DICE, all_of_it, work_through
 from overread.studies.meduhip.study import FOLDS_SEED, Protocol, prepare_study
 
 # Cases before that are for getting to know each other.
@@ -37,14 +37,10 @@ def _styles_alone(preference: Preference) -> Preference:
     return replace(preference, level=0.0)
 
 
-def _all_of_it(preference: Preference) -> Preference:
-    return preference
-
-
 CONDITIONS: dict[str, Callable[[Preference], Preference] | None] = {
     WITHOUT: None,
     "memory of styles alone": _styles_alone,
-    "memory": _all_of_it,
+    "memory": all_of_it,
 }
 
 
