@@ -189,8 +189,17 @@ def plot(lines: Sequence[Line], path: Path, sessions: dict[str, list[dict[str, A
         table, _ = _table(sessions[line.name], tuple(range(most)))
         curve = np.nanmean(np.nanmean(table, axis=0), axis=0)
         width, opacity = (2.5, 1.0) if line.name == OURS else (1.2, 0.85)
+        # There are ten colours.
+        style = ("-", "--")[len(axes.lines) // 10 % 2]
         axes.plot(
-            range(most), curve, marker="o", markersize=3, label=line.name, linewidth=width, alpha=opacity
+            range(most),
+            curve,
+            style,
+            marker="o",
+            markersize=3,
+            label=line.name,
+            linewidth=width,
+            alpha=opacity,
         )
     axes.set_xlabel("interactions")
     axes.set_ylabel("Dice, mean over truths of 1 … n raters")
