@@ -71,6 +71,8 @@ def test_statistics_that_the_champion_does_not_keep_cannot_be_adapted(
 ) -> None:
     with pytest.raises(BadInputError, match="ball normalises by instance and keeps no batch statistics"):
         retrain(champion[0], cases, tmp_path, replace(FEW, adabn=True))
+    with pytest.raises(BadInputError, match="ball normalises by instance and keeps no batch statistics"):
+        retrain(champion[0], cases, tmp_path, replace(FEW, apart=True))
 
 
 def same(first: Path, second: Path, member: int) -> bool:
@@ -473,3 +475,12 @@ def test_patches_are_drawn_by_share_and_the_same_again() -> None:
     assert drawn.count("central") / 2000 == pytest.approx(0.25, abs=0.03)
     assert drawn.count("here") / 2000 == pytest.approx(0.375, abs=0.03)
     assert drawn == [lesson.draw(torch.Generator().manual_seed(seed)) for seed in range(2000)]
+
+
+def test_kept_apart_the_patches_of_a_step_are_of_one_pool() -> None:
+    lesson = Lesson((Pool(("a", "b"), 0.5), Pool(("c",), 0.25), Pool(("d", "e"), 0.25)), apart=True)
+    generator = torch.Generator().manual_seed(0)
+    pools = [lesson.draw_pool(generator) for _ in range(2000)]
+    for pool in lesson.pools:
+        assert pools.count(pool) / 2000 == pytest.approx(pool.share, abs=0.03)
+        assert {lesson.draw(generator, pool) for _ in range(50)} == {*pool.cases}

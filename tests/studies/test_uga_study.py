@@ -14,6 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from overread.cli import app
+from overread.domain import BadInputError
+from overread.ensemble.training import train_members
+from overread.learning import retraining
 from overread.learning.gate import judge
 from overread.studies.uga import rounds
 from overread.studies.uga.protocol import PRESETS
@@ -126,6 +129,47 @@ def test_what_the_gate_rejects_is_not_judged_where_the_gate_is_obeyed(
     assert all(ceiling[case, 2] != first[case, 0] for case, _ in first), "the ceiling is what labels can do"
     heeded = said(results, "random")
     assert any(heeded[case, 2] != asked[case, 2] for case, _ in first)
+
+
+def test_with_each_place_s_own_statistics_every_step_learns_from_one_place(
+    tmp_path: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    learnt: list[tuple[bool, list[tuple[tuple[str, ...], float]]]] = []
+
+    def spying(work: Path, plan: Any, lessons: Any, *more: Any) -> None:
+        learnt.extend(
+            (lesson.apart, [(pool.cases, pool.share) for pool in lesson.pools]) for lesson in lessons
+        )
+        train_members(work, plan, lessons, *more)
+
+    monkeypatch.setattr(retraining, "train_members", spying)
+    here = job(tmp_path, ("none", "random", "clasp_pe", "adabn"), by_place=True)
+    run_study(here)
+    assert all(apart for apart, _ in learnt)
+    both = [pools for _, pools in learnt if len(pools) == 2]
+    assert both, "some member learns from the south"
+    for pools in both:
+        assert sum(share for _, share in pools) == pytest.approx(1)
+        # The central data are one place, the south another.
+        places = [{name.startswith("local-south") for name in cases} for cases, _ in pools]
+        assert places == [{False}, {True}]
+    found = gather(here, "discs", "", None)
+    assert found is not None
+
+    def said(arm: str, where: dict[str, Any] = found) -> dict[tuple[str, int], float]:
+        return {(row["case"], row["budget"]): row["dice"] for row in where["rows"] if row["arm"] == arm}
+
+    assert said("none") == said("none", results)
+    assert said("adabn") == said("adabn", results), "the first model's, with the statistics of the place"
+    assert {place for place, _ in said("random")} == {place for place, _ in said("random", results)}
+    assert said("random") != said("random", results)
+    left = sorted(path.name for path in tmp_path.rglob("at_*"))
+    assert left == ["at_1"], "of adapted models only that of the arm is kept"
+
+
+def test_volumes_have_no_statistics_of_a_place(tmp_path: Path):
+    with pytest.raises(BadInputError, match="by_place is for pictures, and balls holds volumes"):
+        run_study(job(tmp_path, ("none",), ("balls",), by_place=True))
 
 
 def test_doubt_is_judged_place_by_place(results: dict[str, Any]):

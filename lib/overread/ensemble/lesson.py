@@ -49,12 +49,14 @@ class Lesson:
             what is already good, so a member that goes on is supervised at full resolution alone.
         rate_factor: of the learning rate.
         restaining: of RGB pictures; none where None.
+        apart: all patches of a step are from one pool, so that batch norms never see two of them together.
     """
 
     pools: tuple[Pool, ...]
     start: Path | None = None
     rate_factor: float = 1.0
     restaining: Restaining | None = None
+    apart: bool = False
 
     def __post_init__(self) -> None:
         if not self.pools or not all(pool.cases for pool in self.pools):
@@ -65,8 +67,13 @@ class Lesson:
         """How many cases there are to learn from."""
         return sum(len(pool.cases) for pool in self.pools)
 
-    def draw(self, generator: torch.Generator) -> str:
-        """A case for the next patch."""
+    def draw(self, generator: torch.Generator, pool: Pool | None = None) -> str:
+        """A case for the next patch, of a pool that is drawn as well where none is given."""
+        pool = pool or self.draw_pool(generator)
+        return pool.cases[int(torch.randint(len(pool.cases), (1,), generator=generator))]
+
+    def draw_pool(self, generator: torch.Generator) -> Pool:
+        """A pool, as often as its share says."""
         pool = self.pools[0]
         if len(self.pools) > 1:
             drawn = float(torch.rand(1, generator=generator))
@@ -74,4 +81,4 @@ class Lesson:
                 drawn -= pool.share
                 if drawn < 0:
                     break
-        return pool.cases[int(torch.randint(len(pool.cases), (1,), generator=generator))]
+        return pool

@@ -186,16 +186,16 @@ class MemberTraining:
         steps = self.iteration + (STEPS_BEFORE if self.lesson.start is not None else 0)
         weight = 1 - min(AVERAGING, (1 + steps) / (10 + steps))
         with torch.no_grad():
-            for name, value in self.network.named_parameters():
-                self.average[name].lerp_(value, weight)
+            torch._foreach_lerp_(list(self.average.values()), list(self.network.parameters()), weight)
         return float(loss.detach()), patch_dice(outputs[0].detach(), labels)
 
     def batch(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The patches of one step: the same ones whenever it is asked, so that a resumed training goes on as before."""
         generator = torch.Generator().manual_seed(_seed(self.seed, self.index, iteration))
         images, labels = [], []
+        pool = self.lesson.draw_pool(generator) if self.lesson.apart else None
         for _ in range(self.plan.batch):
-            case = self.lesson.draw(generator)
+            case = self.lesson.draw(generator, pool)
             on_foreground = float(torch.rand(1, generator=generator)) < FOREGROUND_SHARE
             image, label = self.store.sample(case, self.plan.patch, generator, on_foreground=on_foreground)
             image = self._restained(case, image, generator)

@@ -76,9 +76,9 @@ def reteach(
     description = read_description(champion)
     ensure_retrainable(description)
     _ensure_judged(description["name"], cases)
-    if options.adabn:
+    if options.adabn or options.apart:
         raise BadInputError(
-            "the batch statistics of a MedUHIP model are not adapted; retrain it without adabn"
+            "the batch statistics of a MedUHIP model are not adapted; retrain it without adabn and apart"
         )
     plan, styles, work = Plan.from_json(description["plan"]), _styles(description), Path(work)
 

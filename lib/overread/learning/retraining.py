@@ -66,6 +66,9 @@ class RetrainingOptions:
             class was accepted of a place, its colours would stand for that class. RGB pictures only.
         adabn: whether the members' batch statistics are at last those of the local images alone (see
             `ensemble.adabn`), not of local and central ones together.
+        apart: whether all patches of a step are of one place (the central data are one, each centre of local cases
+            another), so that batch norms see each with its own statistics in training, as they do afterwards where
+            the statistics are a place's own.
         seed, device, precision, threads, clock, checkpoint_every_s, optimiser: as in `TrainingOptions`.
     """
 
@@ -76,6 +79,7 @@ class RetrainingOptions:
     rate_factor: float = 0.1
     restained: float = 0.0
     adabn: bool = False
+    apart: bool = False
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -148,7 +152,7 @@ def retrain(
     description = read_description(champion)
     ensure_retrainable(description)
     plan, members = Plan.from_json(description["plan"]), len(description["members"])
-    if options.adabn:
+    if options.adabn or options.apart:
         adaptable_plan(description)
     work = Path(work)
 
@@ -228,19 +232,33 @@ def _lessons(
 ) -> list[Lesson]:
     lessons = []
     for member, file in enumerate(description["members"]):
-        shares = (cases.central, options.replay_share), (cases.local, 1 - options.replay_share)
-        pools = [
-            Pool(tuple(keys[case] for case in cases.learnt_by(member, ids)), share) for ids, share in shares
-        ]
+        central, local = (cases.learnt_by(member, ids) for ids in (cases.central, cases.local))
+        pools = [_pool(central, options.replay_share, keys)]
+        places = _places(local, cases.centres) if options.apart else [local]
+        share = (1 - options.replay_share) / max(1, len(local))
+        pools += [_pool(place, share * len(place), keys) for place in places]
         given = tuple(pool for pool in pools if pool.cases and pool.share > 0)
-        lesson = Lesson(given)
+        lesson = Lesson(given, apart=options.apart)
         if options.start == "champion":
-            lesson = Lesson(given, champion / file, options.rate_factor)
-        central, local = (pool.cases for pool in pools)
+            lesson = replace(lesson, start=champion / file, rate_factor=options.rate_factor)
         if options.restained and local and plan.is_rgb:
-            lesson = replace(lesson, restaining=Restaining(frozenset(central), local, options.restained))
+            like = tuple(keys[case] for case in local)
+            colours = Restaining(frozenset(keys[case] for case in central), like, options.restained)
+            lesson = replace(lesson, restaining=colours)
         lessons.append(lesson)
     return lessons
+
+
+def _pool(cases: Sequence[str], share: float, keys: Mapping[str, str]) -> Pool:
+    return Pool(tuple(keys[case] for case in cases), share)
+
+
+def _places(cases: Sequence[str], centres: Mapping[str, str]) -> list[list[str]]:
+    """Cases centre by centre; those of which none is known are one more."""
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        found.setdefault(centres.get(case, ""), []).append(case)
+    return [found[centre] for centre in sorted(found)]
 
 
 def _prepare(

@@ -17,17 +17,13 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from overread.ensemble.adabn import adapt_ensemble
 from overread.studies.uga.bench import RECIPE, Bench, write_whole
-from overread.studies.uga.judging import judge_cases, judge_doubt, random_patch
+from overread.studies.uga.judging import judge_cases, judge_doubt
+from overread.studies.uga.looking import everywhere
 from overread.studies.uga.patch_quality import patch_rows
+from overread.studies.uga.places import AtPlaces
 from overread.studies.uga.protocol import ADABN, ALL, HED, NONE
 from overread.studies.uga.rounds import Round, Told, opened_database
-
-# Patches of a place that its batch statistics are taken from.
-ADABN_PATCHES = 24
 
 
 def run_unit(bench: Bench, arm: str, told: Told) -> None:
@@ -66,8 +62,8 @@ def _first_model(bench: Bench, told: Told) -> dict[str, Any]:
         "picks": [],
         "gate": None,
         "patches": patches,
-        "rows": judge_cases(bench, ensemble, bench.judges, lambda share: told("judging", share)),
-        "doubt": judge_doubt(bench, ensemble, list(bench.division.test)),
+        "rows": judge_cases(bench, everywhere(ensemble), bench.judges, lambda share: told("judging", share)),
+        "doubt": judge_doubt(bench, everywhere(ensemble), list(bench.division.test)),
     }
 
 
@@ -79,29 +75,22 @@ def _stained(bench: Bench, told: Told) -> dict[str, Any]:
         "budget": 0,
         "picks": [],
         "gate": None,
-        "rows": judge_cases(bench, ensemble, bench.judges, lambda share: told("judging", share)),
-        "doubt": judge_doubt(bench, ensemble, list(bench.division.test)),
+        "rows": judge_cases(bench, everywhere(ensemble), bench.judges, lambda share: told("judging", share)),
+        "doubt": judge_doubt(bench, everywhere(ensemble), list(bench.division.test)),
     }
 
 
 def _adapted(bench: Bench, told: Told) -> dict[str, Any]:
     """The first model with each place's own batch statistics, from pictures of the pool that nobody labelled."""
-    first = bench.store.current(RECIPE)
-    rows: list[dict[str, Any]] = []
-    doubt: list[dict[str, Any]] = []
-    rng = np.random.default_rng([bench.seed, 9])
-    for number, (domain, ids) in enumerate(bench.division.pool.items()):
-        cases = [bench.study_set.by_id[name] for name in ids]
-        drawn = [random_patch(bench, cases[n % len(cases)], rng) for n in range(ADABN_PATCHES)]
-        pictures = [picture for place in drawn if (picture := bench.image_of(place.name)) is not None]
-        out = bench.folder / ADABN / f"model_{number}"
-        shutil.rmtree(out, ignore_errors=True)
-        adapt_ensemble(first, [(p,) for p in pictures], out, device=bench.device, seed=bench.seed)
-        ensemble = bench.load(out)
-        judges = [bench.study_set.by_id[name] for name in bench.division.test[domain]]
-        rows += judge_cases(bench, ensemble, judges, lambda share: told("judging", share))
-        doubt += judge_doubt(bench, ensemble, [domain])
-    return {"budget": 0, "picks": [], "gate": None, "rows": rows, "doubt": doubt}
+    at = AtPlaces(bench, bench.store.current(RECIPE), bench.folder / ADABN)
+    judges = [case for case in bench.judges if case.domain in bench.division.pool]
+    return {
+        "budget": 0,
+        "picks": [],
+        "gate": None,
+        "rows": judge_cases(bench, at, judges, lambda share: told("judging", share)),
+        "doubt": judge_doubt(bench, at, list(bench.division.pool)),
+    }
 
 
 def _rounds(bench: Bench, arm: str, told: Told) -> Iterator[dict[str, Any]]:

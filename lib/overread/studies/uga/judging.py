@@ -17,7 +17,7 @@ from overread.metrics.calibration import expected_calibration_error, foreground_
 from overread.metrics.overlap import dice
 from overread.metrics.selective import risk_coverage
 from overread.studies.uga.bench import Bench, patch_about
-from overread.studies.uga.looking import ENTROPY, Look
+from overread.studies.uga.looking import ENTROPY, Look, Looking
 from overread.studies.uga.sets import StudyCase
 from overread.uncertainty.calibration import band_map
 
@@ -64,20 +64,21 @@ def case_row(bench: Bench, case: StudyCase, look: Look) -> dict[str, Any]:
 
 
 def judge_cases(
-    bench: Bench, ensemble: Ensemble, cases: Sequence[StudyCase], told: Callable[[float], None]
+    bench: Bench, at: Looking, cases: Sequence[StudyCase], told: Callable[[float], None]
 ) -> list[dict[str, Any]]:
     """`case_row` of each."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+    ensembles = {domain: at(domain) for domain in {case.domain for case in cases}}
     for number, case in enumerate(cases):
-        look = bench.look(ensemble, case)
+        look = bench.look(ensembles[case.domain], case)
         rows.append(case_row(bench, case, look))
         told((number + 1) / len(cases))
     return rows
 
 
-def judge_doubt(bench: Bench, ensemble: Ensemble, domains: Sequence[str]) -> list[dict[str, Any]]:
+def judge_doubt(bench: Bench, at: Looking, domains: Sequence[str]) -> list[dict[str, Any]]:
     """By domain: does doubt come with errors, do probabilities mean what they say, what do the bands hold?"""
-    return [_doubt_of(bench, ensemble, domain) for domain in domains]
+    return [_doubt_of(bench, at(domain), domain) for domain in domains]
 
 
 def _doubt_of(bench: Bench, ensemble: Ensemble, domain: str) -> dict[str, Any]:

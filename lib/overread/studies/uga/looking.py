@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -19,6 +20,9 @@ from overread.uncertainty.measures import MEASURES
 
 ENTROPY = "predictive_entropy"
 MM3_OF_ML = 1000.0
+
+# Says which ensemble looks at the cases of a domain.
+Looking = Callable[[str], Ensemble]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +114,11 @@ def _look_at_volume(ensemble: Ensemble, case: StudyCase, device: torch.device | 
         pairs=pairs,
     )
     return Look(first_choice(mean).numpy(), maps)
+
+
+def everywhere(ensemble: Ensemble) -> Looking:
+    """The same one at every place."""
+    return lambda _domain: ensemble
 
 
 def whole(maps: SlideMaps) -> Region:

@@ -69,6 +69,8 @@ class Protocol:
         pooled: patches of all places compete, as in the paper; otherwise each place has its own.
         gated: a retraining spares cases to judge by, as at a hospital, and the gate's verdict is told. Without,
             every member learns from every label.
+        by_place: a model asks and is judged with each place's own batch statistics, the first place's too, from
+            pictures that nobody labelled (see the arm `adabn`), and learns from one place a step. Pictures only.
         obeyed: as at a hospital, what the gate rejects is not served: the model before it goes on to ask, to be trained
             and to be judged. Otherwise every training counts.
         stain: strength of the stain augmentation of all arms but `hed`.
@@ -96,6 +98,7 @@ class Protocol:
     pooled: bool = False
     gated: bool = True
     obeyed: bool = False
+    by_place: bool = False
     stain: float = 0.0
     hed: float = 0.2
     batch: int = 4
@@ -150,6 +153,7 @@ class Protocol:
             replay_share=self.replay_share,
             rate_factor=self.rate_factor,
             restained=self.restained,
+            apart=self.by_place,
             seed=seed,
             device=device,
             threads=1,
@@ -164,7 +168,7 @@ class Protocol:
         """A short name of all of it."""
         values = asdict(self)
         # They came later; what was done before is still found.
-        for name in ("obeyed", "restained"):
+        for name in ("obeyed", "restained", "by_place"):
             if not values[name]:
                 del values[name]
         return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

@@ -31,6 +31,7 @@ from overread.state.database import Database
 from overread.studies.uga.bench import RECIPE, Bench
 from overread.studies.uga.judging import judge_cases, judge_doubt, patch_px0, voxel_mm
 from overread.studies.uga.looking import whole
+from overread.studies.uga.places import looking
 from overread.studies.uga.protocol import ALL
 
 # The clock of the study: its first day, and what passes between two rounds and two questions.
@@ -76,14 +77,14 @@ class Round:
         is_heard = bench.protocol.obeyed and self.arm != ALL
         is_rejected = is_heard and verdict is not None and not verdict["promoted"]
         shutil.copytree(self.model if is_rejected else challenger, self.folder / "model")
-        ensemble = bench.load(self.folder / "model")
-        return {
-            "budget": self.budget,
-            "picks": picks,
-            "gate": verdict,
-            "rows": judge_cases(bench, ensemble, bench.judges, lambda share: self.told("judging", share)),
-            "doubt": judge_doubt(bench, ensemble, list(bench.division.test)) if last else [],
-        }
+        with looking(bench, self.folder / "model", self.folder / "judging") as at:
+            return {
+                "budget": self.budget,
+                "picks": picks,
+                "gate": verdict,
+                "rows": judge_cases(bench, at, bench.judges, lambda share: self.told("judging", share)),
+                "doubt": judge_doubt(bench, at, list(bench.division.test)) if last else [],
+            }
 
     def ask(self) -> list[dict[str, Any]]:
         """Serve the round's patches one after the other, and accept what the robot says of each."""
@@ -92,7 +93,7 @@ class Round:
         had = protocol.budgets[self.number - 2] if self.number > 1 else 0
         each = (self.budget - had) * (len(bench.division.pool) if protocol.pooled else 1)
         ensemble = bench.load(self.model)
-        entries, maps = self.entries(ensemble)
+        entries, maps = self.entries()
         # No budget, as at a hospital that has planned none: the queue shares out what comes before the next training.
         settings = QueueSettings(strategy=self.arm, control_share=0.0, batch=each)
         queue = PatchQueue(self.database, RECIPE, self.model.name, settings)
@@ -121,15 +122,18 @@ class Round:
         edge = patch_px0(self.bench, um)
         return edge, edge
 
-    def entries(self, ensemble: Ensemble) -> tuple[dict[str, SlideEntry], dict[str, SlideMaps]]:
+    def entries(self) -> tuple[dict[str, SlideEntry], dict[str, SlideMaps]]:
         """All cases of the pool as the queue wants them, with what the model in service says of each."""
         bench = self.bench
         maps: dict[str, SlideMaps] = {}
+        as_at_first = self.arm in BLIND or (self.number == 1 and not bench.protocol.by_place)
+        with looking(bench, self.model, self.folder / "asking") as at:
+            ensembles = {} if as_at_first else {domain: at(domain) for domain in bench.division.pool}
         for index, case in enumerate(bench.pool):
-            if self.number == 1 or self.arm in BLIND:
+            if as_at_first:
                 maps[case.id] = bench.first_maps(case)
             else:
-                maps[case.id] = bench.look(ensemble, case).maps
+                maps[case.id] = bench.look(ensembles[case.domain], case).maps
             self.told("looking at the pool", (index + 1) / len(bench.pool))
         entries = {
             case.id: SlideEntry(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from overread.domain import BadInputError
 from overread.ensemble.compute import choose_device
 from overread.queue.claims import Claims
 from overread.studies.uga import published  # noqa: F401 - enters its sets
@@ -108,6 +109,10 @@ def units_of(job: Job, report: Report = lambda _what, _share: None) -> list[Unit
     found = []
     for name in job.sets:
         study_set = open_set(job, name, report)
+        if job.protocol.by_place and study_set.axes == 3:
+            raise BadInputError(
+                f"by_place is for pictures, and {name} holds volumes, whose networks keep no batch statistics"
+            )
         folder = study_folder(job, name)
         write_whole(json.dumps(asdict(job.protocol), indent=1), folder / "protocol.json")
         for seed in job.seeds:
