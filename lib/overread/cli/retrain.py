@@ -69,6 +69,14 @@ def retrain(
     adabn: Annotated[
         bool, typer.Option("--adabn", help="Take batch statistics from the local images alone at the end.")
     ] = False,
+    apart: Annotated[
+        bool,
+        typer.Option(
+            "--apart",
+            help="Train each step on patches of one place, so that every place is normalised by its own batch "
+            "statistics; use it with --adabn.",
+        ),
+    ] = False,
     restained: Annotated[
         float,
         typer.Option(
@@ -112,6 +120,7 @@ def retrain(
         "minutes": minutes,
         "start": start.value,
         "adabn": adabn,
+        "apart": apart,
         "restained": restained,
         "seed": seed,
     }
