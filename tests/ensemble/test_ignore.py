@@ -119,6 +119,17 @@ def test_labelled_background_is_sampled_too(tmp_path: Path) -> None:
         assert bool((patch == 0).any())
 
 
+def test_of_a_case_that_nobody_labelled_any_place_is_sampled(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).uniform(1, 2, (48, 16, 16)).astype(np.float32)
+    write_nifti_case(tmp_path / "data", "beside", [image], np.full(image.shape, IGNORE, np.uint8))
+    write_description(tmp_path / "data", 1)
+    store = PatchStore(tmp_path / "cases")
+    store.fill(read_dataset(tmp_path / "data"), tiny_plan(), np.random.default_rng(0))
+    patches = [store.sample("beside", (16, 16, 16), generator(seed), on_foreground=True) for seed in range(5)]
+    assert all(bool((label == IGNORE).all()) for _, label in patches)
+    assert len({float(image.sum()) for image, _ in patches}) == 5
+
+
 def test_a_centre_never_lies_on_an_ignored_voxel(few_slices: PatchStore) -> None:
     places = np.load(few_slices.folder / "part.places.npy")
     label = np.load(few_slices.folder / "part.label.npy")

@@ -17,6 +17,7 @@ from overread.learning.training_set import (
     locate_central,
     patient_key,
     training_set,
+    with_unlabelled,
 )
 from support.champions import local_balls, train_champion
 from support.datasets import write_balls
@@ -353,3 +354,24 @@ def test_local_files_are_where_they_were_said_to_be(deep: tuple[Path, CentralDat
     assert cases["local-ball_01"].label == given[1].label
     assert cases["local-ball_01"].channels == given[1].channels
     assert json.loads((central.folder / "dataset.json").read_text())["numTraining"] == 8
+
+
+# Pictures that nobody labelled.
+
+
+def test_unlabelled_pictures_are_there_for_their_centre_and_judge_nobody(
+    deep: tuple[Path, CentralData],
+) -> None:
+    asked = replace(local("a", "ada"), centre="south")
+    plain = training_set(*deep, [asked])
+    beside = replace(local("b", "bob"), centre="south")
+    cases = with_unlabelled(plain, [beside])
+    assert cases.unlabelled == {"local-b"}
+    assert cases.centres == {"local-a": "south", "local-b": "south"}
+    assert (cases.local, cases.protected, cases.unseen) == (plain.local, plain.protected, plain.unseen)
+    assert {case.id for case in cases.dataset.cases} == {case.id for case in plain.dataset.cases} | {
+        "local-b"
+    }
+    assert cases.dataset.announced == len(cases.dataset.cases)
+    with pytest.raises(BadInputError, match="picture local-a is among the labelled cases"):
+        with_unlabelled(plain, [asked])

@@ -100,6 +100,7 @@ def test_changes_of_a_protocol():
         ("small", "iterations=many", "iterations cannot be 'many'"),
         ("small", "gated=1", "say yes or no"),
         ("small", "gated=no obeyed=yes", "without a gate there is nothing to obey"),
+        ("small", "beside=yes", "without statistics of a place"),
         ("small", "budgets=10,5", "budgets are patches in all and rise"),
         ("small", "members=0", "members is 0"),
         ("small", "replay_share=2", "replay_share is 2"),

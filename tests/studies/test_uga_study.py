@@ -131,8 +131,9 @@ def test_what_the_gate_rejects_is_not_judged_where_the_gate_is_obeyed(
     assert any(heeded[case, 2] != asked[case, 2] for case, _ in first)
 
 
+@pytest.mark.parametrize("beside", [False, True])
 def test_with_each_place_s_own_statistics_every_step_learns_from_one_place(
-    tmp_path: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch, beside: bool
 ):
     learnt: list[tuple[bool, list[tuple[tuple[str, ...], float]]]] = []
 
@@ -143,7 +144,7 @@ def test_with_each_place_s_own_statistics_every_step_learns_from_one_place(
         train_members(work, plan, lessons, *more)
 
     monkeypatch.setattr(retraining, "train_members", spying)
-    here = job(tmp_path, ("none", "random", "clasp_pe", "adabn"), by_place=True)
+    here = job(tmp_path, ("none", "random", "clasp_pe", "adabn"), by_place=True, beside=beside)
     run_study(here)
     assert all(apart for apart, _ in learnt)
     both = [pools for _, pools in learnt if len(pools) == 2]
@@ -151,8 +152,13 @@ def test_with_each_place_s_own_statistics_every_step_learns_from_one_place(
     for pools in both:
         assert sum(share for _, share in pools) == pytest.approx(1)
         # The central data are one place, the south another.
-        places = [{name.startswith("local-south") for name in cases} for cases, _ in pools]
-        assert places == [{False}, {True}]
+        (central, _), (south, _) = pools
+        assert not [name for name in central if name.startswith("local-")]
+        asked = [name for name in south if name.startswith("local-south")]
+        seen = [name for name in south if name.startswith("local-beside-south")]
+        assert asked
+        assert len(asked) + len(seen) == len(south)
+        assert bool(seen) == beside
     found = gather(here, "discs", "", None)
     assert found is not None
 

@@ -85,7 +85,7 @@ class PatchStore:
     def sample(
         self, case: str, patch: tuple[int, ...], generator: torch.Generator, *, on_foreground: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cut one patch at random; of a partly labelled case, one around a voxel that is labelled.
+        """Cut one patch at random; of a partly labelled case, one around a voxel that is labelled, if there is any.
 
         Voxels that nobody labelled are `IGNORE`. What lies outside the case is background, also of a partly labelled
         one: nothing is there, and the image shows it.
@@ -106,7 +106,7 @@ class PatchStore:
         if on_foreground and len(foreground):
             rows = np.flatnonzero(places[:, 0] == foreground[_integer(len(foreground), generator)])
             centre = places[rows[_integer(len(rows), generator)], 1:]
-        elif is_partial:
+        elif is_partial and len(places):
             rows = np.flatnonzero(places[:, 0] == IGNORE)
             centre = places[rows[_integer(len(rows), generator)], 1:]
         starts = []

@@ -236,7 +236,10 @@ def _lessons(
         pools = [_pool(central, options.replay_share, keys)]
         places = _places(local, cases.centres) if options.apart else [local]
         share = (1 - options.replay_share) / max(1, len(local))
-        pools += [_pool(place, share * len(place), keys) for place in places]
+        for place in places:
+            here = {cases.centres.get(case, "") for case in place}
+            beside = sorted(case for case in cases.unlabelled if cases.centres[case] in here)
+            pools.append(_pool([*place, *(beside if options.apart else [])], share * len(place), keys))
         given = tuple(pool for pool in pools if pool.cases and pool.share > 0)
         lesson = Lesson(given, apart=options.apart)
         if options.start == "champion":
@@ -277,7 +280,8 @@ def _prepare(
         key = keys[case.id]
         if not store.holds(key):
             alone = replace(cases.dataset, cases=(case,), announced=1)
-            ensure_sound(alone, accepted=case.id in cases.local)
+            if case.id not in cases.unlabelled:
+                ensure_sound(alone, accepted=case.id in cases.local)
             renamed = replace(alone, cases=(replace(case, id=key),))
             # By content, so that the places are the same whatever else is prepared.
             store.fill(renamed, plan, np.random.default_rng(list(key.encode())))

@@ -69,6 +69,7 @@ class TrainingSet:
         patients: by case id.
         centres: where local cases were made, by case id; a case whose centre is not known is not named.
         ratings: each rater's own label of the local cases that several labelled, by case id.
+        unlabelled: ids of further pictures, of which nobody labelled anything (see `with_unlabelled`).
     """
 
     dataset: Dataset
@@ -79,6 +80,7 @@ class TrainingSet:
     patients: Mapping[str, str]
     centres: Mapping[str, str] = field(default_factory=dict)
     ratings: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    unlabelled: frozenset[str] = frozenset()
 
     def learnt_by(self, member: int, ids: frozenset[str]) -> list[str]:
         """Those of `ids` that a member learns from, sorted."""
@@ -143,6 +145,34 @@ def training_set(
         patients=patients,
         centres={LOCAL + case.id: case.centre for case in local if case.centre},
         ratings={LOCAL + case.id: case.ratings for case in local if case.ratings},
+    )
+
+
+def with_unlabelled(cases: TrainingSet, pictures: Sequence[LocalCase]) -> TrainingSet:
+    """The same with pictures that batch norms see as well, beside the labelled ones of the same centre.
+
+    What is asked about is not like the rest of a slide, and batch statistics of that alone are not those by which the
+    slide is looked at later. They count where the places are kept apart (`RetrainingOptions.apart`); no loss is taken
+    of them, and nobody is judged by them.
+
+    Args:
+        pictures: each with a label that is `IGNORE` all over, and a centre.
+
+    Raises:
+        BadInputError: a picture is there already.
+    """
+    ids = [LOCAL + picture.id for picture in pictures]
+    if known := sorted({*ids} & {case.id for case in cases.dataset.cases}):
+        raise BadInputError(f"picture {known[0]} is among the labelled cases")
+    more = tuple(Case(id, p.channels, p.label) for id, p in zip(ids, pictures, strict=True))
+    patients = {**cases.patients, **{id: p.patient for id, p in zip(ids, pictures, strict=True)}}
+    everything = (*cases.dataset.cases, *more)
+    return replace(
+        cases,
+        dataset=replace(cases.dataset, cases=everything, announced=len(everything), patients=patients),
+        patients=patients,
+        centres={**cases.centres, **{id: p.centre for id, p in zip(ids, pictures, strict=True)}},
+        unlabelled=frozenset(ids),
     )
 
 

@@ -10,9 +10,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from overread.domain.labels import IGNORE
 from overread.ensemble.adabn import adapt_ensemble
 from overread.ensemble.ensemble import Ensemble
+from overread.learning.training_set import LocalCase
 from overread.studies.uga.bench import Bench
 from overread.studies.uga.judging import random_patch
 from overread.studies.uga.looking import Looking, everywhere
@@ -41,7 +44,7 @@ class AtPlaces:
         if not out.exists():
             adapt_ensemble(
                 self.model,
-                [(picture,) for picture in self._pictures[domain]],
+                [(picture,) for picture in self.pictures[domain]],
                 out,
                 device=self.bench.device,
                 seed=self.bench.seed,
@@ -49,16 +52,39 @@ class AtPlaces:
         return self.bench.load(out)
 
     @cached_property
-    def _pictures(self) -> dict[str, list[Path]]:
+    def pictures(self) -> dict[str, list[Path]]:
         """Patches of each place's pool; of the first place, which has none, those that the first model learnt from."""
-        bench = self.bench
-        rng = np.random.default_rng([bench.seed, 9])
-        found = dict.fromkeys(bench.division.test, sorted((bench.central / "imagesTr").glob("*")))
-        for domain, ids in bench.division.pool.items():
-            cases = [bench.study_set.by_id[name] for name in ids]
-            drawn = [random_patch(bench, cases[number % len(cases)], rng) for number in range(PATCHES)]
-            found[domain] = [path for where in drawn if (path := bench.image_of(where.name)) is not None]
-        return found
+        central = sorted((self.bench.central / "imagesTr").glob("*"))
+        return dict.fromkeys(self.bench.division.test, central) | local_pictures(self.bench)
+
+
+def local_pictures(bench: Bench) -> dict[str, list[Path]]:
+    """Patches anywhere in the tissue of each local place's pool, which nobody needs to label."""
+    rng = np.random.default_rng([bench.seed, 9])
+    found = {}
+    for domain, ids in bench.division.pool.items():
+        cases = [bench.study_set.by_id[name] for name in ids]
+        drawn = [random_patch(bench, cases[number % len(cases)], rng) for number in range(PATCHES)]
+        found[domain] = [path for where in drawn if (path := bench.image_of(where.name)) is not None]
+    return found
+
+
+def unlabelled_cases(bench: Bench, count: int, labels: Path) -> list[LocalCase]:
+    """So many of these pictures of each place as cases of which nobody labelled anything.
+
+    Args:
+        labels: folder that their empty labels are written to.
+    """
+    labels.mkdir(parents=True, exist_ok=True)
+    cases = []
+    for domain, pictures in local_pictures(bench).items():
+        for picture in pictures[:count]:
+            label = labels / f"{picture.stem}.png"
+            with Image.open(picture) as opened:
+                Image.new("L", opened.size, IGNORE).save(label)
+            name = f"beside-{picture.stem}"
+            cases.append(LocalCase(name, (picture,), label, name, False, domain))
+    return cases
 
 
 @contextmanager

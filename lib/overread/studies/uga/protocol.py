@@ -71,6 +71,8 @@ class Protocol:
             every member learns from every label.
         by_place: a model asks and is judged with each place's own batch statistics, the first place's too, from
             pictures that nobody labelled (see the arm `adabn`), and learns from one place a step. Pictures only.
+        beside: with `by_place`, a step sees as many such pictures as labelled ones, so that what is asked about does
+            not make the statistics.
         obeyed: as at a hospital, what the gate rejects is not served: the model before it goes on to ask, to be trained
             and to be judged. Otherwise every training counts.
         stain: strength of the stain augmentation of all arms but `hed`.
@@ -99,6 +101,7 @@ class Protocol:
     gated: bool = True
     obeyed: bool = False
     by_place: bool = False
+    beside: bool = False
     stain: float = 0.0
     hed: float = 0.2
     batch: int = 4
@@ -127,6 +130,10 @@ class Protocol:
                 raise BadInputError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.obeyed and not self.gated:
             raise BadInputError("obeyed is yes and gated no: without a gate there is nothing to obey")
+        if self.beside and not self.by_place:
+            raise BadInputError(
+                "beside is yes and by_place no: without statistics of a place there is nothing to see"
+            )
         # The rest is checked by those who use it, before the first hour has passed.
         self.retraining(0)
 
@@ -168,7 +175,7 @@ class Protocol:
         """A short name of all of it."""
         values = asdict(self)
         # They came later; what was done before is still found.
-        for name in ("obeyed", "restained", "by_place"):
+        for name in ("obeyed", "restained", "by_place", "beside"):
             if not values[name]:
                 del values[name]
         return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

@@ -21,7 +21,7 @@ from overread.learning.accepted import AcceptedLabels, Submission
 from overread.learning.central import read_central
 from overread.learning.gate import GateOptions, judge
 from overread.learning.retraining import retrain
-from overread.learning.training_set import LocalCase, training_set
+from overread.learning.training_set import LocalCase, training_set, with_unlabelled
 from overread.queue.patches.serving import PatchQueue, ServedPatch
 from overread.queue.patches.strategies import EXTRAS
 from overread.queue.patches.tables import SlideEntry
@@ -31,7 +31,7 @@ from overread.state.database import Database
 from overread.studies.uga.bench import RECIPE, Bench
 from overread.studies.uga.judging import judge_cases, judge_doubt, patch_px0, voxel_mm
 from overread.studies.uga.looking import whole
-from overread.studies.uga.places import looking
+from overread.studies.uga.places import looking, unlabelled_cases
 from overread.studies.uga.protocol import ALL
 
 # The clock of the study: its first day, and what passes between two rounds and two questions.
@@ -222,9 +222,13 @@ class Round:
             gate.fewest_protected if protocol.gated else 0,
         )
         training = bench.folder / self.arm / "training"
+        learnt = cases
+        if protocol.beside and self.arm != ALL:
+            beside = unlabelled_cases(bench, self.budget, bench.folder / self.arm / "unlabelled")
+            learnt = with_unlabelled(cases, beside)
         challenger = retrain(
             self.model,
-            cases,
+            learnt,
             training,
             protocol.retraining(bench.seed * 100 + self.number, bench.device),
             progress=lambda now: self.told(now.stage, now.share),
