@@ -171,7 +171,7 @@ def test_the_loop_learns_from_patches_of_slides_aligned_with_their_labels(
     store = ChampionStore(tmp_path / "model")
     shutil.copytree(trained, store.root)
     before = store.current(RECIPE)
-    options = {"iterations": 3, "precision": "float32", "threads": 1, "adabn": True}
+    options = {"iterations": 3, "precision": "float32", "threads": 1, "adabn": True, "apart": True}
     request = Request(
         RECIPE, store.root, studies, str(tmp_path / "overread.db"), device="cpu", retraining=options
     )
