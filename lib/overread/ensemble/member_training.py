@@ -186,7 +186,8 @@ class MemberTraining:
         steps = self.iteration + (STEPS_BEFORE if self.lesson.start is not None else 0)
         weight = 1 - min(AVERAGING, (1 + steps) / (10 + steps))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.network.parameters()), weight)
+            for name, value in self.network.named_parameters():
+                self.average[name].lerp_(value, weight)
         return float(loss.detach()), patch_dice(outputs[0].detach(), labels)
 
     def batch(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:

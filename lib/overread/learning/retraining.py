@@ -234,12 +234,9 @@ def _lessons(
     for member, file in enumerate(description["members"]):
         central, local = (cases.learnt_by(member, ids) for ids in (cases.central, cases.local))
         pools = [_pool(central, options.replay_share, keys)]
-        places = _places(local, cases.centres) if options.apart else [local]
         share = (1 - options.replay_share) / max(1, len(local))
-        for place in places:
-            here = {cases.centres.get(case, "") for case in place}
-            beside = sorted(case for case in cases.unlabelled if cases.centres[case] in here)
-            pools.append(_pool([*place, *(beside if options.apart else [])], share * len(place), keys))
+        for labelled, beside in _places(local, cases) if options.apart else [(local, [])]:
+            pools.append(_pool([*labelled, *beside], share * len(labelled), keys))
         given = tuple(pool for pool in pools if pool.cases and pool.share > 0)
         lesson = Lesson(given, apart=options.apart)
         if options.start == "champion":
@@ -256,12 +253,15 @@ def _pool(cases: Sequence[str], share: float, keys: Mapping[str, str]) -> Pool:
     return Pool(tuple(keys[case] for case in cases), share)
 
 
-def _places(cases: Sequence[str], centres: Mapping[str, str]) -> list[list[str]]:
-    """Cases centre by centre; those of which none is known are one more."""
-    found: dict[str, list[str]] = {}
-    for case in cases:
-        found.setdefault(centres.get(case, ""), []).append(case)
-    return [found[centre] for centre in sorted(found)]
+def _places(local: Sequence[str], cases: TrainingSet) -> list[tuple[list[str], list[str]]]:
+    """Labelled cases centre by centre, with its unlabelled ones; those of which no centre is known are one more."""
+    labelled: dict[str, list[str]] = {}
+    for case in local:
+        labelled.setdefault(cases.centres.get(case, ""), []).append(case)
+    return [
+        (labelled[centre], sorted(case for case in cases.unlabelled if cases.centres[case] == centre))
+        for centre in sorted(labelled)
+    ]
 
 
 def _prepare(

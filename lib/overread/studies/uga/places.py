@@ -88,7 +88,7 @@ def unlabelled_cases(bench: Bench, count: int, labels: Path) -> list[LocalCase]:
 
 
 @contextmanager
-def looking(bench: Bench, model: Path, folder: Path) -> Iterator[Looking]:
+def at_each_place(bench: Bench, model: Path, folder: Path) -> Iterator[Looking]:
     """Who looks at cases under the protocol of a study; adapted ensembles are kept in a folder that goes at the end."""
     if not bench.protocol.by_place:
         yield everywhere(bench.load(model))

@@ -31,7 +31,7 @@ from overread.state.database import Database
 from overread.studies.uga.bench import RECIPE, Bench
 from overread.studies.uga.judging import judge_cases, judge_doubt, patch_px0, voxel_mm
 from overread.studies.uga.looking import whole
-from overread.studies.uga.places import looking, unlabelled_cases
+from overread.studies.uga.places import at_each_place, unlabelled_cases
 from overread.studies.uga.protocol import ALL
 
 # The clock of the study: its first day, and what passes between two rounds and two questions.
@@ -77,7 +77,7 @@ class Round:
         is_heard = bench.protocol.obeyed and self.arm != ALL
         is_rejected = is_heard and verdict is not None and not verdict["promoted"]
         shutil.copytree(self.model if is_rejected else challenger, self.folder / "model")
-        with looking(bench, self.folder / "model", self.folder / "judging") as at:
+        with at_each_place(bench, self.folder / "model", self.folder / "judging") as at:
             return {
                 "budget": self.budget,
                 "picks": picks,
@@ -125,16 +125,8 @@ class Round:
     def entries(self) -> tuple[dict[str, SlideEntry], dict[str, SlideMaps]]:
         """All cases of the pool as the queue wants them, with what the model in service says of each."""
         bench = self.bench
-        maps: dict[str, SlideMaps] = {}
-        as_at_first = self.arm in BLIND or (self.number == 1 and not bench.protocol.by_place)
-        with looking(bench, self.model, self.folder / "asking") as at:
-            ensembles = {} if as_at_first else {domain: at(domain) for domain in bench.division.pool}
-        for index, case in enumerate(bench.pool):
-            if as_at_first:
-                maps[case.id] = bench.first_maps(case)
-            else:
-                maps[case.id] = bench.look(ensembles[case.domain], case).maps
-            self.told("looking at the pool", (index + 1) / len(bench.pool))
+        is_known = self.arm in BLIND or (self.number == 1 and not bench.protocol.by_place)
+        maps = {case.id: bench.first_maps(case) for case in bench.pool} if is_known else self.look_again()
         entries = {
             case.id: SlideEntry(
                 lambda found=maps[case.id]: found,
@@ -147,6 +139,16 @@ class Round:
             for case in bench.pool
         }
         return entries, maps
+
+    def look_again(self) -> dict[str, SlideMaps]:
+        """What the model in service says of all cases of the pool."""
+        bench, maps = self.bench, {}
+        with at_each_place(bench, self.model, self.folder / "asking") as at:
+            ensembles = {domain: at(domain) for domain in bench.division.pool}
+        for index, case in enumerate(bench.pool):
+            maps[case.id] = bench.look(ensembles[case.domain], case).maps
+            self.told("looking at the pool", (index + 1) / len(bench.pool))
+        return maps
 
     def label_all(self) -> list[dict[str, Any]]:
         """Accept the truth about the whole pool."""
