@@ -94,9 +94,10 @@ def test_a_damaged_file_is_the_files_fault(answering):
         list(pacs.files(ENTRY))
 
 
-def test_nobody_at_the_door_is_said():
+def test_nobody_at_the_door_is_said_once_and_not_by_the_client_as_well(caplog):
     with pytest.raises(UnavailableError, match=r"http://127.0.0.1:9/dicom-web does not answer"):
         Pacs("http://127.0.0.1:9/dicom-web").series({})
+    assert caplog.records == []
 
 
 def test_entries_without_a_uid_are_passed_over_and_counts_may_be_missing(answering):

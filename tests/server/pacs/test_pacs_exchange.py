@@ -427,11 +427,12 @@ def test_half_a_line_of_a_ledger_is_nothing(tmp_path):
     assert Ledger(path).get("four") == 4
 
 
-def test_the_thread_goes_on_whatever_happens(side, upload):
+def test_the_thread_goes_on_whatever_happens_until_it_is_closed(request, side, upload):
     uid = upload()
     side = side.again(settings=Settings(pacs_filter=side.settings.pacs_filter, pacs_look_s=0.2))
     (side.folder / "pacs" / "incoming").mkdir()
     side.exchange.open()
+    request.addfinalizer(side.exchange.close)
     deadline = time.monotonic() + 30
     while side.store.list_images() != [uid]:
         assert time.monotonic() < deadline
@@ -444,3 +445,5 @@ def test_the_thread_goes_on_whatever_happens(side, upload):
     told = side.exchange.state()
     assert told["reachable"]
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/dicom-web", told["address"])
+    side.exchange.close()
+    assert "pacs" not in {thread.name for thread in threading.enumerate()}

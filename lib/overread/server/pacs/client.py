@@ -104,8 +104,9 @@ class Pacs:
             wado_url_prefix=self.prefixes["wado"] or None,
             stow_url_prefix=self.prefixes["stow"] or None,
         )
-        # Who asks again, and when, is decided here.
+        # Who asks again, when, and what the log says of it, is decided here.
         self._client.set_http_retry_params(retry=False)
+        logging.getLogger("retrying").setLevel(logging.ERROR)
 
     def series(self, filters: Mapping[str, str]) -> list[SeriesEntry]:
         """All series that match. Raises UnavailableError where the PACS does not answer."""

@@ -58,10 +58,20 @@ class Exchange:
         self._since = time.time()
         self._trouble = ""
         self._exchanged_at = float("-inf")
+        self._closing = False
+        self._thread: threading.Thread | None = None
 
     def open(self) -> None:
         """Begin; a PACS that is down is waited for."""
-        threading.Thread(target=self._keep_looking, name="pacs", daemon=True).start()
+        self._thread = threading.Thread(target=self._keep_looking, name="pacs", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End after the look that is under way."""
+        self._closing = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def wake(self) -> None:
         """Look at once: a label was accepted."""
@@ -124,7 +134,7 @@ class Exchange:
             self._store.forget(gone)
 
     def _keep_looking(self) -> None:
-        while True:
+        while not self._closing:
             try:
                 self.look()
                 self._say(True, "")
