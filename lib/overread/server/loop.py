@@ -63,8 +63,7 @@ class Loop:
         Args:
             warm_up: child processes start after it: the first reader goes before them.
         """
-        for sentence in settle(self._database, self._models.store):
-            logger.warning("After a crash: %s", sentence)
+        settle(self._database, self._models.store)
         threading.Thread(target=self._keep_looking, args=(warm_up,), name="loop", daemon=True).start()
 
     def state(self) -> dict[str, Any]:

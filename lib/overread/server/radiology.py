@@ -18,6 +18,7 @@ from overread.imaging.volumes import READABLE_SUFFIXES, read_labelmap
 from overread.learning.preferences import Preferences
 from overread.meduhip.storage import KIND as MEDUHIP
 from overread.server.datastore import StudyStore, upload_limit
+from overread.server.front.page import Viewer
 from overread.server.inference import STUDIES, EnsembleTask
 from overread.server.loop import Loop
 from overread.server.maps import MapStore
@@ -56,6 +57,7 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
         queueing: hands cases out.
     """
 
+    title = NAME
     serves_pacs = True
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -89,6 +91,15 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
         super().open(sessions)
         if self.exchange is not None:
             self.exchange.open()
+
+    def viewers(self) -> list[Viewer]:
+        """3D Slicer, and OHIF where there is a PACS for it to show."""
+        slicer = Viewer(
+            "3D Slicer",
+            "Module MONAILabel: enter this as MONAI Label server and press the round arrow beside it:",
+        )
+        ohif = Viewer("OHIF", "in this browser; the panel MONAI Label asks the models.", "/ohif/")
+        return [slicer] if self.pacs is None else [ohif, slicer]
 
     def new_task(self, recipe: str) -> VolumeTask:
         """A recipe's champion as a model for volumes."""

@@ -34,6 +34,8 @@ from overread.server.children import Children
 from overread.server.datastore_routes import datastore_router
 from overread.server.errors import add_error_answers
 from overread.server.faults import add_fault_answers
+from overread.server.front.page import Viewer
+from overread.server.front.routes import open_front
 from overread.server.guard import UploadGuard
 from overread.server.log_routes import log_router
 from overread.server.loop import Loop
@@ -45,6 +47,7 @@ from overread.server.settings import Settings
 from overread.server.store import GuardedStore
 from overread.server.training import Training
 from overread.server.turns import INFERENCE, record_turn
+from overread.server.watch.health import Health
 from overread.server.watch.routes import watch_over
 from overread.state.database import DATABASE_VARIABLE, Database, default_path
 from overread.uncertainty.measures import MEASURES
@@ -78,6 +81,7 @@ class Serving(ABC, Generic[Task, Store]):
         conf: what `--conf` said.
 
     Attributes:
+        title: of the app, for people.
         settings, models, database, accepted, children, training: see their types.
         access: who comes in.
         store: the studies folder.
@@ -88,6 +92,7 @@ class Serving(ABC, Generic[Task, Store]):
         not_offered: beginnings of addresses of MONAI Label's that this app does without.
     """
 
+    title: str
     store: Store
     loop: Loop
     not_offered: tuple[str, ...] = ()
@@ -131,6 +136,10 @@ class Serving(ABC, Generic[Task, Store]):
     @abstractmethod
     def router(self) -> APIRouter:
         """The endpoints of this app."""
+
+    @abstractmethod
+    def viewers(self) -> list[Viewer]:
+        """In which programs people look at images of this server."""
 
     @abstractmethod
     def body_limit(self, method: str, path: str, query: dict[str, str]) -> int:
@@ -219,7 +228,9 @@ class Serving(ABC, Generic[Task, Store]):
         add_fault_answers(app)
         others = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
         app.user_middleware[:] = [*others, *self.middlewares()]
-        watch_over(app, self)
+        health = Health(self)
+        open_front(app, self, health)
+        watch_over(app, self, health)
         # The stack was built when the server began to start; requests go through the new one.
         app.middleware_stack = SafeHeaders(app.build_middleware_stack())
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 LONGEST_NAME = 200
 WRONG = "Name or password is wrong."
 # Where a browser goes that was on its way to nowhere in particular.
-FIRST_PAGE = "/ohif/"
+FIRST_PAGE = "/"
 
 
 def login_router(access: Access) -> APIRouter:

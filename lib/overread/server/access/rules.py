@@ -50,7 +50,7 @@ RULES = (
     Rule(GET, "/healthz/**", OPEN),
     # To read: images and what the models say of them, the own queue, the own labels.
     Rule(GET, "/", READER),
-    Rule(GET, "/docs", READER),
+    Rule(GET, "/docs/**", READER),
     Rule(GET, "/openapi.json", READER),
     Rule(GET, "/ohif/**", READER),
     Rule(GET, "/proxy/**", READER),

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from overread.domain import PixelSize
+from overread.server.front.page import Viewer
 from overread.server.loop import Loop
 from overread.server.meduhip.encoded import EncodedImages
 from overread.server.meduhip.sittings import Sittings
@@ -43,6 +44,7 @@ class SlideServing(Serving[SlideTask, SlideStore]):
         queueing: hands patches out.
     """
 
+    title = NAME
     # What is sent there is taken for a volume; QuPath sends pictures with its requests.
     not_offered = ("/session",)
 
@@ -64,6 +66,10 @@ class SlideServing(Serving[SlideTask, SlideStore]):
     def new_task(self, recipe: str) -> SlideTask:
         """A recipe's champion as a model for slides."""
         return SlideTask(recipe, self.models, self.slides, self.maps, self._turns)
+
+    def viewers(self) -> list[Viewer]:
+        """QuPath."""
+        return [Viewer("QuPath", "Edit > Preferences > MONAI Label > Server URL:")]
 
     def answer(self, model: str, request: dict[str, Any]) -> SlideAnswer:
         """Let a model answer. Raises NotFoundError for an unknown one."""

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 LOOKS_AT_ONCE = 2
 
 
-def watch_over(app: FastAPI, serving: Serving[Any, Any]) -> None:
+def watch_over(app: FastAPI, serving: Serving[Any, Any], health: Health) -> None:
     """Give the app its two addresses, and time its requests from now on."""
-    health, figures = Health(serving), Figures(serving)
+    figures = Figures(serving)
     app.include_router(watch_router(health, figures))
     # The first is the outermost: its time is the client's.
     app.user_middleware.insert(0, Middleware(Timed, figures=figures))
