@@ -27,7 +27,7 @@ from overread.studies.uga.study import finished, run_study, units_of
 from support.tiny_study import EDGE_PX, PATCH_PX, PROTOCOL, balls, discs, job
 
 pytestmark = pytest.mark.slow
-ARMS = ("none", "all", "random", "clasp_pe", "uga", "hed", "adabn")
+ARMS = ("none", "all", "random", "clasp_pe", "uga", "hed", "adabn", "pseudo")
 
 
 class KilledError(Exception):
@@ -56,7 +56,8 @@ def test_every_arm_is_judged_on_every_held_out_case(results: dict[str, Any]):
     assert read.study.arms == ARMS
     by_arm = Counter((row.arm, row.budget, row.domain) for row in read.rows)
     # Seven pictures of four patients in the north: at most a third judge; half of four in the south.
-    for arm, budget in (("none", 0), ("random", 1), ("random", 2), ("uga", 2), ("all", 2), ("hed", 0)):
+    free = [("none", 0), ("hed", 0), ("pseudo", 0)]
+    for arm, budget in (*free, ("random", 1), ("random", 2), ("uga", 2), ("all", 2)):
         assert by_arm[arm, budget, "north"] == 2
         assert by_arm[arm, budget, "south"] == 2
     # Statistics of another place say nothing about the first one.
@@ -173,9 +174,52 @@ def test_with_each_place_s_own_statistics_every_step_learns_from_one_place(
     assert left == ["at_1"], "of adapted models only that of the arm is kept"
 
 
-def test_volumes_have_no_statistics_of_a_place(tmp_path: Path):
-    with pytest.raises(BadInputError, match="by_place is for pictures, and balls holds volumes"):
-        run_study(job(tmp_path, ("none",), ("balls",), by_place=True))
+def test_a_self_taught_model_asks_and_sees_again_what_taught_it(
+    tmp_path: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    learnt: list[tuple[Path, list[tuple[set[str], float]]]] = []
+
+    def spying(work: Path, plan: Any, lessons: Any, *more: Any) -> None:
+        for lesson in lessons:
+            pools = [
+                (
+                    {name.split("-")[1] if name.startswith("local-") else "central" for name in p.cases},
+                    p.share,
+                )
+                for p in lesson.pools
+            ]
+            learnt.append((lesson.start, pools))
+        train_members(work, plan, lessons, *more)
+
+    monkeypatch.setattr(retraining, "train_members", spying)
+    here = job(tmp_path, ("random", "clasp_pe"), self_taught=True)
+    run_study(here)
+    # The first two trainings of a study are the first model's; then what it says itself teaches it.
+    (_, first), *further = [(start, pools) for start, pools in learnt if start is not None]
+    assert first == [({"central"}, 0.5), ({"pseudo"}, 0.5)]
+    again = [pools for start, pools in further if len(pools) == 3]
+    assert again, "some member learns from the patches that were asked about"
+    for central, pseudo, asked in again:
+        assert (central, pseudo) == (({"central"}, 0.5), ({"pseudo"}, 0.25))
+        assert asked[1] == 0.25
+        assert not asked[0] & {"central", "pseudo"}
+    found = gather(here, "discs", "", None)
+    assert found is not None
+
+    def said(arm: str, where: dict[str, Any]) -> dict[tuple[str, int], float]:
+        return {(row["case"], row["budget"]): row["dice"] for row in where["rows"] if row["arm"] == arm}
+
+    assert said("none", found) == said("none", results)
+    assert said("pseudo", found) == said("pseudo", results), (
+        "the same model, whether it is asked to ask or not"
+    )
+    assert said("random", found) != said("random", results)
+
+
+@pytest.mark.parametrize("change", ["by_place", "self_taught"])
+def test_volumes_have_no_statistics_of_a_place(tmp_path: Path, change: str):
+    with pytest.raises(BadInputError, match=f"{change} is for pictures, and balls holds volumes"):
+        run_study(job(tmp_path, ("none",), ("balls",), **{change: True}))
 
 
 def test_doubt_is_judged_place_by_place(results: dict[str, Any]):

@@ -292,7 +292,8 @@ def uga(
         str,
         typer.Option(
             help="What to compare, with commas: all (labels), random, foreground_random, most_uncertain, clasp_pe, "
-            "uga, pairwise_dice, adaptive_box, hed (stain augmentation), adabn. [default: all but adaptive_box]",
+            "uga, pairwise_dice, adaptive_box, hed (stain augmentation), adabn, pseudo (see `docs/results.md`). "
+            "[default: all but adaptive_box]",
             show_default=False,
         ),
     ] = "",

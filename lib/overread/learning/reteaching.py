@@ -76,9 +76,9 @@ def reteach(
     description = read_description(champion)
     ensure_retrainable(description)
     _ensure_judged(description["name"], cases)
-    if options.adabn or options.apart:
+    if options.adabn or options.apart or options.pseudo_share:
         raise BadInputError(
-            "the batch statistics of a MedUHIP model are not adapted; retrain it without adabn and apart"
+            "the batch statistics of a MedUHIP model are not adapted; retrain it without adabn, apart and pseudo-labels"
         )
     plan, styles, work = Plan.from_json(description["plan"]), _styles(description), Path(work)
 

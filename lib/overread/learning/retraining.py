@@ -64,6 +64,8 @@ class RetrainingOptions:
         rate_factor: of the learning rate, for `champion`.
         restained: share of the central patches that are shown in the colours of an accepted picture: where only one
             class was accepted of a place, its colours would stand for that class. RGB pictures only.
+        pseudo_share: of the patches that are not of central cases, of pictures that a model labelled (see
+            `pseudo_labels`), where there are such; all of them where no reader labelled anything.
         adabn: whether the members' batch statistics are at last those of the local images alone (see
             `ensemble.adabn`), not of local and central ones together.
         apart: whether all patches of a step are of one place (the central data are one, each centre of local cases
@@ -78,6 +80,7 @@ class RetrainingOptions:
     replay_share: float = 0.5
     rate_factor: float = 0.1
     restained: float = 0.0
+    pseudo_share: float = 0.0
     adabn: bool = False
     apart: bool = False
     seed: int = 0
@@ -93,8 +96,13 @@ class RetrainingOptions:
             raise BadInputError(f"start {self.start!r} is not known; use champion or scratch")
         if not 0 <= self.replay_share <= 1:
             raise BadInputError(f"replay_share is {self.replay_share}, expected 0 to 1")
-        if not 0 <= self.restained <= 1:
-            raise BadInputError(f"restained is {self.restained}, expected 0 to 1")
+        for name in ("restained", "pseudo_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInputError(f"{name} is {getattr(self, name)}, expected 0 to 1")
+        if self.pseudo_share and self.apart:
+            raise BadInputError(
+                "pseudo_share and apart exclude each other: a step shows one place, labelled or not"
+            )
         if not self.rate_factor > 0:
             raise BadInputError(f"rate_factor is {self.rate_factor}, expected more than 0")
         self.budget(1)
@@ -234,7 +242,13 @@ def _lessons(
     for member, file in enumerate(description["members"]):
         central, local = (cases.learnt_by(member, ids) for ids in (cases.central, cases.local))
         pools = [_pool(central, options.replay_share, keys)]
-        share = (1 - options.replay_share) / max(1, len(local))
+        pseudo = sorted(cases.unlabelled) if options.pseudo_share else []
+        pseudo_share = options.pseudo_share if local else 1.0
+        left = 1 - options.replay_share
+        if pseudo:
+            pools.append(_pool(pseudo, left * pseudo_share, keys))
+            left *= 1 - pseudo_share
+        share = left / max(1, len(local))
         for labelled, beside in _places(local, cases) if options.apart else [(local, [])]:
             pools.append(_pool([*labelled, *beside], share * len(labelled), keys))
         given = tuple(pool for pool in pools if pool.cases and pool.share > 0)

@@ -69,7 +69,7 @@ class TrainingSet:
         patients: by case id.
         centres: where local cases were made, by case id; a case whose centre is not known is not named.
         ratings: each rater's own label of the local cases that several labelled, by case id.
-        unlabelled: ids of further pictures, of which nobody labelled anything (see `with_unlabelled`).
+        unlabelled: ids of further pictures, of which no reader labelled anything (see `with_unlabelled`).
     """
 
     dataset: Dataset
@@ -149,14 +149,14 @@ def training_set(
 
 
 def with_unlabelled(cases: TrainingSet, pictures: Sequence[LocalCase]) -> TrainingSet:
-    """The same with pictures that batch norms see as well, beside the labelled ones of the same centre.
+    """The same with pictures that no reader labelled; nobody is judged by them.
 
-    What is asked about is not like the rest of a slide, and batch statistics of that alone are not those by which the
-    slide is looked at later. They count where the places are kept apart (`RetrainingOptions.apart`); no loss is taken
-    of them, and nobody is judged by them.
+    Either their labels are `IGNORE` all over: then batch norms see them beside the labelled ones of the same centre
+    where places are kept apart (`RetrainingOptions.apart`), since what is asked about is not like the rest of a slide.
+    Or a model labelled them where it is sure (`pseudo_labels`): then they teach (`RetrainingOptions.pseudo_share`).
 
     Args:
-        pictures: each with a label that is `IGNORE` all over, and a centre.
+        pictures: each with a label and a centre.
 
     Raises:
         BadInputError: a picture is there already.

@@ -13,9 +13,9 @@ from overread.meduhip.prompts import Click
 from overread.meduhip.vote import sample_dice
 
 Acts = Literal["either", "picks", "clicks"]
-# A candidate is picked rather than an error clicked when it is better than what is shown by this much Dice: by less, a
-# click does more (chosen on validation cases).
-WORTH_PICKING = 0.01
+# A candidate is picked rather than an error clicked when it makes up for this share of the Dice that what is shown
+# lacks: for less, a click does more (chosen on validation cases).
+WORTH_PICKING = 0.11
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,14 @@ class Clinician:
         chooser: how they err.
         acts: `picks` candidates only, while one is better than what is shown; `clicks` on errors only; or `either`: a
             candidate where one is clearly better than what is shown, else a click.
+        worth_picking: share of the missing Dice (1 - Dice of what is shown) that a candidate must make up for to be
+            clearly better.
     """
 
     name: str
     chooser: Chooser
     acts: Acts = "either"
+    worth_picking: float = WORTH_PICKING
 
     def reacts(
         self, shown: torch.Tensor, candidates: torch.Tensor, wanted: torch.Tensor, rng: np.random.Generator
@@ -46,8 +49,8 @@ class Clinician:
         if self.acts != "clicks" and len(candidates):
             scores = sample_dice(candidates[None].float(), wanted[None].float())[0]
             now = float(sample_dice(shown[None, None].float(), wanted[None].float())[0, 0])
-            worth = 0.0 if self.acts == "picks" else WORTH_PICKING
-            if float(scores.max()) > now + worth:
+            worth = 0.0 if self.acts == "picks" else self.worth_picking
+            if float(scores.max()) > now + worth * (1 - now):
                 return choose(self.chooser, scores.numpy(), rng)
             if self.acts == "picks":
                 return None

@@ -17,13 +17,14 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from overread.studies.uga.bench import RECIPE, Bench, write_whole
+from overread.studies.uga.bench import RECIPE, Bench, Told, write_whole
 from overread.studies.uga.judging import judge_cases, judge_doubt
 from overread.studies.uga.looking import everywhere
 from overread.studies.uga.patch_quality import patch_rows
 from overread.studies.uga.places import AtPlaces
-from overread.studies.uga.protocol import ADABN, ALL, HED, NONE
-from overread.studies.uga.rounds import Round, Told, opened_database
+from overread.studies.uga.protocol import ADABN, ALL, HED, NONE, PSEUDO
+from overread.studies.uga.rounds import Round, opened_database
+from overread.studies.uga.self_taught import self_taught
 
 
 def run_unit(bench: Bench, arm: str, told: Told) -> None:
@@ -41,6 +42,8 @@ def run_unit(bench: Bench, arm: str, told: Told) -> None:
         rounds = [_stained(bench, told)]
     elif arm == ADABN:
         rounds = [_adapted(bench, told)]
+    elif arm == PSEUDO:
+        rounds = [_self_taught(bench, told)]
     else:
         rounds = list(_rounds(bench, arm, told))
     write_whole(json.dumps({"arm": arm, "seed": bench.seed, "rounds": rounds}, allow_nan=False), finished)
@@ -93,11 +96,25 @@ def _adapted(bench: Bench, told: Told) -> dict[str, Any]:
     }
 
 
+def _self_taught(bench: Bench, told: Told) -> dict[str, Any]:
+    """The first model, taught by what it says itself of the places, with their batch statistics."""
+    ensemble = bench.load(self_taught(bench, told))
+    return {
+        "budget": 0,
+        "picks": [],
+        "gate": None,
+        "rows": judge_cases(bench, everywhere(ensemble), bench.judges, lambda share: told("judging", share)),
+        "doubt": judge_doubt(bench, everywhere(ensemble), list(bench.division.test)),
+    }
+
+
 def _rounds(bench: Bench, arm: str, told: Told) -> Iterator[dict[str, Any]]:
     """The rounds of an arm that asks; those that are there are only read."""
     folder = bench.folder / arm
     budgets = bench.protocol.budgets[-1:] if arm == ALL else bench.protocol.budgets
     before, model = None, bench.store.current(RECIPE)
+    if bench.protocol.self_taught and arm != ALL:
+        model = self_taught(bench, told)
     for number, budget in enumerate(budgets, start=1):
         finished = folder / "rounds" / f"{budget:02d}"
         if not (finished / "round.json").exists():

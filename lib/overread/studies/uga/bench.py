@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,9 @@ from overread.studies.uga.looking import Look, look_at
 from overread.studies.uga.protocol import Protocol, Scale
 from overread.studies.uga.sets import StudyCase, StudySet
 from overread.studies.uga.splits import Division, divide
+
+# Hears what is being done, and the share of it that is done.
+Told = Callable[[str, float], None]
 
 RECIPE = "study"
 VALIDATION_SHARE = 0.2

@@ -25,6 +25,7 @@ LEVELS = {
     CEILING: ("0.1", "-"),
     "hed": ("#8a5a00", ":"),
     "adabn": ("#5b3f8c", "-."),
+    "pseudo": ("#1b6f5f", "-."),
 }
 # Panels of a row; groups of arms in one panel.
 COLUMNS, GROUPS = 3, 6

@@ -13,11 +13,12 @@ from overread.ensemble.plan import Hardware
 from overread.learning.retraining import RetrainingOptions
 from overread.queue.patches.strategies import PATCH_STRATEGIES
 
-# Arms that ask nobody: the model as it is, with stain augmentation, with the place's own batch statistics.
-NONE, HED, ADABN = "none", "hed", "adabn"
+# Arms that ask nobody: the model as it is, with stain augmentation, with the place's own batch statistics, and taught
+# by what it says itself with those.
+NONE, HED, ADABN, PSEUDO = "none", "hed", "adabn", "pseudo"
 # Everything in the pool is labelled.
 ALL = "all"
-UNASKED = (NONE, HED, ADABN)
+UNASKED = (NONE, HED, ADABN, PSEUDO)
 ARMS = (
     NONE,
     ALL,
@@ -29,9 +30,12 @@ ARMS = (
     "pairwise_dice",
     HED,
     ADABN,
+    PSEUDO,
 )
 # Only where pictures are stained.
-STAINED = (HED, ADABN)
+STAINED = (HED, ADABN, PSEUDO)
+# Of the patches that are not central ones in a retraining from a self-taught model.
+PSEUDO_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Protocol:
             pictures that nobody labelled (see the arm `adabn`), and learns from one place a step. Pictures only.
         beside: with `by_place`, a step sees as many such pictures as labelled ones, so that what is asked about does
             not make the statistics.
+        self_taught: arms that ask begin with the model of the arm `pseudo`, and see what taught it again in every
+            retraining. Pictures only.
         obeyed: as at a hospital, what the gate rejects is not served: the model before it goes on to ask, to be trained
             and to be judged. Otherwise every training counts.
         stain: strength of the stain augmentation of all arms but `hed`.
@@ -102,6 +108,7 @@ class Protocol:
     obeyed: bool = False
     by_place: bool = False
     beside: bool = False
+    self_taught: bool = False
     stain: float = 0.0
     hed: float = 0.2
     batch: int = 4
@@ -134,8 +141,17 @@ class Protocol:
             raise BadInputError(
                 "beside is yes and by_place no: without statistics of a place there is nothing to see"
             )
+        if self.self_taught and self.by_place:
+            raise BadInputError(
+                "self_taught and by_place are both yes: what taught itself needs no statistics"
+            )
         # The rest is checked by those who use it, before the first hour has passed.
         self.retraining(0)
+
+    @property
+    def before_asking(self) -> tuple[str, ...]:
+        """Arms that must be done before one that asks."""
+        return (NONE, PSEUDO) if self.self_taught else (NONE,)
 
     def scale_of(self, set_name: str) -> Scale:
         """How finely a set is seen."""
@@ -161,6 +177,7 @@ class Protocol:
             rate_factor=self.rate_factor,
             restained=self.restained,
             apart=self.by_place,
+            pseudo_share=PSEUDO_SHARE if self.self_taught else 0.0,
             seed=seed,
             device=device,
             threads=1,
@@ -175,7 +192,7 @@ class Protocol:
         """A short name of all of it."""
         values = asdict(self)
         # They came later; what was done before is still found.
-        for name in ("obeyed", "restained", "by_place", "beside"):
+        for name in ("obeyed", "restained", "by_place", "beside", "self_taught"):
             if not values[name]:
                 del values[name]
         return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

@@ -109,7 +109,7 @@ def _sentences(findings: Findings) -> list[str]:
                 )
     goals = judge_goals(findings)
     told += [f"{arm}: {_goals_of([goal for goal in goals if goal.arm == arm])}." for arm in study.by_doubt]
-    for arm in (arm for arm in study.arms if arm in ("hed", "adabn")):
+    for arm in (arm for arm in study.arms if arm in ("hed", "adabn", "pseudo")):
         change = findings.difference(arm, BASELINE, 0, place)
         if change is not None:
             told.append(f"Without any label, {arm} changes Dice by {signed(change)} ({place}).")

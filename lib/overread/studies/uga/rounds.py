@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,12 @@ from overread.queue.patches.tables import SlideEntry
 from overread.queue.settings import QueueSettings
 from overread.raters.robot import RobotRater
 from overread.state.database import Database
-from overread.studies.uga.bench import RECIPE, Bench
+from overread.studies.uga.bench import RECIPE, Bench, Told
 from overread.studies.uga.judging import judge_cases, judge_doubt, patch_px0, voxel_mm
 from overread.studies.uga.looking import whole
 from overread.studies.uga.places import at_each_place, unlabelled_cases
 from overread.studies.uga.protocol import ALL
+from overread.studies.uga.self_taught import taught_cases
 
 # The clock of the study: its first day, and what passes between two rounds and two questions.
 FIRST_DAY_S, DAY_S, QUESTION_S = 1_700_000_000.0, 86_400.0, 60.0
@@ -41,8 +42,6 @@ ROBOT = "robot"
 BLIND = ("random",)
 # More than any case has along an edge.
 WHOLE_PX = 10**6
-
-Told = Callable[[str, float], None]
 
 
 @dataclass(eq=False)
@@ -125,7 +124,8 @@ class Round:
     def entries(self) -> tuple[dict[str, SlideEntry], dict[str, SlideMaps]]:
         """All cases of the pool as the queue wants them, with what the model in service says of each."""
         bench = self.bench
-        is_known = self.arm in BLIND or (self.number == 1 and not bench.protocol.by_place)
+        is_first = self.number == 1 and not (bench.protocol.by_place or bench.protocol.self_taught)
+        is_known = self.arm in BLIND or is_first
         maps = {case.id: bench.first_maps(case) for case in bench.pool} if is_known else self.look_again()
         entries = {
             case.id: SlideEntry(
@@ -228,6 +228,8 @@ class Round:
         if protocol.beside and self.arm != ALL:
             beside = unlabelled_cases(bench, self.budget, bench.folder / self.arm / "unlabelled")
             learnt = with_unlabelled(cases, beside)
+        elif protocol.self_taught and self.arm != ALL:
+            learnt = with_unlabelled(cases, taught_cases(bench))
         challenger = retrain(
             self.model,
             learnt,

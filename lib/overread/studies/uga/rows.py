@@ -11,7 +11,7 @@ from overread.domain import BadInputError
 
 # Arms that ask for no patch: no labels, all labels, and what costs no label.
 BASELINE, CEILING = "none", "all"
-UNASKED = (BASELINE, CEILING, "hed", "adabn")
+UNASKED = (BASELINE, CEILING, "hed", "adabn", "pseudo")
 RANDOM, FOREGROUND_RANDOM = "random", "foreground_random"
 CHANCE = (RANDOM, FOREGROUND_RANDOM)
 

@@ -25,7 +25,7 @@ from overread.queue.claims import Claims
 from overread.studies.uga import published  # noqa: F401 - enters its sets
 from overread.studies.uga.arms import run_unit
 from overread.studies.uga.bench import Bench, write_whole
-from overread.studies.uga.protocol import NONE, Protocol, checked_arms
+from overread.studies.uga.protocol import NONE, UNASKED, Protocol, checked_arms
 from overread.studies.uga.sets import StudySet
 from overread.studies.uga.sources import prepare_set
 
@@ -74,7 +74,10 @@ class Unit:
     @property
     def is_ready(self) -> bool:
         """Whether what it needs is there."""
-        return self.arm == NONE or (self.bench.folder / NONE / "unit.json").exists()
+        needed = (
+            () if self.arm == NONE else (NONE,) if self.arm in UNASKED else self.bench.protocol.before_asking
+        )
+        return all((self.bench.folder / arm / "unit.json").exists() for arm in needed)
 
     @property
     def name(self) -> str:
@@ -109,15 +112,18 @@ def units_of(job: Job, report: Report = lambda _what, _share: None) -> list[Unit
     found = []
     for name in job.sets:
         study_set = open_set(job, name, report)
-        if job.protocol.by_place and study_set.axes == 3:
-            raise BadInputError(
-                f"by_place is for pictures, and {name} holds volumes, whose networks keep no batch statistics"
-            )
+        if study_set.axes == 3:
+            for change in ("by_place", "self_taught"):
+                if getattr(job.protocol, change):
+                    raise BadInputError(
+                        f"{change} is for pictures, and {name} holds volumes, whose networks keep no batch statistics"
+                    )
         folder = study_folder(job, name)
         write_whole(json.dumps(asdict(job.protocol), indent=1), folder / "protocol.json")
+        wanted = (*job.protocol.before_asking, *job.arms)
         for seed in job.seeds:
             bench = Bench(study_set, job.protocol, seed, folder / f"seed_{seed}", device)
-            found += [Unit(name, bench, arm) for arm in checked_arms(job.arms, study_set.axes)]
+            found += [Unit(name, bench, arm) for arm in checked_arms(wanted, study_set.axes)]
     order = {name: place for place, name in enumerate(job.sets)}
     return sorted(found, key=lambda u: (u.bench.seed, u.arm != NONE, order[u.set_name]))
 
