@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from overread.imaging.slides.colours import DARKEST, map_between, moments_of
+
 # Optical density of red, green and blue per unit of haematoxylin, eosin and DAB (Ruifrok & Johnston 2001, Anal. Quant.
 # Cytol. Histol. 23:291), each of length 1.
 HED = torch.nn.functional.normalize(
@@ -16,18 +18,11 @@ HED = torch.nn.functional.normalize(
 FROM_HED = torch.linalg.inv(HED)
 # Optical density (natural logarithm) by which a concentration moves at most, per unit of strength.
 SHIFT = 1.0
-# Black has no finite density; one grey level of 8 bits is as dark as it gets.
-DARKEST = 1 / 255
 # Small changes as scanners make them: share of the saturation and of the brightness, and turns of the hue.
 SATURATION = 0.1
 BRIGHTNESS = 0.1
 HUE = 0.02
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
-# Mean optical density below which a pixel is glass, and what every colour varies at least, so that a map is found.
-GLASS_DENSITY = 0.05
-LEAST_MOMENT = 1e-3
-# A picture's colours are measured on about so many pixels.
-MEASURED_PIXELS = 10_000
 
 
 def vary_stain(picture: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
@@ -62,35 +57,20 @@ def colours_of(picture: torch.Tensor) -> torch.Tensor:
     Args:
         picture: RGB `(3, *space)` in [0, 1].
     """
-    flat = picture.reshape(3, -1)
-    every = max(1, flat.shape[1] // MEASURED_PIXELS)
-    densities = -flat[:, ::every].float().clamp_min(DARKEST).log()
-    tissue = densities[:, densities.mean(dim=0) > GLASS_DENSITY]
-    if tissue.shape[1] < 2:
-        tissue = densities
-    return tissue @ tissue.T / tissue.shape[1] + LEAST_MOMENT * torch.eye(3)
+    flat = picture.reshape(3, -1).float().clamp_min(DARKEST)
+    return torch.from_numpy(moments_of(-flat.log().numpy())).float()
 
 
 def in_colours(picture: torch.Tensor, now: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """A picture in another one's colours: the linear map of densities that gives them its second moments.
-
-    Of all such maps the one that moves densities least (Pitié & Kokaram 2007, doi:10.1049/cp:20070055, here without
-    means, so that glass stays white).
+    """A picture in another one's colours, see `imaging.slides.colours`.
 
     Args:
         picture: RGB `(3, *space)` in [0, 1].
         now, wanted: `colours_of` what it is a part of, and of the other.
     """
-    root = _power(now, 0.5)
-    inverse = _power(now, -0.5)
-    matrix = inverse @ _power(root @ wanted @ root, 0.5) @ inverse
+    matrix = torch.from_numpy(map_between(now.double().numpy(), wanted.double().numpy())).float()
     flat = -picture.reshape(3, -1).clamp_min(DARKEST).log()
     return (matrix @ flat).neg_().exp_().clamp_(0, 1).reshape(picture.shape)
-
-
-def _power(moments: torch.Tensor, exponent: float) -> torch.Tensor:
-    values, vectors = torch.linalg.eigh(moments.double())
-    return ((vectors * values.clamp_min(1e-12) ** exponent) @ vectors.T).float()
 
 
 def _colour_matrix(saturation: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:

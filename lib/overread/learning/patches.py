@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from overread.domain import BadInputError, OverreadError
 from overread.domain.slides import PatchLocation, PixelSize
 from overread.imaging.slides.files import state_of
-from overread.imaging.slides.slide import ASSUMED, find_slides, open_slide
+from overread.imaging.slides.slide import ASSUMED, Slide, find_slides, open_slide
 from overread.learning.label_files import file_name
 
 logger = logging.getLogger(__name__)
@@ -43,11 +44,20 @@ class PatchImages:
         cache: can be deleted; its pictures are cut again.
         um_per_px: pixel size of the pictures, which is the model's.
         assumed: pixel size of slides that do not tell theirs.
+        seen: a slide as the model sees it, such as in other colours; a cache holds what was seen in one way.
     """
 
-    def __init__(self, slides: Path, cache: Path, um_per_px: float, assumed: PixelSize = ASSUMED) -> None:
+    def __init__(
+        self,
+        slides: Path,
+        cache: Path,
+        um_per_px: float,
+        assumed: PixelSize = ASSUMED,
+        seen: Callable[[Slide], Slide] = lambda slide: slide,
+    ) -> None:
         self.slides, self.cache = Path(slides), Path(cache)
         self.pixel_size, self.assumed = PixelSize(um_per_px), assumed
+        self._seen = seen
 
     def image_of(self, case: str) -> Path | None:
         """The picture of a patch by the patch's name; None for other names, and where the slide is not there.
@@ -81,7 +91,7 @@ class PatchImages:
             if not slide.bounds.overlaps(location.region):
                 raise BadInputError(f"it lies outside {path}, which has {slide.size_px} pixels")
             size = label_size(location, slide.pixel_size, self.pixel_size.um)
-            pixels = slide.read_into(location.region, size)
+            pixels = self._seen(slide).read_into(location.region, size)
         text = PngImagePlugin.PngInfo()
         text.add_text(ORIGIN, origin)
         picture.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import openslide
 
 from overread.domain.errors import BadInputError, NotFoundError, OverreadError
 from overread.domain.slides import PixelSize, Region
+from overread.imaging.slides.colours import recoloured
 from overread.imaging.slides.files import MIRAX_INDEX, folder_beside, state_of
 from overread.imaging.slides.sampling import Sampler
 from overread.imaging.slides.sources import OpenSlideSource, PictureSource, Source, assumed_size
@@ -51,7 +53,18 @@ class Slide:
         self.rank = source.rank
         self._source = source
         self._sampler = Sampler(source)
+        self._matrix: np.ndarray | None = None
         self.downsamples = self._sampler.downsamples
+
+    def recoloured(self, matrix: np.ndarray) -> Slide:
+        """The same slide as another laboratory would have stained it; closing either closes both.
+
+        Args:
+            matrix: from `colours.map_between`.
+        """
+        other = copy.copy(self)
+        other._matrix = matrix
+        return other
 
     @property
     def bounds(self) -> Region:
@@ -77,7 +90,8 @@ class Slide:
     def read_box(self, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
         """Between level-0 places (left, top, right, bottom), which may lie within pixels; in (width, height) pixels."""
         with _as_bad_input(self.path):
-            return self._sampler.read_box(box, size)
+            picture = self._sampler.read_box(box, size)
+        return picture if self._matrix is None else recoloured(picture, self._matrix)
 
     def thumbnail(self, longest_px: int = 1024) -> np.ndarray:
         """The whole slide, its longer edge at most so many pixels."""

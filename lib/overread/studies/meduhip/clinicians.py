@@ -15,7 +15,7 @@ from overread.meduhip.vote import sample_dice
 Acts = Literal["either", "picks", "clicks"]
 # A candidate is picked rather than an error clicked when it makes up for this share of the Dice that what is shown
 # lacks: for less, a click does more (chosen on validation cases).
-WORTH_PICKING = 0.11
+WORTH_PICKING = 0.2
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class Protocol:
             not make the statistics.
         self_taught: arms that ask begin with the model of the arm `pseudo`, and see what taught it again in every
             retraining. Pictures only.
+        normalised: pictures of every other place are looked at, asked about and learnt from in the colours of the first
+            one (see `imaging.slides.colours`), as measured on slides that teach or wait. Pictures only.
         obeyed: as at a hospital, what the gate rejects is not served: the model before it goes on to ask, to be trained
             and to be judged. Otherwise every training counts.
         stain: strength of the stain augmentation of all arms but `hed`.
@@ -109,6 +111,7 @@ class Protocol:
     by_place: bool = False
     beside: bool = False
     self_taught: bool = False
+    normalised: bool = False
     stain: float = 0.0
     hed: float = 0.2
     batch: int = 4
@@ -192,7 +195,7 @@ class Protocol:
         """A short name of all of it."""
         values = asdict(self)
         # They came later; what was done before is still found.
-        for name in ("obeyed", "restained", "by_place", "beside", "self_taught"):
+        for name in ("obeyed", "restained", "by_place", "beside", "self_taught", "normalised"):
             if not values[name]:
                 del values[name]
         return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

@@ -113,11 +113,9 @@ def units_of(job: Job, report: Report = lambda _what, _share: None) -> list[Unit
     for name in job.sets:
         study_set = open_set(job, name, report)
         if study_set.axes == 3:
-            for change in ("by_place", "self_taught"):
+            for change in ("by_place", "self_taught", "normalised"):
                 if getattr(job.protocol, change):
-                    raise BadInputError(
-                        f"{change} is for pictures, and {name} holds volumes, whose networks keep no batch statistics"
-                    )
+                    raise BadInputError(f"{change} is for pictures, and {name} holds volumes")
         folder = study_folder(job, name)
         write_whole(json.dumps(asdict(job.protocol), indent=1), folder / "protocol.json")
         wanted = (*job.protocol.before_asking, *job.arms)

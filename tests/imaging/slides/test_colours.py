@@ -1,0 +1,108 @@
+"""Claim: a slide is seen in the colours of another laboratory: glass stays white, and stains take each other's place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from overread.domain.slides import PixelSize, Region
+from overread.imaging.slides.colours import (
+    LEAST_MOMENT,
+    colours_of_slide,
+    densities_of,
+    map_between,
+    mean_moments,
+    moments_of,
+    recoloured,
+)
+from overread.imaging.slides.pyramid import write_pyramid
+from overread.imaging.slides.slide import open_slide
+from support.slides import tissue_of
+
+# Densities of red, green and blue per unit of each of two dyes, at two laboratories.
+HERE = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+THERE = np.array([[0.45, 0.80, 0.40], [0.20, 0.85, 0.30]])
+
+
+def stained(dyes: np.ndarray, seed: int = 0, edge: int = 64, strength: float = 1.0) -> np.ndarray:
+    """A picture `(row, column, 3)` with a glass border and the same amounts of both dyes at either laboratory."""
+    amounts = np.random.default_rng(seed).uniform(0.1, 0.9, (edge, edge, 2)) * strength
+    amounts[:8] = 0
+    return np.rint(255 * np.exp(-amounts @ dyes)).astype(np.uint8)
+
+
+def test_moments_are_those_of_tissue_however_much_glass_there_is():
+    picture = stained(HERE)
+    tissue = densities_of(picture[8:]).reshape(-1, 3).T
+    expected = tissue.astype(float) @ tissue.T.astype(float) / tissue.shape[1] + LEAST_MOMENT * np.eye(3)
+    np.testing.assert_allclose(moments_of(tissue), expected, rtol=1e-6)
+    np.testing.assert_allclose(mean_moments([picture]), expected, rtol=1e-6)
+    more = np.concatenate([np.full((200, 64, 3), 250, np.uint8), picture])
+    np.testing.assert_allclose(mean_moments([more]), expected, rtol=0.05)
+    one, other = mean_moments([stained(HERE, 1)]), mean_moments([stained(HERE, 2)])
+    np.testing.assert_allclose(mean_moments([stained(HERE, 1), stained(HERE, 2)]), (one + other) / 2)
+
+
+def test_the_map_turns_one_laboratory_s_pictures_into_the_other_s():
+    here, there = stained(HERE), stained(THERE)
+    matrix = map_between(mean_moments([there]), mean_moments([here]))
+    turned = recoloured(there, matrix)
+    assert turned.dtype == np.uint8
+    before = np.abs(there.astype(float) - here).mean()
+    assert np.abs(turned.astype(float) - here).mean() < before / 3
+    np.testing.assert_allclose(mean_moments([turned]), mean_moments([here]), rtol=0.05, atol=0.01)
+    assert (recoloured(np.full((2, 2, 3), 255, np.uint8), matrix) == 255).all()
+    # Of all such maps the one that moves least is symmetric and has no negative values (Pitié & Kokaram).
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-6)
+    assert (np.linalg.eigvalsh(matrix) > 0).all()
+
+
+def test_the_own_colours_change_nothing():
+    picture = stained(HERE)
+    own = mean_moments([picture])
+    np.testing.assert_allclose(map_between(own, own), np.eye(3), atol=1e-6)
+    assert np.abs(recoloured(picture, map_between(own, own)).astype(int) - picture).max() <= 1
+
+
+@pytest.mark.parametrize("extreme", [0, 255])
+def test_black_and_empty_pictures_give_numbers(extreme: int):
+    blank, picture = np.full((16, 16, 3), extreme, np.uint8), stained(HERE)
+    for now, wanted in ((blank, picture), (picture, blank)):
+        matrix = map_between(mean_moments([now]), mean_moments([wanted]))
+        assert np.isfinite(matrix).all()
+        assert recoloured(now, matrix).shape == now.shape
+
+
+def test_a_slide_s_colours_are_those_of_its_tissue_at_the_model_s_pixel_size(tmp_path: Path):
+    glass = np.full((1024, 1024, 3), 245, np.uint8)
+    for corner in ((0, 0), (512, 512)):
+        glass[corner[0] : corner[0] + 512, corner[1] : corner[1] + 512] = stained(HERE, 3, 512)
+    write_pyramid(tmp_path / "a.tif", glass, PixelSize(0.5))
+    with open_slide(tmp_path / "a.tif") as slide:
+        mask = np.zeros((64, 64), bool)
+        mask[4:28, 4:28] = True
+        tissue = tissue_of(slide, mask)
+        found = colours_of_slide(slide, tissue, PixelSize(0.5))
+        np.testing.assert_array_equal(found, colours_of_slide(slide, tissue, PixelSize(0.5)))
+        np.testing.assert_allclose(found, mean_moments([stained(HERE, 3, 512)]), rtol=0.06)
+        nothing = tissue_of(slide, np.zeros((64, 64), bool))
+        assert np.isfinite(colours_of_slide(slide, nothing, PixelSize(0.5))).all()
+
+
+def test_a_recoloured_slide_reads_as_the_other_laboratory_s_and_the_first_one_as_before(tmp_path: Path):
+    picture = stained(THERE, edge=256)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    matrix = map_between(mean_moments([picture]), mean_moments([stained(HERE, edge=256)]))
+    region = Region(10, 20, 40, 30)
+    with open_slide(tmp_path / "a.png") as slide:
+        other = slide.recoloured(matrix)
+        np.testing.assert_array_equal(
+            other.read_into(region, (40, 30)), recoloured(picture[20:50, 10:50], matrix)
+        )
+        np.testing.assert_array_equal(slide.read_into(region, (40, 30)), picture[20:50, 10:50])
+        # What lies outside stays white.
+        assert (other.read_into(Region(-50, -50, 20, 20), (20, 20)) == 255).all()
+        assert (other.bounds, other.pixel_size, other.id) == (slide.bounds, slide.pixel_size, slide.id)
