@@ -118,6 +118,28 @@ def test_a_model_of_volumes_takes_the_studies_themselves(tmp_path: Path) -> None
     assert Image.open(path).size == (4, 2)
 
 
+def test_a_patch_is_in_the_colours_that_the_model_knows_and_cut_again_when_those_change(
+    tmp_path: Path,
+) -> None:
+    write_slide(tmp_path)
+    request = Request(RECIPE, tmp_path, tmp_path, "", assumed_um_per_px=0.5)
+    plain = images_for(0.5, request, tmp_path / "work")(patch("slide").name)
+    assert plain is not None
+    before = np.asarray(Image.open(plain)).astype(int)
+    seen = []
+    for strength in (1.0, 2.0):
+        reference = strength * np.eye(3) + 0.1
+        path = images_for(0.5, request, tmp_path / "work", reference)(patch("slide").name)
+        assert path == plain, "one picture a patch is kept"
+        seen.append(np.asarray(Image.open(path)).astype(int))
+    assert np.abs(seen[0] - before).mean() > 5
+    # Twice the second moments are denser stains.
+    assert seen[1].mean() < seen[0].mean() - 5
+    again = images_for(0.5, request, tmp_path / "work")(patch("slide").name)
+    assert again is not None
+    np.testing.assert_array_equal(np.asarray(Image.open(again)), before)
+
+
 def test_a_pixel_size_that_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="a pixel of 0"):
         images_for(1.0, Request(RECIPE, tmp_path, tmp_path, "", assumed_um_per_px=0), tmp_path)

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from overread.cli import app
@@ -216,7 +218,31 @@ def test_a_self_taught_model_asks_and_sees_again_what_taught_it(
     assert said("random", found) != said("random", results)
 
 
-@pytest.mark.parametrize("change", ["by_place", "self_taught"])
+def test_normalised_everything_is_seen_in_the_colours_of_the_slides_that_teach(
+    tmp_path: Path, results: dict[str, Any]
+):
+    here = job(tmp_path, ("none", "random"), normalised=True)
+    run_study(here)
+    (unit, *_) = units_of(here)
+    bench = unit.bench
+    told = json.loads((bench.central / "dataset.json").read_text())["colours"]
+    np.testing.assert_allclose(told, bench.reference)
+    np.testing.assert_allclose(bench.load(bench.store.current("study")).reference, told)
+    # The grey pictures of the south are as violet as the others now, those that teach and those that are asked about.
+    for folder in (bench.central / "imagesTr", bench.folder / "normalised"):
+        pictures = [np.asarray(Image.open(path).convert("RGB"), float) for path in folder.rglob("*.png")]
+        assert pictures
+        for picture in pictures:
+            dark = picture[picture.sum(axis=-1) < 400]
+            if len(dark):
+                assert dark[:, 2].mean() > dark[:, 1].mean() + 30
+    found = gather(here, "discs", "", None)
+    assert found is not None
+    dice = [row["dice"] for row in found["rows"] if row["arm"] == "random"]
+    assert dice != [row["dice"] for row in results["rows"] if row["arm"] == "random"]
+
+
+@pytest.mark.parametrize("change", ["by_place", "self_taught", "normalised"])
 def test_volumes_have_no_statistics_of_a_place(tmp_path: Path, change: str):
     with pytest.raises(BadInputError, match=f"{change} is for pictures, and balls holds volumes"):
         run_study(job(tmp_path, ("none",), ("balls",), **{change: True}))

@@ -20,6 +20,7 @@ from overread.cli import (
     models,
     predict,
     preference,
+    recolour,
     retrain,
     serve,
     simulate,
@@ -84,6 +85,7 @@ app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.command("train")(train.train)
 app.command("central")(central.central)
+app.command("recolour")(recolour.recolour)
 app.command("import-nnunet")(imports.import_nnunet)
 app.command("import-bundle")(imports.import_bundle)
 app.command("predict")(predict.predict)

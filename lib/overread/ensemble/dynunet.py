@@ -17,7 +17,7 @@ from overread.domain.labels import IGNORE
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.plan import Plan
 from overread.ensemble.preparation import normalise_colours, prepare
-from overread.ensemble.storage import KINDS, calibration_from_json
+from overread.ensemble.storage import KINDS, calibration_from_json, reference_of
 
 # nnU-Net's smoothing of the Dice loss.
 SMOOTH = 1e-5
@@ -142,4 +142,5 @@ def load_dynunet(folder: Path, description: dict[str, Any], device: torch.device
         metadata={"training": description["plan"].get("training", {})},
         um_per_px=plan.um_per_px,
         colours=partial(normalise_colours, plan.normalisation) if plan.um_per_px else None,
+        reference=reference_of(description),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from overread.domain import Grid
@@ -67,6 +68,8 @@ class Ensemble:
         metadata: anything else the kind wants to tell `/info/`; plain JSON.
         um_per_px: edge of the members' pixels on slides, in micrometres; None where they know no slides.
         colours: RGB 0..255 `(batch, 3, *patch)` to what the members see of a slide's window; None where they know none.
+        reference: moments `(3, 3)` of the colours in which slides are shown to the members (see
+            `imaging.slides.colours`); None: as they are.
         asked_by: the measure by whose doubt the queue asks for labels. Of all, predictive entropy asked best in
             comparisons of strategies (nnActive, arXiv:2511.19183).
     """
@@ -84,4 +87,5 @@ class Ensemble:
     metadata: dict[str, Any] = field(default_factory=dict)
     um_per_px: float | None = None
     colours: Callable[[torch.Tensor], torch.Tensor] | None = None
+    reference: np.ndarray | None = None
     asked_by: str = "predictive_entropy"

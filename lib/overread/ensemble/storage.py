@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from overread.domain import BadInputError, NotFoundError, Registry
@@ -115,3 +116,9 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def reference_of(description: Mapping[str, Any]) -> np.ndarray | None:
+    """The colours that an ensemble's pictures were brought to, by its `ensemble.json`; None where they were not."""
+    colours = description.get("colours")
+    return None if colours is None else np.array(colours, dtype=float)

@@ -191,6 +191,7 @@ def train_ensemble(
             "classes": list(dataset.classes),
             "channels": list(dataset.channels),
             "plan": {**plan.to_json(), "held_out": held_out, "training": training},
+            **({} if dataset.colours is None else {"colours": dataset.colours}),
         },
         options.members,
     )

@@ -65,6 +65,8 @@ class Dataset:
         slides: the slides that pictures were cut from, by case id, as far as they are named; they may be missing.
         domains: where the cases were made, by case id, as far as `patients.csv` tells it.
         strangers: names in `patients.csv` that are no case's.
+        colours: moments `(3, 3)` that all pictures were brought to (see `imaging.slides.colours`); None where they were
+            left as they are.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Dataset:
     slides: Mapping[str, Path] = field(default_factory=dict)
     domains: Mapping[str, str] = field(default_factory=dict)
     strangers: tuple[str, ...] = ()
+    colours: tuple[tuple[float, ...], ...] | None = None
 
     def patient_of(self, case_id: str) -> str:
         """Whose case that is; two cases of one patient are never split between learning and judging."""
@@ -169,6 +172,7 @@ def read_dataset(folder: Path) -> Dataset:
         announced=description["numTraining"],
         patients={case: origin.patient for case, origin in of_case.items()} | told,
         um_per_px=_um_per_px(path, description.get("um_per_px")),
+        colours=_colours(path, description.get("colours"), description.get("um_per_px")),
         slides=_slides(path, description.get("slides", {})),
         domains={case: origin.centre for case, origin in of_case.items() if origin.centre},
         strangers=tuple(sorted(origins.keys() - {name for case in cases for name in names_of(case.id)})),
@@ -294,6 +298,27 @@ def _slides(path: Path, slides: Any) -> dict[str, Path]:
     if not isinstance(slides, dict) or not all(isinstance(file, str) and file for file in slides.values()):
         raise BadInputError(f"{path}: slides is {slides!r}, expected such as {{'case_1': '../slides/a.svs'}}")
     return {case: (path.parent / file).resolve() for case, file in slides.items()}
+
+
+def _colours(path: Path, colours: Any, um_per_px: Any) -> tuple[tuple[float, ...], ...] | None:
+    if colours is None:
+        return None
+    wanted = (
+        f"{path}: colours is {colours!r}, expected the 3 x 3 second moments that `overread recolour` writes"
+    )
+    try:
+        moments = np.array(colours, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise BadInputError(wanted) from error
+    if moments.shape != (3, 3) or not np.isfinite(moments).all() or not np.allclose(moments, moments.T):
+        raise BadInputError(wanted)
+    if np.linalg.eigvalsh(moments).min() <= 0:
+        raise BadInputError(wanted)
+    if um_per_px is None:
+        raise BadInputError(
+            f"{path} says colours and no um_per_px: only pictures that were cut from slides have both"
+        )
+    return tuple(tuple(row) for row in moments.tolist())
 
 
 def _um_per_px(path: Path, um_per_px: Any) -> float | None:

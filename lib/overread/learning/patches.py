@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 from overread.domain import BadInputError, OverreadError
 from overread.domain.slides import PatchLocation, PixelSize
 from overread.imaging.slides.files import state_of
-from overread.imaging.slides.slide import ASSUMED, Slide, find_slides, open_slide
+from overread.imaging.slides.normalised import normalised
+from overread.imaging.slides.slide import ASSUMED, find_slides, open_slide
 from overread.learning.label_files import file_name
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class PatchImages:
         cache: can be deleted; its pictures are cut again.
         um_per_px: pixel size of the pictures, which is the model's.
         assumed: pixel size of slides that do not tell theirs.
-        seen: a slide as the model sees it, such as in other colours; a cache holds what was seen in one way.
+        reference: colours that pictures are brought to (see `imaging.slides.normalised`); None: they stay as they are.
     """
 
     def __init__(
@@ -53,11 +54,11 @@ class PatchImages:
         cache: Path,
         um_per_px: float,
         assumed: PixelSize = ASSUMED,
-        seen: Callable[[Slide], Slide] = lambda slide: slide,
+        reference: np.ndarray | None = None,
     ) -> None:
         self.slides, self.cache = Path(slides), Path(cache)
         self.pixel_size, self.assumed = PixelSize(um_per_px), assumed
-        self._seen = seen
+        self.reference = reference
 
     def image_of(self, case: str) -> Path | None:
         """The picture of a patch by the patch's name; None for other names, and where the slide is not there.
@@ -84,6 +85,8 @@ class PatchImages:
 
     def _origin(self, slide: Path) -> str:
         facts = [slide.name, *state_of(slide), self.pixel_size.um, self.assumed.um]
+        if self.reference is not None:
+            facts.append(self.reference.tolist())
         return json.dumps(facts)
 
     def _cut(self, path: Path, location: PatchLocation, picture: Path, origin: str) -> None:
@@ -91,7 +94,7 @@ class PatchImages:
             if not slide.bounds.overlaps(location.region):
                 raise BadInputError(f"it lies outside {path}, which has {slide.size_px} pixels")
             size = label_size(location, slide.pixel_size, self.pixel_size.um)
-            pixels = self._seen(slide).read_into(location.region, size)
+            pixels = normalised(slide, self.reference, self.pixel_size).read_into(location.region, size)
         text = PngImagePlugin.PngInfo()
         text.add_text(ORIGIN, origin)
         picture.parent.mkdir(parents=True, exist_ok=True)

@@ -24,12 +24,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from overread.domain import BadInputError, OverreadError
 from overread.domain.slides import PixelSize
 from overread.ensemble.compute import leave_a_core
-from overread.ensemble.storage import read_description
+from overread.ensemble.storage import read_description, reference_of
 from overread.ensemble.training import StoppedError
 from overread.imaging.slides.slide import ASSUMED
 from overread.imaging.volumes import READABLE_SUFFIXES
@@ -173,17 +174,20 @@ def images_below(studies: Path) -> Mapping[str, Path]:
     return found
 
 
-def images_for(um_per_px: float | None, request: Request, folder: Path) -> Callable[[str], Path | None]:
+def images_for(
+    um_per_px: float | None, request: Request, folder: Path, reference: np.ndarray | None = None
+) -> Callable[[str], Path | None]:
     """How the image of a case is found: among the studies, or as a patch of one of the slides there.
 
     Args:
         um_per_px: pixel size of the model, None for one that does not see slides.
         folder: of the recipe's training; keeps the patches.
+        reference: colours in which the model sees slides; None: as they are.
     """
     if um_per_px is None:
         return images_below(request.studies).get
     assumed = ASSUMED if request.assumed_um_per_px is None else PixelSize(request.assumed_um_per_px)
-    return PatchImages(request.studies, folder / PATCHES, um_per_px, assumed).image_of
+    return PatchImages(request.studies, folder / PATCHES, um_per_px, assumed, reference).image_of
 
 
 def train(
@@ -274,7 +278,8 @@ def _cycle(
     retraining = _options(RetrainingOptions, {"device": request.device, **request.retraining})
     gate = _options(GateOptions, request.gate)
     store = ChampionStore(request.models)
-    um_per_px = read_description(store.current(request.recipe))["plan"].get("um_per_px")
+    champion = read_description(store.current(request.recipe))
+    um_per_px, reference = champion["plan"].get("um_per_px"), reference_of(champion)
     database = Database.open(request.database)
     try:
         accepted = AcceptedLabels(request.studies / ACCEPTED, database)
@@ -287,7 +292,7 @@ def _cycle(
             folder,
             retraining,
             gate,
-            images_for(um_per_px, request, folder),
+            images_for(um_per_px, request, folder, reference),
             cast(Any, request.consensus),
             request.device,
             progress,

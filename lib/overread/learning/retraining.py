@@ -342,6 +342,7 @@ def describe(
         "channels": champion["channels"],
         "plan": {**plan, "held_out": held_out, "learnt": learnt, "training": training},
         "parent": champion["identity"],
+        **({"colours": champion["colours"]} if "colours" in champion else {}),
         "data": {
             "central": {case: files[case] for case in sorted(cases.central)},
             "local": {case: files[case] for case in sorted(cases.local)},

@@ -156,6 +156,11 @@ class SingleLessons:
     def __init__(self, dataset: Dataset, seed: int = 0) -> None:
         self.dataset = dataset
         self.name, self.classes, self.channels = dataset.name, dataset.classes, dataset.channels
+        if dataset.colours is not None:
+            raise BadInputError(
+                f"the pictures of {dataset.name} were brought to one laboratory's colours, and MedUHIP models see "
+                "slides as they are; train one on pictures whose dataset.json names no colours"
+            )
         self.um_per_px = dataset.um_per_px
         self._cases = {case.id: case for case in dataset.cases}
         self.patients = {case.id: dataset.patient_of(case.id) for case in dataset.cases}

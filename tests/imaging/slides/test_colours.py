@@ -1,4 +1,4 @@
-"""Claim: a slide is seen in the colours of another laboratory: glass stays white, and stains take each other's place."""
+"""Claim: a slide is seen in another laboratory's colours: glass stays white, stains take each other's place."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from PIL import Image
 from overread.domain.slides import PixelSize, Region
 from overread.imaging.slides.colours import (
     LEAST_MOMENT,
-    colours_of_slide,
     densities_of,
     map_between,
     mean_moments,
     moments_of,
     recoloured,
 )
+from overread.imaging.slides.normalised import SQUARE_PX, colours_of_slide, normalised
 from overread.imaging.slides.pyramid import write_pyramid
 from overread.imaging.slides.slide import open_slide
-from support.slides import tissue_of
 
 # Densities of red, green and blue per unit of each of two dyes, at two laboratories.
 HERE = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
@@ -76,20 +75,47 @@ def test_black_and_empty_pictures_give_numbers(extreme: int):
         assert recoloured(now, matrix).shape == now.shape
 
 
-def test_a_slide_s_colours_are_those_of_its_tissue_at_the_model_s_pixel_size(tmp_path: Path):
-    glass = np.full((1024, 1024, 3), 245, np.uint8)
-    for corner in ((0, 0), (512, 512)):
-        glass[corner[0] : corner[0] + 512, corner[1] : corner[1] + 512] = stained(HERE, 3, 512)
-    write_pyramid(tmp_path / "a.tif", glass, PixelSize(0.5))
-    with open_slide(tmp_path / "a.tif") as slide:
-        mask = np.zeros((64, 64), bool)
-        mask[4:28, 4:28] = True
-        tissue = tissue_of(slide, mask)
-        found = colours_of_slide(slide, tissue, PixelSize(0.5))
-        np.testing.assert_array_equal(found, colours_of_slide(slide, tissue, PixelSize(0.5)))
-        np.testing.assert_allclose(found, mean_moments([stained(HERE, 3, 512)]), rtol=0.06)
-        nothing = tissue_of(slide, np.zeros((64, 64), bool))
-        assert np.isfinite(colours_of_slide(slide, nothing, PixelSize(0.5))).all()
+def write_slide(path: Path, dyes: np.ndarray, seed: int = 3) -> Path:
+    """2048 pixels of 0.5 µm each way, a quarter of them tissue."""
+    picture = np.full((2048, 2048, 3), 245, np.uint8)
+    picture[512:1536, 512:1536] = stained(dyes, seed, 1024)
+    write_pyramid(path, picture, PixelSize(0.5))
+    return path
+
+
+def test_a_slide_s_colours_are_those_of_its_tissue_and_the_same_whenever_asked(tmp_path: Path):
+    with open_slide(write_slide(tmp_path / "a.tif", HERE)) as slide:
+        found = colours_of_slide(slide, PixelSize(0.5))
+        np.testing.assert_array_equal(found, colours_of_slide(slide, PixelSize(0.5)))
+        np.testing.assert_allclose(found, mean_moments([stained(HERE, 3, 1024)]), rtol=0.08)
+
+
+def test_a_small_picture_is_measured_whole_and_an_empty_slide_gives_numbers(tmp_path: Path):
+    picture = stained(HERE, edge=SQUARE_PX)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    with open_slide(tmp_path / "a.png") as slide:
+        np.testing.assert_allclose(colours_of_slide(slide, slide.pixel_size), mean_moments([picture]))
+    write_pyramid(tmp_path / "b.tif", np.full((2048, 2048, 3), 245, np.uint8), PixelSize(0.5))
+    with open_slide(tmp_path / "b.tif") as slide:
+        assert np.isfinite(colours_of_slide(slide, PixelSize(0.5))).all()
+
+
+def test_slides_of_two_laboratories_look_alike_and_one_that_changed_is_measured_again(tmp_path: Path):
+    reference, pixel, region = (
+        mean_moments([stained(HERE, 5, 256)]),
+        PixelSize(0.5),
+        Region(600, 600, 256, 256),
+    )
+    seen = {}
+    for name, dyes in (("here.tif", HERE), ("there.tif", THERE)):
+        with open_slide(write_slide(tmp_path / name, dyes)) as slide:
+            assert normalised(slide, None, pixel) is slide
+            seen[name] = normalised(slide, reference, pixel).read_into(region, (256, 256)).astype(float)
+            before = slide.read_into(region, (256, 256)).astype(float)
+    assert np.abs(seen["here.tif"] - seen["there.tif"]).mean() < np.abs(before - seen["here.tif"]).mean() / 3
+    with open_slide(write_slide(tmp_path / "there.tif", HERE, seed=4)) as slide:
+        now = normalised(slide, reference, pixel).read_into(region, (256, 256))
+        assert np.abs(now.astype(float) - slide.read_into(region, (256, 256))).mean() < 6
 
 
 def test_a_recoloured_slide_reads_as_the_other_laboratory_s_and_the_first_one_as_before(tmp_path: Path):

@@ -14,7 +14,7 @@ from overread.domain import BadInputError
 from overread.ensemble.compute import Precision
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.slides.maps import SlideMaps
-from overread.ensemble.slides.speakers import Speakers, lattice_of
+from overread.ensemble.slides.speakers import Speakers, as_seen, lattice_of
 from overread.ensemble.slides.sweep import core_in
 from overread.ensemble.slides.windows import Row, WindowReader
 from overread.ensemble.storage import (
@@ -154,7 +154,7 @@ def windows_doubt(
     first: list[float] = []
     full: list[float] = []
     lost: list[float] = []
-    reader = WindowReader(slide, lattice, rows)
+    reader = WindowReader(as_seen(slide, ensemble), lattice, rows)
     try:
         for row in reader.rows():
             for start in range(0, len(row.columns), batch):

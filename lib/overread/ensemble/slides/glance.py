@@ -12,7 +12,7 @@ from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.slides.answers import Answers
 from overread.ensemble.slides.lattice import Axis, Lattice
 from overread.ensemble.slides.maps import KEPT_MEASURES, SlideMaps
-from overread.ensemble.slides.speakers import Speakers, lattice_of
+from overread.ensemble.slides.speakers import Speakers, as_seen, lattice_of
 from overread.imaging.slides.slide import Slide
 from overread.imaging.slides.tissue import TissueMask
 
@@ -52,13 +52,14 @@ def glance(
     maps = SlideMaps.empty(slide, ensemble, tissue)
     maps.is_coarse = True
     lattice = lattice_of(slide, ensemble, maps.cell)
+    seen = as_seen(slide, ensemble)
     looked: list[tuple[slice, slice]] = []
     slowest = 0.0
     for row, column in _far_apart(lattice, maps.tissue, rng):
         before = time.perf_counter()
         if looked and before - started + slowest > LOOKING_SHARE * seconds:
             break
-        looked.append(_look(ensemble, speakers, slide, lattice, (row, column), maps))
+        looked.append(_look(ensemble, speakers, seen, lattice, (row, column), maps))
         slowest = max(slowest, time.perf_counter() - before)
     if looked:
         _guess_between(maps, looked, max(lattice.x.patch / lattice.x.cell, 1.0))

@@ -17,7 +17,7 @@ from overread.ensemble.slides.answers import Answers, Pictures
 from overread.ensemble.slides.blending import Strip
 from overread.ensemble.slides.glance import glance
 from overread.ensemble.slides.maps import KEPT_MEASURES, SlideMaps
-from overread.ensemble.slides.speakers import Speakers, lattice_of, pixel_size_of
+from overread.ensemble.slides.speakers import Speakers, as_seen, lattice_of, pixel_size_of
 from overread.ensemble.slides.sweep import Sweep, bands_of
 from overread.ensemble.slides.windows import WindowReader
 from overread.ensemble.training import StoppedError
@@ -182,7 +182,9 @@ def predict_slide(
     strip_bytes = options.strip_bytes or STRIP_BYTES.get(speakers.device.type, STRIP_BYTES["cpu"])
     bands = bands_of(lattice, looked_at, cells, max(2 * lattice.x.patch, strip_bytes // a_column))
     rows = [row for band in bands for row in band.rows]
-    reader = WindowReader(slide, lattice, rows, workers=options.workers, ahead=options.ahead)
+    reader = WindowReader(
+        as_seen(slide, ensemble), lattice, rows, workers=options.workers, ahead=options.ahead
+    )
     sweep = Sweep(speakers, lattice, reader, options.batch, options.cascade)
     total = sum(len(row.columns) for row in rows)
     try:

@@ -13,6 +13,7 @@ from overread.domain import BadInputError, PixelSize
 from overread.ensemble.compute import Precision, autocast_for
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.slides.lattice import Lattice
+from overread.imaging.slides.normalised import normalised
 from overread.imaging.slides.slide import Slide
 
 # The first member's entropy is averaged over squares of so many pixels, so that one pixel alone calls nobody.
@@ -36,6 +37,11 @@ def pixel_size_of(ensemble: Ensemble) -> PixelSize:
             "is a picture of three: R, G and B"
         )
     return PixelSize(ensemble.um_per_px)
+
+
+def as_seen(slide: Slide, ensemble: Ensemble) -> Slide:
+    """The slide in the colours that the ensemble's members know, where they were trained on one laboratory's."""
+    return normalised(slide, ensemble.reference, pixel_size_of(ensemble))
 
 
 def lattice_of(slide: Slide, ensemble: Ensemble, cell: PixelSize, step: float | None = None) -> Lattice:

@@ -8,15 +8,8 @@ least (Pitié & Kokaram 2007, doi:10.1049/cp:20070055).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-from overread.domain.slides import PixelSize, Region
-
-if TYPE_CHECKING:
-    from overread.imaging.slides.slide import Slide
-    from overread.imaging.slides.tissue import TissueMask
 
 # Black has no finite density; one grey level of 8 bits is as dark as it gets.
 DARKEST = 1 / 255
@@ -24,9 +17,8 @@ DARKEST = 1 / 255
 # a map is found.
 GLASS_DENSITY = 0.05
 LEAST_MOMENT = 1e-3
-# A picture's colours are measured on about so many pixels; a slide's on so many squares of tissue of that edge.
+# A picture's colours are measured on about so many pixels.
 MEASURED_PIXELS = 10_000
-SQUARES, SQUARE_PX = 16, 128
 
 _DENSITIES = -np.log(np.maximum(np.arange(256) / 255, DARKEST)).astype(np.float32)
 
@@ -62,25 +54,6 @@ def mean_moments(pictures: Iterable[np.ndarray]) -> np.ndarray:
     """Mean of the colours of several pictures `(row, column, 3)` uint8; at least one."""
     found = [moments_of(densities_of(picture).reshape(-1, 3).T) for picture in pictures]
     return np.mean(found, axis=0)
-
-
-def colours_of_slide(slide: Slide, tissue: TissueMask, at: PixelSize) -> np.ndarray:
-    """How a slide's tissue is coloured, `(3, 3)`; the same whenever it is asked.
-
-    Args:
-        at: pixel size at which it is looked at.
-    """
-    rng = np.random.default_rng(slide.size_px)
-    edge = max(1, round(SQUARE_PX * (at / slide.pixel_size)))
-    cells = np.argwhere(tissue.mask)
-    if not len(cells):
-        return mean_moments([slide.thumbnail(SQUARE_PX)])
-    cell = tissue.cell / slide.pixel_size
-    squares = []
-    for row, column in cells[rng.permutation(len(cells))[:SQUARES]]:
-        x, y = round((column + 0.5) * cell - edge / 2), round((row + 0.5) * cell - edge / 2)
-        squares.append(slide.read(Region(x, y, edge, edge), at))
-    return mean_moments(squares)
 
 
 def _power(moments: np.ndarray, exponent: float) -> np.ndarray:

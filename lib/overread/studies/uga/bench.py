@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from overread.ensemble.slides.maps import SlideMaps
 from overread.ensemble.storage import load_ensemble
 from overread.ensemble.training import TrainingOptions, hold_out, train_ensemble
 from overread.imaging.dataset import read_dataset
-from overread.imaging.slides.colours import colours_of_slide, map_between
+from overread.imaging.slides.normalised import colours_of_slide, normalised
 from overread.imaging.slides.slide import Slide
 from overread.imaging.slides.tissue import TissueMask
 from overread.learning.central import remember_central
@@ -37,7 +37,7 @@ from overread.learning.champions import ChampionStore
 from overread.learning.patches import PatchImages
 from overread.studies.uga.looking import Look, look_at
 from overread.studies.uga.protocol import Protocol, Scale
-from overread.studies.uga.sets import RecolouredSet, StudyCase, StudySet
+from overread.studies.uga.sets import StudyCase, StudySet
 from overread.studies.uga.splits import Division, divide
 
 # Hears what is being done, and the share of it that is done.
@@ -106,41 +106,22 @@ class Bench:
         um, file_um = self.study_set.pixel_size.um, PixelSize(self.study_set.file_um)
         if not self.protocol.normalised:
             return PatchImages(folder, self.folder / "patches", um, file_um)
-        by_file = {case.image.name: case for case in self.study_set.cases}
-
-        def seen(slide: Slide) -> Slide:
-            return slide.recoloured(self.matrix_of(by_file[slide.path.name]))
-
-        return PatchImages(folder, self.folder / "normalised", um, file_um, seen)
+        return PatchImages(folder, self.folder / "normalised", um, file_um, self.reference)
 
     @cached_property
-    def seen(self) -> StudySet:
-        """The cases as the model sees them: as they are, or in the colours of the central pictures."""
+    def reference(self) -> np.ndarray | None:
+        """Colours that everything is brought to: of the slides that teach; None where they stay as they are."""
         if not self.protocol.normalised:
-            return self.study_set
-        own = {field.name: getattr(self.study_set, field.name) for field in fields(self.study_set)}
-        return RecolouredSet(**own, matrix_of=self.matrix_of)
-
-    def matrix_of(self, case: StudyCase) -> np.ndarray:
-        """What gives cases of a domain the colours of the central ones, which stay as they are."""
-        return self._matrices[case.domain]
-
-    @cached_property
-    def _matrices(self) -> dict[str, np.ndarray]:
-        """By domain, from the slides that teach or wait; none that judges is measured."""
-        wanted = self._colours_of(self.division.train)
-        found = {self.study_set.central: np.eye(3)}
-        for domain, ids in self.division.pool.items():
-            found[domain] = map_between(self._colours_of(ids), wanted)
-        return found
-
-    def _colours_of(self, ids: Sequence[str]) -> np.ndarray:
+            return None
         moments = []
-        for name in ids:
+        for name in self.division.train:
             with self.study_set.open(self.study_set.by_id[name]) as slide:
-                tissue = self.study_set.tissue(slide)
-                moments.append(colours_of_slide(slide, tissue, self.study_set.pixel_size))
+                moments.append(colours_of_slide(slide, self.study_set.pixel_size))
         return np.mean(moments, axis=0)
+
+    def seen(self, slide: Slide) -> Slide:
+        """A picture or slide as the model sees it."""
+        return normalised(slide, self.reference, self.study_set.pixel_size)
 
     def image_of(self, name: str) -> Path | None:
         """The image that belongs to a label: a patch's picture, or the volume."""
@@ -163,7 +144,9 @@ class Bench:
 
     def look(self, ensemble: Ensemble, case: StudyCase) -> Look:
         """What an ensemble says of a case."""
-        return look_at(ensemble, self.seen, case, self.device, self.protocol.step, self.scale.look_windows)
+        return look_at(
+            ensemble, self.study_set, case, self.device, self.protocol.step, self.scale.look_windows
+        )
 
     def train_first(self, name: str, stain: float) -> Path:
         """Train a model on the central data, calibrate and publish it under a name; what is there is kept.
@@ -240,7 +223,7 @@ class Bench:
     def _write_patch(self, slide: Slide, name: str, folder: Path) -> None:
         location = PatchLocation.parse(name)
         assert location is not None
-        picture = slide.read(location.region, self.study_set.pixel_size)
+        picture = self.seen(slide).read(location.region, self.study_set.pixel_size)
         case, size = self.study_set.by_id[location.slide], (picture.shape[1], picture.shape[0])
         Image.fromarray(picture).save(folder / "imagesTr" / f"{name}_0000.png")
         Image.fromarray(self.study_set.truth(case, location.region, size)).save(
@@ -257,7 +240,7 @@ class Bench:
             )
             if is_picture:
                 with self.study_set.open(case) as slide:
-                    picture = slide.read(slide.bounds, self.study_set.pixel_size)
+                    picture = self.seen(slide).read(slide.bounds, self.study_set.pixel_size)
                     truth = self.study_set.truth(case, slide.bounds, (picture.shape[1], picture.shape[0]))
                 Image.fromarray(picture).save(image)
                 Image.fromarray(truth).save(label)
@@ -277,6 +260,8 @@ class Bench:
         }
         if self.study_set.um_per_px is not None:
             description["um_per_px"] = self.study_set.um_per_px
+        if self.reference is not None:
+            description["colours"] = self.reference.tolist()
         (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
 
     def label_of(self, location: PatchLocation) -> np.ndarray:

@@ -79,8 +79,8 @@ class Protocol:
             not make the statistics.
         self_taught: arms that ask begin with the model of the arm `pseudo`, and see what taught it again in every
             retraining. Pictures only.
-        normalised: pictures of every other place are looked at, asked about and learnt from in the colours of the first
-            one (see `imaging.slides.colours`), as measured on slides that teach or wait. Pictures only.
+        normalised: every picture and slide, of the first place too, is learnt from, looked at and asked about in the
+            colours of the slides that teach (see `imaging.slides.normalised`). Pictures only.
         obeyed: as at a hospital, what the gate rejects is not served: the model before it goes on to ask, to be trained
             and to be judged. Otherwise every training counts.
         stain: strength of the stain augmentation of all arms but `hed`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -171,21 +170,6 @@ class StudySet:
     def volume_truth(self, case: StudyCase) -> np.ndarray:
         """Classes of a volume, `(*space)` int32."""
         return read_label_of(case.label, read_volume((case.image,)).grid)
-
-
-@dataclass(frozen=True)
-class RecolouredSet(StudySet):
-    """The same cases in other colours.
-
-    Attributes:
-        matrix_of: what a picture's densities go through, see `Slide.recoloured`.
-    """
-
-    matrix_of: Callable[[StudyCase], np.ndarray] = lambda _case: np.eye(3)
-
-    def open(self, case: StudyCase) -> Slide:
-        """A picture or slide in its other colours; the caller closes it."""
-        return super().open(case).recoloured(self.matrix_of(case))
 
 
 @lru_cache(maxsize=256)
