@@ -116,7 +116,7 @@ PATHOLOGY = Demo(
         "In QuPath (0.3 or 0.4) with the MONAI Label extension:\n"
         "  1. Once: drag the extension's jar onto QuPath, restart; Edit > Preferences > MONAI Label >\n"
         "     Server URL: [bold]{address}[/bold].\n"
-        "  2. Extensions > MONAI Label > [bold]Next Sample/ROI[/bold] (Ctrl+N), strategy [bold]most_uncertain[/bold]:\n"
+        "  2. Extensions > MONAI Label > [bold]Next Sample/ROI[/bold] (Ctrl+N), strategy [bold]clasp_pe[/bold]:\n"
         "     opens the slide that holds the patch to be asked about first.\n"
         "  3. Ctrl+N again, with `Next Patch` ticked: a rectangle is drawn where the members disagree most.\n"
         "     Double-click it in the list of annotations to go there.\n"

@@ -88,6 +88,7 @@ class Serving(ABC, Generic[Task, Store]):
         loop: queue, scoring and training.
         studies: folder of the images; where they come from a PACS, that of their copies.
         pacs: the DICOM server that `--studies` names; None for a folder.
+        asks_by: strategy of whoever names none, unless a setting does.
         serves_pacs: whether this app can serve one.
         not_offered: beginnings of addresses of MONAI Label's that this app does without.
     """
@@ -97,10 +98,11 @@ class Serving(ABC, Generic[Task, Store]):
     loop: Loop
     not_offered: tuple[str, ...] = ()
     serves_pacs = False
+    asks_by = "most_uncertain"
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.app_dir, self.studies = Path(app_dir), Path(studies)
-        self.settings = Settings.from_conf(conf)
+        self.settings = Settings.from_conf({"strategy": self.asks_by, **conf})
         if self.settings.measure is not None:
             MEASURES[self.settings.measure]
         self.pacs = self._pacs_at(studies)

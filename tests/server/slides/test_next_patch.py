@@ -26,7 +26,7 @@ def test_info_is_what_qupaths_reader_of_json_can_take(server: Server):
     assert model["labels"] == {TUMOUR: 1, "doubt moderate": 2, "doubt high": 3}
     assert (model["type"], model["dimension"], model["pathology"]) == ("segmentation", 2, True)
     assert set(info["strategies"]) == set(PATCH_STRATEGIES)
-    assert next(iter(info["strategies"])) == "most_uncertain"
+    assert next(iter(info["strategies"])) == "clasp_pe"
     for listed in (*info["models"].values(), *info["trainers"].values()):
         for option in listed["config"].values():
             assert option is not None

@@ -1,6 +1,7 @@
 """Which settings of an episode are worth it: variants of MedUHIP on validation cases, none of which the study tests on.
 
     python -m overread.studies.meduhip.tune --data DIR --work DIR --device cuda --minutes 1 --variant "as in the study"
+    … --variant "as in the study" --worth 0.1 --worth 0.2      # share of the missing Dice that makes picking worth it
 
 Of the training cases of the study's first fold, a third is held out; what is learnt from the rest plays with these.
 Each variant and seed leaves a file, so that several processes share the work, and the table shows what is there.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,10 +24,10 @@ from overread.imaging.rated import AUTO, read_rated
 from overread.meduhip.episode import EpisodeOptions
 from overread.meduhip.training import clicking
 from overread.studies.meduhip.arms import CLICK_SHARE, PLAIN, WARM_SHARE, Bench, Contest
-from overread.studies.meduhip.clinicians import CLICKS, EITHER
+from overread.studies.meduhip.clinicians import CLICKS, EITHER, WORTH_PICKING
 from overread.studies.meduhip.players import MedUHIPPlayer
 from overread.studies.meduhip.report import SHOWN_TURNS
-from overread.studies.meduhip.study import FOLDS_SEED, Protocol, play_contest, prepare_study
+from overread.studies.meduhip.study import FOLDS_SEED, Protocol, play_contest, prepare_study, some_of
 
 HELD_OUT = 1 / 3
 ONE_OPINION = clicking(EpisodeOptions())
@@ -60,12 +62,23 @@ VARIANTS = {
 }
 
 
-def try_variant(data: Path, work: Path, name: str, seed: int, protocol: Protocol) -> None:
-    """Train one variant with one seed and play with the held-out cases; nothing where that was done."""
+def try_variant(
+    data: Path,
+    work: Path,
+    name: str,
+    seed: int,
+    protocol: Protocol,
+    worths: Sequence[float] = (WORTH_PICKING,),
+) -> None:
+    """Train one variant with one seed and play with the held-out cases; nothing where that was done.
+
+    Args:
+        worths: of clinicians, see `Clinician.worth_picking`.
+    """
     done = work / f"{name}_{seed}.json"
     if done.exists():
         return
-    dataset = read_rated(data, AUTO)
+    dataset = some_of(read_rated(data, AUTO), protocol.cases)
     plan, configuration = prepare_study(dataset, work, protocol)
     cases = dataset.folds(protocol.folds, np.random.default_rng(FOLDS_SEED))[0].train
     held = round(HELD_OUT * len(cases))
@@ -77,7 +90,8 @@ def try_variant(data: Path, work: Path, name: str, seed: int, protocol: Protocol
     model = bench.train("variant", variant.episode, 1 - WARM_SHARE, click_share=variant.click_share)
     one = variant.episode.samples == 1
     player = MedUHIPPlayer(model, count=1) if one else MedUHIPPlayer(model)
-    contests = [Contest("clicks", player, CLICKS)] if one else [Contest("either", player, EITHER)]
+    clinicians = [CLICKS] if one else [replace(EITHER, name=f"worth {w:g}", worth_picking=w) for w in worths]
+    contests = [Contest(clinician.name, player, clinician) for clinician in clinicians]
     rows = {c.name: play_contest(c, cases[-held:], work / "data", protocol, seed) for c in contests}
     episodes = json.loads((folder / ".variant" / "episodes.json").read_text())
     write_json({"contests": rows, **episodes}, done)
@@ -86,20 +100,22 @@ def try_variant(data: Path, work: Path, name: str, seed: int, protocol: Protocol
 def table_of(work: Path) -> Table:
     """Mean Dice after some interactions of each variant."""
     table = Table(title="Dice on validation cases")
-    for heading in ("variant", "seeds", "episodes", *(f"t={turn}" for turn in SHOWN_TURNS)):
+    for heading in ("variant", "clinician", "seeds", "episodes", *(f"t={turn}" for turn in SHOWN_TURNS)):
         table.add_column(heading)
     for name in VARIANTS:
         found = [json.loads(path.read_text()) for path in sorted(work.glob(f"{name}_*.json"))]
         if not found:
             continue
-        means = []
-        for one in found:
-            sessions = [s for contest in one["contests"].values() for s in contest["sessions"]]
-            means.append(np.mean([[s["dice"][turn] for turn in SHOWN_TURNS] for s in sessions], axis=0))
         episodes = np.mean([one["episodes"] for one in found])
-        spread = zip(np.mean(means, axis=0), np.std(means, axis=0), strict=True)
-        cells = (f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in spread)
-        table.add_row(name, str(len(found)), f"{episodes:.0f}", *cells)
+        for clinician in dict.fromkeys(name for one in found for name in one["contests"]):
+            played = [one["contests"][clinician]["sessions"] for one in found if clinician in one["contests"]]
+            means = [
+                np.mean([[s["dice"][turn] for turn in SHOWN_TURNS] for s in sessions], axis=0)
+                for sessions in played
+            ]
+            spread = zip(np.mean(means, axis=0), np.std(means, axis=0), strict=True)
+            cells = (f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in spread)
+            table.add_row(name, clinician, str(len(played)), f"{episodes:.0f}", *cells)
     return table
 
 
@@ -115,12 +131,18 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, action="append", help="[default: 0]")
     parser.add_argument("--minutes", type=float, default=1.0, help="of a variant, of one core's time")
+    parser.add_argument("--worth", type=float, action="append", help=f"[default: {WORTH_PICKING}]")
+    parser.add_argument("--cases", type=int, help="at the most [default: all]")
+    parser.add_argument("--ct", action="store_true", help="intensities are Hounsfield units")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    protocol = Protocol(minutes=arguments.minutes, device=arguments.device)
+    protocol = Protocol(
+        minutes=arguments.minutes, device=arguments.device, cases=arguments.cases, ct=arguments.ct
+    )
     for name in arguments.variant or ():
         for seed in arguments.seed or (0,):
-            try_variant(arguments.data, arguments.work, name, seed, protocol)
+            worths = arguments.worth or (WORTH_PICKING,)
+            try_variant(arguments.data, arguments.work, name, seed, protocol, worths)
     Console(width=120).print(table_of(arguments.work))
 
 
