@@ -13,7 +13,17 @@ from overread import __version__
 from overread.cli import app
 
 COMMANDS = [
-    *("demo", "serve", "train", "central", "import-nnunet", "import-bundle", "predict", "simulate"),
+    *(
+        "demo",
+        "serve",
+        "train",
+        "central",
+        "recolour",
+        "import-nnunet",
+        "import-bundle",
+        "predict",
+        "simulate",
+    ),
     *("retrain", "watch", "arms", "export", "backup", "restore", "doctor"),
 ]
 # Commands of their own below a common name.

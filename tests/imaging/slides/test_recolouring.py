@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from overread.cli import app
 from overread.domain import BadInputError
 from overread.domain.slides import PixelSize
 from overread.imaging.dataset import read_dataset
@@ -76,6 +78,17 @@ def test_both_slides_look_alike_labels_stay_and_the_colours_are_said(dataset: Pa
         assert (tmp_path / "out" / "set" / "labelsTr" / name).read_bytes() == (
             dataset / "labelsTr" / name
         ).read_bytes()
+
+
+def test_the_command_does_it(dataset: Path, tmp_path: Path):
+    command = CliRunner().invoke(app, ["recolour", str(dataset), str(tmp_path / "out"), "--json"])
+    assert command.exit_code == 0, command.output
+    told = json.loads(command.stdout)
+    assert told["pictures"] == 6
+    assert read_dataset(tmp_path / "out").colours == tuple(tuple(row) for row in told["colours"])
+    again = CliRunner().invoke(app, ["recolour", str(dataset), str(tmp_path / "out")])
+    assert again.exit_code == 1
+    assert "exists already" in again.stderr
 
 
 def changed(dataset: Path, **values: object) -> Path:

@@ -82,7 +82,7 @@ def test_when_nothing_is_left_a_sentence_says_so(server: Server):
 @pytest.mark.parametrize(
     ("status", "strategy", "asked", "words"),
     [
-        (404, "oracle", wish(), "no strategy is called 'oracle'; there are most_uncertain, "),
+        (404, "oracle", wish(), "no strategy is called 'oracle'; there are clasp_pe, "),
         (404, "random", wish("nobody"), "no image is called 'nobody'"),
         (400, "random", wish(patch_size=[0, 256]), "patch_size is [0, 256], expected 2 numbers from 1"),
         (400, "random", wish("../x"), "looks like a path"),
