@@ -12,7 +12,6 @@ from PIL import Image
 from scipy import ndimage
 
 from overread.domain.slides import PatchLocation, PixelSize, Region
-from overread.imaging.slides.normalised import colours_of_slide, normalised
 from overread.imaging.slides.outlines import rasterise
 from overread.imaging.slides.slide import Slide, open_slide
 from overread.imaging.slides.tissue import TissueMask, find_tissue
@@ -34,20 +33,15 @@ def cut_patches(
     patch_px: int,
     per_slide: int,
     rng: np.random.Generator,
-    is_normalised: bool = True,
 ) -> None:
     """Write an nnU-Net raw data set of colour patches, square, `labelsTr` being 1 in the tumour.
 
     Half of each slide's patches have their middle in the tumour or at its border, the others elsewhere in the
     tissue, half of these where it is dark. Patches without tumour have a label of zeros. `dataset.json` says which
     slide each comes from (`patients`), so that no slide is split between learning and judging, where that slide lies
-    (`slides`), and the µm per pixel; and to which colours all slides were brought (`colours`), their mean ones.
-
-    Args:
-        is_normalised: whether they are; otherwise each slide keeps its own.
+    (`slides`), and the µm per pixel.
     """
-    folder, pixel = Path(folder), PixelSize(um_per_px)
-    reference = _mean_colours([path for path, _ in slides], pixel) if is_normalised else None
+    folder = Path(folder)
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     patients: dict[str, str] = {}
@@ -57,7 +51,7 @@ def cut_patches(
             outlines = [(polygon, 1) for polygon in truth.outlines]
             for region in _places(slide, truth, um_per_px * patch_px, per_slide, rng):
                 name = PatchLocation(slide.id, region).name
-                picture = normalised(slide, reference, pixel).read_into(region, (patch_px, patch_px))
+                picture = slide.read_into(region, (patch_px, patch_px))
                 Image.fromarray(picture).save(folder / "imagesTr" / f"{name}_0000.png")
                 label = rasterise(outlines, region, (patch_px, patch_px))
                 Image.fromarray(label).save(folder / "labelsTr" / f"{name}.png")
@@ -74,17 +68,8 @@ def cut_patches(
         "um_per_px": um_per_px,
         "patients": patients,
         "slides": files,
-        **({} if reference is None else {"colours": reference.tolist()}),
     }
     (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
-
-
-def _mean_colours(paths: Sequence[Path], at: PixelSize) -> np.ndarray:
-    moments = []
-    for path in paths:
-        with open_slide(path) as slide:
-            moments.append(colours_of_slide(slide, at))
-    return np.mean(moments, axis=0)
 
 
 def _places(
