@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from html import escape
+
+from overread.server.access.headers import closed_policy
 
 STYLE = (
     "body{font:16px sans-serif;background:#101418;color:#e8eaed;display:grid;place-items:center;min-height:90vh}"
     "form{display:grid;gap:.8rem;width:18rem}input,button{font:inherit;padding:.5rem;border-radius:.3rem;"
     "border:1px solid #5f6368}button{background:#2b6cb0;color:#fff;cursor:pointer}p{color:#ffb4a9;margin:0}"
 )
-_STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        f"style-src 'sha256-{_STYLE_HASH}'",
-        "form-action 'self'",
-        "base-uri 'none'",
-        "frame-ancestors 'none'",
-    )
-)
+POLICY = closed_policy(STYLE)
 
 
 def login_page(target: str, name: str = "", refusal: str = "") -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from overread.studies.uga.bench import RECIPE, Bench, Told, write_whole
 from overread.studies.uga.judging import judge_cases, judge_doubt
-from overread.studies.uga.looking import everywhere
+from overread.studies.uga.looking import Looking, everywhere
 from overread.studies.uga.patch_quality import patch_rows
 from overread.studies.uga.places import AtPlaces
 from overread.studies.uga.protocol import ADABN, ALL, HED, NONE, PSEUDO
@@ -60,13 +60,18 @@ def _first_model(bench: Bench, told: Told) -> dict[str, Any]:
         patches += patch_rows(bench, case, look)
         look.maps.save(bench.maps_file(case))
         told("looking at the pool", (number + 1) / len(bench.pool))
+    return _unasked(bench, everywhere(ensemble), list(bench.division.test), told) | {"patches": patches}
+
+
+def _unasked(bench: Bench, at: Looking, domains: list[str], told: Told) -> dict[str, Any]:
+    """The one round of an arm that asks nobody, judged on cases of these domains."""
+    judges = [case for case in bench.judges if case.domain in domains]
     return {
         "budget": 0,
         "picks": [],
         "gate": None,
-        "patches": patches,
-        "rows": judge_cases(bench, everywhere(ensemble), bench.judges, lambda share: told("judging", share)),
-        "doubt": judge_doubt(bench, everywhere(ensemble), list(bench.division.test)),
+        "rows": judge_cases(bench, at, judges, lambda share: told("judging", share)),
+        "doubt": judge_doubt(bench, at, domains),
     }
 
 
@@ -74,38 +79,19 @@ def _stained(bench: Bench, told: Told) -> dict[str, Any]:
     """The first model trained with strong stain augmentation, and no label from elsewhere."""
     told("training with stain augmentation", 0.0)
     ensemble = bench.load(bench.train_first(HED, bench.protocol.hed))
-    return {
-        "budget": 0,
-        "picks": [],
-        "gate": None,
-        "rows": judge_cases(bench, everywhere(ensemble), bench.judges, lambda share: told("judging", share)),
-        "doubt": judge_doubt(bench, everywhere(ensemble), list(bench.division.test)),
-    }
+    return _unasked(bench, everywhere(ensemble), list(bench.division.test), told)
 
 
 def _adapted(bench: Bench, told: Told) -> dict[str, Any]:
     """The first model with each place's own batch statistics, from pictures of the pool that nobody labelled."""
     at = AtPlaces(bench, bench.store.current(RECIPE), bench.folder / ADABN)
-    judges = [case for case in bench.judges if case.domain in bench.division.pool]
-    return {
-        "budget": 0,
-        "picks": [],
-        "gate": None,
-        "rows": judge_cases(bench, at, judges, lambda share: told("judging", share)),
-        "doubt": judge_doubt(bench, at, list(bench.division.pool)),
-    }
+    return _unasked(bench, at, list(bench.division.pool), told)
 
 
 def _self_taught(bench: Bench, told: Told) -> dict[str, Any]:
     """The first model, taught by what it says itself of the places, with their batch statistics."""
     ensemble = bench.load(self_taught(bench, told))
-    return {
-        "budget": 0,
-        "picks": [],
-        "gate": None,
-        "rows": judge_cases(bench, everywhere(ensemble), bench.judges, lambda share: told("judging", share)),
-        "doubt": judge_doubt(bench, everywhere(ensemble), list(bench.division.test)),
-    }
+    return _unasked(bench, everywhere(ensemble), list(bench.division.test), told)
 
 
 def _rounds(bench: Bench, arm: str, told: Told) -> Iterator[dict[str, Any]]:
