@@ -68,26 +68,38 @@ class SupervisedLoss(nn.Module):
             smooth_dr=SMOOTH,
         )
 
-    def forward(self, outputs: list[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Logits by resolution and labels `(batch, *patch)` to one number."""
+    def forward(
+        self, outputs: list[torch.Tensor], labels: torch.Tensor, is_partial: bool | None = None
+    ) -> torch.Tensor:
+        """Logits by resolution and labels `(batch, *patch)` to one number.
+
+        Args:
+            is_partial: whether a voxel is `IGNORE`; None looks, which waits for a GPU.
+        """
         weights = [0.5**i for i in range(len(outputs))]
-        is_partial = bool((labels == IGNORE).any())
+        if is_partial is None:
+            is_partial = bool((labels == IGNORE).any())
         total = torch.zeros((), device=labels.device)
         for weight, logits in zip(weights, outputs, strict=True):
             target = labels[:, None].float()
             if target.shape[2:] != logits.shape[2:]:
                 target = F.interpolate(target, size=logits.shape[2:], mode="nearest-exact")
-            one = self._where_labelled if is_partial else self.one
+            one = _where_labelled if is_partial else self.one
             total = total + weight / sum(weights) * one(logits.float(), target)
         return total
 
-    def _where_labelled(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The same loss over the labelled voxels, lined up as one picture; nothing where there are none."""
-        labelled = target[:, 0] != IGNORE
-        voxels = logits.movedim(1, -1)[labelled]
-        if not len(voxels):
-            return voxels.sum()
-        return self.one(voxels.T[None], target[:, 0][labelled][None, None])
+
+def _where_labelled(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The same loss over the labelled voxels; 0 where there are none. Nothing here waits for a GPU."""
+    true = target[:, 0].long()
+    labelled = true != IGNORE
+    entropy = F.cross_entropy(logits, true, ignore_index=IGNORE, reduction="sum")
+    said = torch.softmax(logits, dim=1) * labelled[:, None]
+    is_class = F.one_hot(true.where(labelled, 0), logits.shape[1]).movedim(-1, 1) * labelled[:, None]
+    over = [dim for dim in range(said.ndim) if dim != 1]
+    both, all_said, all_true = ((said * is_class).sum(over), said.sum(over), is_class.sum(over))
+    dice = (2 * both + SMOOTH) / (all_said + all_true + SMOOTH)
+    return entropy / labelled.sum().clamp_min(1) + (1 - dice[1:]).mean()
 
 
 def member_weights(network: DynUNet) -> dict[str, torch.Tensor]:

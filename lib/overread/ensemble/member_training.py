@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from overread.domain import BadInputError, OverreadError
 from overread.domain.labels import IGNORE
 from overread.ensemble.adabn import BATCHES, estimate_statistics
+from overread.ensemble.ahead import made_ahead
 from overread.ensemble.augmentation import augment
 from overread.ensemble.compute import lay_out
 from overread.ensemble.dynunet import (
@@ -80,7 +83,7 @@ class MemberTraining:
         device, precision: where and how to compute.
         clock: seconds that count against the budget.
         optimiser: see `TrainingOptions`.
-        loaders: threads that make batches ahead of a GPU; None takes all cores but one.
+        loaders: most threads that make batches ahead of a GPU; None takes all cores but one.
     """
 
     def __init__(
@@ -105,6 +108,8 @@ class MemberTraining:
         self.seed, self.most_iterations, self.budget_s = seed, most_iterations, budget_s
         self.checkpoint_every_s, self.device, self.precision = checkpoint_every_s, device, precision
         self.clock, self.loaders = clock, loaders
+        # Steps after which is read what one told: a GPU is not waited for.
+        self.late = 0 if device.type == "cpu" else 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(seed, index, "weights"))
             self.network = build_network(plan, for_training=lesson.start is None)
@@ -140,42 +145,56 @@ class MemberTraining:
             heard: called with this after every step.
         """
         until_s = self.spent_s + seconds
+        told: deque[tuple[int, float, torch.Tensor]] = deque()
         with closing(self._batches()) as batches:
             while self.share < 1 and self.spent_s < until_s and not stop.is_set():
                 started = self.clock()
                 images, labels = next(batches)
                 share = self.share
-                value, dice = self._step(images, labels, share)
-                if not np.isfinite(value):
-                    raise DivergedError(
-                        f"member {self.index}: the loss became {value} at iteration {self.iteration}; "
-                        "try precision float32"
-                    )
-                self.loss = _running(self.loss, value)
-                self.dice = self.dice if dice is None else _running(self.dice, dice)
-                point = self.curve[int(share * CURVE_POINTS)]
-                point[0] += value
-                point[1] += 1
+                told.append((self.iteration, share, self._step(images, labels, share)))
+                if len(told) > self.late:
+                    self._hear(*told.popleft())
                 self.iteration += 1
                 self.spent_s += self.clock() - started
                 heard(self)
                 if self.spent_s - self.saved_s > self.checkpoint_every_s and self.share < 1:
                     self._save()
+            while told:
+                self._hear(*told.popleft())
         if self.share >= 1:
             self._finish()
         elif stop.is_set():
             self._save()
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> tuple[float, float | None]:
-        """One step. Returns the loss, and the Dice of what the member said about the patches (see `patch_dice`)."""
+    def _hear(self, iteration: int, share: float, told: torch.Tensor) -> None:
+        """Take in what that step told (see `_step`)."""
+        value, dice = told.tolist()
+        if not np.isfinite(value):
+            raise DivergedError(
+                f"member {self.index}: the loss became {value} at iteration {iteration}; "
+                "try precision float32"
+            )
+        self.loss = _running(self.loss, value)
+        if np.isfinite(dice):
+            self.dice = dice if self.dice is None else _running(self.dice, dice)
+        point = self.curve[int(share * CURVE_POINTS)]
+        point[0] += value
+        point[1] += 1
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> torch.Tensor:
+        """One step. Returns the loss, and the Dice of what the member said about the patches (see `patch_dice`).
+
+        Nothing here waits for a GPU: it has the next step before it is done with this one.
+        """
         for group in self.optimiser.param_groups:
             group["lr"] = self.full_rate * (1 - share) ** POLY_EXPONENT
+        is_partial = bool((labels == IGNORE).any())
         images = images.to(self.device, non_blocking=True, memory_format=self.layout)
         labels = labels.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             goes_on = self.lesson.start is not None
             outputs = [self.network(images)] if goes_on else supervised_logits(self.network, images)
-        loss = self.criterion(outputs, labels)
+        loss = self.criterion(outputs, labels, is_partial)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)
@@ -185,10 +204,9 @@ class MemberTraining:
         # A short memory at first, so that the random start is forgotten.
         steps = self.iteration + (STEPS_BEFORE if self.lesson.start is not None else 0)
         weight = 1 - min(AVERAGING, (1 + steps) / (10 + steps))
-        with torch.no_grad():
-            for name, value in self.network.named_parameters():
-                self.average[name].lerp_(value, weight)
-        return float(loss.detach()), patch_dice(outputs[0].detach(), labels)
+        follow = get_ema_multi_avg_fn(1 - weight)
+        follow(list(self.average.values()), list(self.network.parameters()), None)
+        return torch.stack([loss.detach(), patch_dice(outputs[0].detach(), labels)])
 
     def batch(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The patches of one step: the same ones whenever it is asked, so that a resumed training goes on as before."""
@@ -215,23 +233,16 @@ class MemberTraining:
 
     def _batches(self) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Batches from the current iteration on; made ahead by threads where a GPU does the steps."""
-        following = self.iteration
-        if self.device.type == "cpu":
-            while True:
-                yield self.batch(following)
-                following += 1
-        workers = self.loaders or max(1, (os.cpu_count() or 2) - 1)
-        ahead: list[Future[tuple[torch.Tensor, torch.Tensor]]] = []
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                while True:
-                    while len(ahead) < 2 * workers:
-                        ahead.append(pool.submit(self.batch, following))
-                        following += 1
-                    yield ahead.pop(0).result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+        if self.device.type != "cpu":
+            threads = self.loaders or max(1, (os.cpu_count() or 2) - 1)
+            yield from made_ahead(self._pinned_batch, self.iteration, threads)
+        for iteration in count(self.iteration):
+            yield self.batch(iteration)
+
+    def _pinned_batch(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """`batch` in memory that a GPU reads without anybody waiting."""
+        images, labels = self.batch(iteration)
+        return images.pin_memory(), labels.pin_memory()
 
     def _file(self, suffix: str) -> Path:
         return self.folder / f"member_{self.index}.{suffix}"
@@ -305,7 +316,7 @@ def write_json(values: dict[str, Any], path: Path) -> None:
     temporary.replace(path)
 
 
-def patch_dice(logits: torch.Tensor, labels: torch.Tensor) -> float | None:
+def patch_dice(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Hard Dice of a batch against its labels, mean over the foreground classes that are labelled in it.
 
     Args:
@@ -313,17 +324,15 @@ def patch_dice(logits: torch.Tensor, labels: torch.Tensor) -> float | None:
         labels: `(batch, *patch)`; voxels of `IGNORE` do not count.
 
     Returns:
-        0 to 1, or None where no foreground is labelled.
+        One number, 0 to 1, where the logits are; NaN where no foreground is labelled.
     """
     classes = logits.shape[1]
-    labelled = labels != IGNORE
-    joint = labels[labelled] * classes + logits.argmax(dim=1)[labelled]
-    counts = torch.bincount(joint, minlength=classes**2).reshape(classes, classes).float()
-    present = counts.sum(dim=1)[1:] > 0
-    if not bool(present.any()):
-        return None
+    joint = (labels * classes + logits.argmax(dim=1)).where(labels != IGNORE, -1)
+    # Unlike `bincount`, this one need not be waited for.
+    counts = torch.histc(joint.float(), classes**2, -0.5, classes**2 - 0.5).reshape(classes, classes)
+    present = counts.sum(dim=1) > 0
     dice = 2 * counts.diagonal() / (counts.sum(dim=0) + counts.sum(dim=1))
-    return float(dice[1:][present].mean())
+    return dice[1:].where(present[1:], torch.nan).nanmean()
 
 
 def _running(before: float | None, now: float) -> float:
@@ -339,12 +348,16 @@ def check_optimiser(name: str) -> None:
 def _optimiser(
     network: torch.nn.Module, device: torch.device, rate_factor: float, kind: Optimiser
 ) -> torch.optim.Optimizer:
+    # One kernel for all weights: small networks' steps are made of launches.
+    fused = device.type == "cuda"
     if kind == "adamw" or (kind == "auto" and device.type == "cpu"):
         rate = rate_factor * CPU_LEARNING_RATE
-        return torch.optim.AdamW(network.parameters(), rate, betas=CPU_BETAS, weight_decay=CPU_WEIGHT_DECAY)
+        return torch.optim.AdamW(
+            network.parameters(), rate, betas=CPU_BETAS, weight_decay=CPU_WEIGHT_DECAY, fused=fused
+        )
     rate = rate_factor * GPU_LEARNING_RATE
     return torch.optim.SGD(
-        network.parameters(), rate, GPU_MOMENTUM, weight_decay=GPU_WEIGHT_DECAY, nesterov=True
+        network.parameters(), rate, GPU_MOMENTUM, weight_decay=GPU_WEIGHT_DECAY, nesterov=True, fused=fused
     )
 
 
