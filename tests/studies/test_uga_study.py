@@ -221,13 +221,14 @@ def test_a_self_taught_model_asks_and_sees_again_what_taught_it(
 def test_normalised_everything_is_seen_in_the_colours_of_the_slides_that_teach(
     tmp_path: Path, results: dict[str, Any]
 ):
-    here = job(tmp_path, ("none", "random"), normalised=True)
+    here = job(tmp_path, ("none", "random"), normalised="place")
     run_study(here)
     (unit, *_) = units_of(here)
     bench = unit.bench
     told = json.loads((bench.central / "dataset.json").read_text())["colours"]
     np.testing.assert_allclose(told, bench.reference)
     np.testing.assert_allclose(bench.load(bench.store.current("study")).reference, told)
+    assert len(bench.study_set.alike(bench.pool[0].image)) > 1
     # The grey pictures of the south are as violet as the others now, those that teach and those that are asked about.
     for folder in (bench.central / "imagesTr", bench.folder / "normalised"):
         pictures = [np.asarray(Image.open(path).convert("RGB"), float) for path in folder.rglob("*.png")]
@@ -244,8 +245,9 @@ def test_normalised_everything_is_seen_in_the_colours_of_the_slides_that_teach(
 
 @pytest.mark.parametrize("change", ["by_place", "self_taught", "normalised"])
 def test_volumes_have_no_statistics_of_a_place(tmp_path: Path, change: str):
+    value = "slide" if change == "normalised" else True
     with pytest.raises(BadInputError, match=f"{change} is for pictures, and balls holds volumes"):
-        run_study(job(tmp_path, ("none",), ("balls",), **{change: True}))
+        run_study(job(tmp_path, ("none",), ("balls",), **{change: value}))
 
 
 def test_doubt_is_judged_place_by_place(results: dict[str, Any]):

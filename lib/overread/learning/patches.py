@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from overread.domain import BadInputError, OverreadError
 from overread.domain.slides import PatchLocation, PixelSize
 from overread.imaging.slides.files import state_of
-from overread.imaging.slides.normalised import normalised
+from overread.imaging.slides.normalised import normalised, slides_around
 from overread.imaging.slides.slide import ASSUMED, find_slides, open_slide
 from overread.learning.label_files import file_name
 
@@ -46,6 +47,7 @@ class PatchImages:
         um_per_px: pixel size of the pictures, which is the model's.
         assumed: pixel size of slides that do not tell theirs.
         reference: colours that pictures are brought to (see `imaging.slides.normalised`); None: they stay as they are.
+        alike: which slides were stained where one was.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class PatchImages:
         um_per_px: float,
         assumed: PixelSize = ASSUMED,
         reference: np.ndarray | None = None,
+        alike: Callable[[Path], tuple[Path, ...]] = slides_around,
     ) -> None:
         self.slides, self.cache = Path(slides), Path(cache)
         self.pixel_size, self.assumed = PixelSize(um_per_px), assumed
-        self.reference = reference
+        self.reference, self.alike = reference, alike
 
     def image_of(self, case: str) -> Path | None:
         """The picture of a patch by the patch's name; None for other names, and where the slide is not there.
@@ -86,11 +89,12 @@ class PatchImages:
     def _origin(self, slide: Path) -> str:
         facts = [slide.name, *state_of(slide), self.pixel_size.um, self.assumed.um]
         if self.reference is not None:
-            facts.append(self.reference.tolist())
+            facts += [self.reference.tolist(), [(path.name, *state_of(path)) for path in self.alike(slide)]]
         return json.dumps(facts)
 
     def _cut(self, path: Path, location: PatchLocation, picture: Path, origin: str) -> None:
-        with open_slide(path, self.assumed) as slide:
+        alike = () if self.reference is None else self.alike(path)
+        with open_slide(path, self.assumed, alike) as slide:
             if not slide.bounds.overlaps(location.region):
                 raise BadInputError(f"it lies outside {path}, which has {slide.size_px} pixels")
             size = label_size(location, slide.pixel_size, self.pixel_size.um)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from overread.domain import BadInputError
 from overread.domain.slides import PixelSize, Region
 from overread.imaging.slides.colours import (
     LEAST_MOMENT,
@@ -17,7 +18,15 @@ from overread.imaging.slides.colours import (
     moments_of,
     recoloured,
 )
-from overread.imaging.slides.normalised import SQUARE_PX, colours_of_slide, normalised
+from overread.imaging.slides.normalised import (
+    OF_A_CENTRE,
+    SQUARE_PX,
+    colours_around,
+    colours_of_slide,
+    normalised,
+    slides_around,
+    some_of,
+)
 from overread.imaging.slides.pyramid import write_pyramid
 from overread.imaging.slides.slide import open_slide
 
@@ -116,6 +125,55 @@ def test_slides_of_two_laboratories_look_alike_and_one_that_changed_is_measured_
     with open_slide(write_slide(tmp_path / "there.tif", HERE, seed=4)) as slide:
         now = normalised(slide, reference, pixel).read_into(region, (256, 256))
         assert np.abs(now.astype(float) - slide.read_into(region, (256, 256))).mean() < 6
+
+
+def centre_folder(folder: Path, rows: str) -> dict[str, Path]:
+    """Slides of strong and of weak dyes, and what `patients.csv` says of them."""
+    folder.mkdir()
+    strong, weak = HERE * 1.3, HERE * 0.7
+    made = {"a": strong, "b": weak, "c": THERE}
+    (folder / "patients.csv").write_text(rows)
+    return {name: write_slide(folder / f"{name}.tif", dyes) for name, dyes in made.items()}
+
+
+def test_a_slide_is_measured_by_all_of_its_centre_and_alone_where_no_centre_is_known(tmp_path: Path):
+    at = PixelSize(0.5)
+    slides = centre_folder(tmp_path / "s", "case,patient,centre\na,1,east\nb,2,east\nc,3,\n")
+    own = {}
+    for name, path in slides.items():
+        with open_slide(path) as slide:
+            own[name] = colours_of_slide(slide, at)
+    around = {}
+    for name, path in slides.items():
+        with open_slide(path) as slide:
+            around[name] = colours_around(slide, at)
+    np.testing.assert_allclose(around["a"], (own["a"] + own["b"]) / 2)
+    np.testing.assert_array_equal(around["b"], around["a"])
+    np.testing.assert_array_equal(around["c"], own["c"])
+    with open_slide(slides["c"], alike=(slides["b"],)) as slide:
+        np.testing.assert_array_equal(colours_around(slide, at), own["b"])
+
+
+def test_what_cannot_be_read_of_a_centre_is_left_out_and_a_broken_table_is_named(tmp_path: Path):
+    rows = "case,patient,centre\na,1,east\nb,2,east\nd,4,east\n"
+    slides = centre_folder(tmp_path / "s", rows)
+    (tmp_path / "s" / "d.tif").write_bytes(b"still being copied")
+    assert set(slides_around(slides["a"])) == {slides["a"], slides["b"]}
+    with open_slide(slides["a"], alike=(tmp_path / "s" / "d.tif", tmp_path / "gone.tif")) as slide:
+        np.testing.assert_array_equal(
+            colours_around(slide, PixelSize(0.5)), colours_of_slide(slide, PixelSize(0.5))
+        )
+    (tmp_path / "s" / "patients.csv").write_text("case\na\n")
+    with pytest.raises(BadInputError, match=r"patients.csv has no column patient"):
+        slides_around(slides["a"])
+
+
+def test_of_a_large_centre_some_slides_are_measured_and_one_more_changes_little():
+    many = [Path(f"{number}.tif") for number in range(100)]
+    some = some_of(many)
+    assert len(some) == OF_A_CENTRE
+    assert some_of(many[::-1]) == some
+    assert len(set(some_of([*many, Path("new.tif")])) - set(some)) <= 1
 
 
 def test_a_recoloured_slide_reads_as_the_other_laboratory_s_and_the_first_one_as_before(tmp_path: Path):

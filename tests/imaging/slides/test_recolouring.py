@@ -91,6 +91,27 @@ def test_the_command_does_it(dataset: Path, tmp_path: Path):
     assert "exists already" in again.stderr
 
 
+def test_pictures_of_one_centre_go_through_one_map(dataset: Path, tmp_path: Path):
+    described = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(
+        json.dumps({key: value for key, value in described.items() if key not in ("slides", "patients")})
+    )
+    rows = "".join(f"{slide}{number},{slide}{number},{{}}\n" for slide in "ab" for number in range(3))
+    (dataset / "patients.csv").write_text("case,patient,centre\n" + rows.replace("{}", "east"))
+    made = recolour_dataset(dataset, tmp_path / "one")
+    # The mean over all is the reference, so nothing moves.
+    for slide in "ab":
+        for now, before in zip(pictures(tmp_path / "one", slide), pictures(dataset, slide), strict=True):
+            np.testing.assert_allclose(now.astype(int), before, atol=1)
+    (dataset / "patients.csv").write_text("case,patient,centre\n" + rows.replace("{}", ""))
+    alone = recolour_dataset(dataset, tmp_path / "two")
+    assert made.colours is not None
+    assert alone.colours is not None
+    np.testing.assert_allclose(made.colours, alone.colours)
+    apart = pictures(tmp_path / "two", "a")[0].astype(int) - pictures(dataset, "a")[0]
+    assert np.abs(apart).max() > 10
+
+
 def changed(dataset: Path, **values: object) -> Path:
     path = dataset / "dataset.json"
     described = json.loads(path.read_text()) | values

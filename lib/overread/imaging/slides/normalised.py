@@ -1,21 +1,32 @@
-"""A slide in the colours that a model was trained on, whichever laboratory stained it."""
+"""A slide in the colours that a model was trained on, whichever laboratory stained it.
+
+A slide's colours also tell how much tumour it holds; those of all slides of a laboratory tell how it stains. So where
+`patients.csv` beside the slides says a centre, the mean over slides of that centre stands for each of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
+from overread.domain import OverreadError
 from overread.domain.slides import PixelSize, Region
+from overread.imaging.patients import FILE as PATIENTS
+from overread.imaging.patients import read_origins
 from overread.imaging.slides.colours import map_between, mean_moments
 from overread.imaging.slides.files import state_of
-from overread.imaging.slides.slide import Slide, open_slide
+from overread.imaging.slides.slide import Slide, find_slides, open_slide, slide_id
 from overread.imaging.slides.tissue import find_tissue
 
 # Of a slide so many squares of tissue of that edge are measured; of a picture that is no larger than that, all of it.
 SQUARES, SQUARE_PX = 16, 128
 WHOLE_PX = 1024
+# Of a centre so many slides are measured, always the same ones as long as they are there.
+OF_A_CENTRE = 16
 # Slides whose colours are remembered.
 REMEMBERED = 4096
 
@@ -29,8 +40,48 @@ def normalised(slide: Slide, reference: np.ndarray | None, at: PixelSize) -> Sli
     """
     if reference is None:
         return slide
-    now = _measured(slide.path, state_of(slide.path), slide.pixel_size.um, at.um)
-    return slide.recoloured(map_between(now, reference))
+    return slide.recoloured(map_between(colours_around(slide, at), reference))
+
+
+def colours_around(slide: Slide, at: PixelSize) -> np.ndarray:
+    """How tissue is coloured where the slide was stained, moments `(3, 3)`: mean over `slides_around`, or over
+    `slide.alike` where that is said. Those that cannot be read just now are left out.
+
+    Args:
+        at: pixel size at which it is looked at.
+
+    Raises:
+        BadInputError: `patients.csv` beside the slide is broken.
+    """
+    found = []
+    for path in slide.alike or slides_around(slide.path):
+        try:
+            found.append(_measured(path, state_of(path), slide.pixel_size.um, at.um))
+        except (OverreadError, OSError):
+            continue
+    return np.mean(found, axis=0) if found else colours_of_slide(slide, at)
+
+
+def slides_around(path: Path) -> tuple[Path, ...]:
+    """Slides beside this one that are of the same centre, as `patients.csv` there says; itself where it says nothing.
+
+    Raises:
+        BadInputError: `patients.csv` is broken.
+    """
+    table = path.parent / PATIENTS
+    if not table.exists():
+        return (path,)
+    centres = _centres(table, state_of(table))
+    centre = centres.get(slide_id(path), "")
+    if not centre:
+        return (path,)
+    slides = find_slides(path.parent).slides
+    return some_of([file for name, file in slides.items() if centres.get(name) == centre]) or (path,)
+
+
+def some_of(slides: Sequence[Path]) -> tuple[Path, ...]:
+    """At most `OF_A_CENTRE` of a centre's slides; a slide more changes the choice little."""
+    return tuple(sorted(slides, key=lambda path: sha256(path.name.encode()).digest())[:OF_A_CENTRE])
 
 
 def colours_of_slide(slide: Slide, at: PixelSize) -> np.ndarray:
@@ -53,6 +104,11 @@ def colours_of_slide(slide: Slide, at: PixelSize) -> np.ndarray:
         x, y = round((column + 0.5) * cell - edge / 2), round((row + 0.5) * cell - edge / 2)
         squares.append(slide.read(Region(x, y, edge, edge), at))
     return mean_moments(squares)
+
+
+@lru_cache(maxsize=16)
+def _centres(table: Path, _state: tuple[int, int]) -> dict[str, str]:
+    return {case: origin.centre for case, origin in read_origins(table.parent).items()}
 
 
 @lru_cache(maxsize=REMEMBERED)

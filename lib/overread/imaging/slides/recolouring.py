@@ -16,7 +16,7 @@ from overread.domain.slides import PixelSize
 from overread.imaging.dataset import DESCRIPTION, Case, Dataset, read_dataset
 from overread.imaging.patients import FILE as PATIENTS
 from overread.imaging.slides.colours import map_between, mean_moments, recoloured
-from overread.imaging.slides.normalised import colours_of_slide
+from overread.imaging.slides.normalised import colours_around
 from overread.imaging.slides.slide import ASSUMED, open_slide
 
 RGB = 3
@@ -31,7 +31,8 @@ def recolour_dataset(
     """Write a copy in which every picture has the mean colours of all slides, and `dataset.json` says which these are.
 
     Each picture goes through the map of its slide; where `dataset.json` names no slide for it, of all pictures of its
-    patient. A model that is trained on the copy sees slides in the same colours.
+    patient. Slides and patients of one centre (`patients.csv`) go through one map. A model that is trained on the copy
+    sees slides in the same colours.
 
     Args:
         folder: in nnU-Net's raw layout, with `um_per_px`.
@@ -81,25 +82,31 @@ def recolour_dataset(
 
 
 def _moments(dataset: Dataset, assumed: PixelSize) -> dict[str, np.ndarray]:
-    """Of each slide, and of each patient whose slides are not named."""
+    """Of each slide, and of each patient whose slides are not named; where the centre is known, the mean over it."""
     assert dataset.um_per_px is not None
     pictures: dict[str, list[Path]] = {}
     slides: dict[str, Path] = {}
+    centres: dict[str, str] = {}
     for case in dataset.cases:
         if len(case.channels) != 1 or case.channels[0].suffix.lower() != ".png":
             raise BadInputError(f"case {case.id} is no colour picture (one PNG of red, green and blue)")
         origin = _origin(dataset, case)
         pictures.setdefault(origin, []).append(case.channels[0])
+        centres[origin] = dataset.domains.get(case.id, "")
         if case.id in dataset.slides:
             slides[origin] = dataset.slides[case.id]
     found = {}
     for origin, paths in pictures.items():
         if origin in slides:
             with open_slide(slides[origin], assumed) as slide:
-                found[origin] = colours_of_slide(slide, PixelSize(dataset.um_per_px))
+                found[origin] = colours_around(slide, PixelSize(dataset.um_per_px))
         else:
             found[origin] = mean_moments(_picture(path) for path in paths)
-    return found
+    of_centre = {
+        centre: np.mean([found[origin] for origin in found if centres[origin] == centre], axis=0)
+        for centre in set(centres.values())
+    }
+    return {origin: of_centre[centres[origin]] if centres[origin] else now for origin, now in found.items()}
 
 
 def _origin(dataset: Dataset, case: Case) -> str:

@@ -42,10 +42,11 @@ class Slide:
         is_pixel_size_assumed: the header does not say it.
         downsamples: of each level, 1.0 first.
         rank: how well the file's format suits slides.
+        alike: slides that were stained where this one was; empty where nobody said (see `normalised`).
     """
 
-    def __init__(self, path: Path, source: Source, assumed: PixelSize) -> None:
-        self.path = path
+    def __init__(self, path: Path, source: Source, assumed: PixelSize, alike: tuple[Path, ...] = ()) -> None:
+        self.path, self.alike = path, alike
         self.id = slide_id(path)
         self.size_px = source.sizes[0]
         self.is_pixel_size_assumed = source.um is None
@@ -113,12 +114,13 @@ class Slide:
         self.close()
 
 
-def open_slide(path: Path, assumed: PixelSize = ASSUMED) -> Slide:
+def open_slide(path: Path, assumed: PixelSize = ASSUMED, alike: tuple[Path, ...] = ()) -> Slide:
     """Open a slide: through OpenSlide what scanners write, through tifffile other TIFF, else as a plain picture.
 
     Args:
         path: the file; of a MIRAX slide the `.mrxs` beside its folder.
         assumed: pixel size where the header has neither that nor the magnification.
+        alike: see `Slide`.
 
     Raises:
         NotFoundError: there is no such file.
@@ -129,7 +131,7 @@ def open_slide(path: Path, assumed: PixelSize = ASSUMED) -> Slide:
     if not path.is_file():
         raise NotFoundError(f"{path} does not exist")
     with _as_bad_input(path):
-        return Slide(path, _source_of(path), assumed)
+        return Slide(path, _source_of(path), assumed, alike)
 
 
 @contextmanager

@@ -106,7 +106,9 @@ class Bench:
         um, file_um = self.study_set.pixel_size.um, PixelSize(self.study_set.file_um)
         if not self.protocol.normalised:
             return PatchImages(folder, self.folder / "patches", um, file_um)
-        return PatchImages(folder, self.folder / "normalised", um, file_um, self.reference)
+        return PatchImages(
+            folder, self.folder / "normalised", um, file_um, self.reference, self.study_set.alike
+        )
 
     @cached_property
     def reference(self) -> np.ndarray | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from overread.domain import BadInputError
 from overread.ensemble.plan import Hardware
@@ -34,6 +34,8 @@ ARMS = (
 )
 # Only where pictures are stained.
 STAINED = (HED, ADABN, PSEUDO)
+# What colours are measured on.
+Normalised = Literal["", "slide", "place"]
 # Of the patches that are not central ones in a retraining from a self-taught model.
 PSEUDO_SHARE = 0.5
 
@@ -80,7 +82,8 @@ class Protocol:
         self_taught: arms that ask begin with the model of the arm `pseudo`, and see what taught it again in every
             retraining. Pictures only.
         normalised: every picture and slide, of the first place too, is learnt from, looked at and asked about in the
-            colours of the slides that teach (see `imaging.slides.normalised`). Pictures only.
+            colours of the slides that teach (see `imaging.slides.normalised`), measured on each `slide` alone or on the
+            slides of its `place`, as in service where centres are known; empty: as it is. Pictures only.
         obeyed: as at a hospital, what the gate rejects is not served: the model before it goes on to ask, to be trained
             and to be judged. Otherwise every training counts.
         stain: strength of the stain augmentation of all arms but `hed`.
@@ -111,7 +114,7 @@ class Protocol:
     by_place: bool = False
     beside: bool = False
     self_taught: bool = False
-    normalised: bool = False
+    normalised: Normalised = ""
     stain: float = 0.0
     hed: float = 0.2
     batch: int = 4
@@ -144,6 +147,8 @@ class Protocol:
             raise BadInputError(
                 "beside is yes and by_place no: without statistics of a place there is nothing to see"
             )
+        if self.normalised not in get_args(Normalised):
+            raise BadInputError(f"normalised is {self.normalised!r}, expected slide or place")
         if self.self_taught and self.by_place:
             raise BadInputError(
                 "self_taught and by_place are both yes: what taught itself needs no statistics"
@@ -198,6 +203,9 @@ class Protocol:
         for name in ("obeyed", "restained", "by_place", "beside", "self_taught", "normalised"):
             if not values[name]:
                 del values[name]
+        if self.normalised == "slide":
+            # What it was before places came.
+            values["normalised"] = True
         return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from shapely.geometry import shape
 
 from overread.domain import BadInputError, PixelSize, Region
+from overread.imaging.slides.normalised import some_of
 from overread.imaging.slides.outlines import polygons_in, rasterise
 from overread.imaging.slides.slide import ASSUMED, Slide, open_slide
 from overread.imaging.slides.tissue import TissueMask, find_tissue
@@ -65,6 +66,7 @@ class StudySet:
         file_um: level-0 pixel of pictures and slides whose files do not tell theirs.
         patch_px: edge of an asked patch in the model's pixels; None: cases are small and asked about as a whole.
         has_glass: parts of the images are empty glass, which is not asked about.
+        of_places: the colours of an image are measured on images of its domain (see `imaging.slides.normalised`).
     """
 
     name: str
@@ -77,6 +79,7 @@ class StudySet:
     file_um: float = ASSUMED.um
     patch_px: int | None = None
     has_glass: bool = False
+    of_places: bool = False
 
     def __post_init__(self) -> None:
         domains = {case.domain for case in self.cases}
@@ -140,7 +143,20 @@ class StudySet:
 
     def open(self, case: StudyCase) -> Slide:
         """A picture or slide; the caller closes it."""
-        return open_slide(case.image, PixelSize(self.file_um))
+        return open_slide(case.image, PixelSize(self.file_um), self.alike(case.image))
+
+    def alike(self, image: Path) -> tuple[Path, ...]:
+        """The images on which the colours of one are measured."""
+        return self._alike.get(image, (image,))
+
+    @cached_property
+    def _alike(self) -> dict[Path, tuple[Path, ...]]:
+        if not self.of_places:
+            return {}
+        images: dict[str, list[Path]] = {}
+        for case in self.cases:
+            images.setdefault(case.domain, []).append(case.image)
+        return {case.image: some_of(images[case.domain]) for case in self.cases}
 
     def tissue(self, slide: Slide) -> TissueMask:
         """What may be asked about: all of a picture that shows nothing but tissue."""

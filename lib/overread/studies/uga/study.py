@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -102,7 +102,8 @@ def open_set(job: Job, name: str, report: Report = lambda _what, _share: None) -
                     name, job.data, folder, lambda share: report(f"reading {name}", share), job.central
                 )
                 scale = job.protocol.scale_of(name)
-                return found.with_patch(scale.um_per_px, scale.patch_px)
+                found = found.with_patch(scale.um_per_px, scale.patch_px)
+                return replace(found, of_places=job.protocol.normalised == "place")
         time.sleep(WAIT_S)
 
 
