@@ -75,7 +75,7 @@ def predict(
 
     For each case, on the exact grid of its image: CASE.nii.gz (label map) and, with --maps,
     CASE.MEASURE.nii.gz (uncertainty) and CASE.probability-CLASS.nii.gz; summary.json tells volumes, scores
-    and times.
+    and times. A model of recoloured pictures (`overread recolour`) sees each picture brought to its colours.
 
     Examples:
 
@@ -86,6 +86,7 @@ def predict(
     from overread.ensemble.compute import leave_a_core
     from overread.ensemble.prediction import predict as predict_volume
     from overread.ensemble.storage import load_ensemble
+    from overread.imaging.slides.normalised import picture_in_colours
     from overread.imaging.volumes import read_volume
     from overread.recipes import recipe_named
 
@@ -101,9 +102,12 @@ def predict(
         task = progress.add_task(name, total=len(cases))
         for number, (case, files) in enumerate(cases.items()):
             progress.update(task, description=f"{name}: {case}")
+            volume = read_volume(files)
+            if ensemble.reference is not None:
+                volume = picture_in_colours(volume, ensemble.reference)
             prediction = predict_volume(
                 ensemble,
-                read_volume(files),
+                volume,
                 measures=measures,
                 members=members,
                 cascade=cascade,

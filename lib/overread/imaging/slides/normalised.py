@@ -7,6 +7,7 @@ A slide's colours also tell how much tumour it holds; those of all slides of a l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -17,10 +18,11 @@ from overread.domain import OverreadError
 from overread.domain.slides import PixelSize, Region
 from overread.imaging.patients import FILE as PATIENTS
 from overread.imaging.patients import read_origins
-from overread.imaging.slides.colours import map_between, mean_moments
+from overread.imaging.slides.colours import map_between, mean_moments, recoloured
 from overread.imaging.slides.files import state_of
 from overread.imaging.slides.slide import Slide, find_slides, open_slide, slide_id
 from overread.imaging.slides.tissue import find_tissue
+from overread.imaging.volumes import Volume
 
 # Of a slide so many squares of tissue of that edge are measured; of a picture that is no larger than that, all of it.
 SQUARES, SQUARE_PX = 16, 128
@@ -60,6 +62,13 @@ def colours_around(slide: Slide, at: PixelSize) -> np.ndarray:
         except (OverreadError, OSError):
             continue
     return np.mean(found, axis=0) if found else colours_of_slide(slide, at)
+
+
+def picture_in_colours(picture: Volume, reference: np.ndarray) -> Volume:
+    """A picture of which no slide is known, `(3, x, y)` of 0 to 255, from its own colours to the reference's."""
+    pixels = np.moveaxis(picture.voxels, 0, -1).round().astype(np.uint8)
+    turned = recoloured(pixels, map_between(mean_moments([pixels]), reference))
+    return replace(picture, voxels=np.moveaxis(turned, -1, 0).astype(picture.voxels.dtype))
 
 
 def slides_around(path: Path) -> tuple[Path, ...]:
