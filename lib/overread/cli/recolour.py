@@ -27,7 +27,8 @@ def recolour(
 
     A model that `overread train` makes of the copy sees every slide, whoever stained it, in these colours: when it
     answers, when it looks for what to ask, and when it learns from accepted patches. Nobody has to label anything for
-    that. `dataset.json` should name the slides (`slides`); otherwise a patient's pictures stand for the slide.
+    that. `dataset.json` should name the slides (`slides`); otherwise a patient's pictures stand for the slide. Name the
+    centres in `patients.csv`, here and beside the slides: a centre's colours are the mean over its slides.
 
     Examples:
 
