@@ -67,6 +67,13 @@ def meduhip(
         int | None,
         typer.Option(min=4, help="Take only so many, whole patients drawn by chance.", show_default=False),
     ] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(
+            help="Cut every case to a square or cube of so many voxels about what any rater marked.",
+            show_default=False,
+        ),
+    ] = None,
     ct: Annotated[bool, typer.Option("--ct", help="The images are in Hounsfield units.")] = False,
     work: Annotated[
         Path | None,
@@ -121,6 +128,7 @@ def meduhip(
             ct=ct,
             device=device,
             cases=cases,
+            crop=crop,
         )
         with progress_bar() as bar:
             task = bar.add_task("checking", total=1)

@@ -98,6 +98,17 @@ def test_fewer_cases_are_whole_patients_and_always_the_same(folder: Path) -> Non
     assert some_of(dataset, None) is dataset
 
 
+def test_cases_are_cut_where_that_is_asked_for(folder: Path, studied: Path, tmp_path: Path) -> None:
+    protocol = Protocol(folds=2, seeds=1, minutes=MINUTES, turns=1, arms=("unet",), crop=32)
+    run_study(read_rated(folder), tmp_path, protocol)
+    image, masks = RatedStore(tmp_path / "data" / "cases").whole("case0")
+    assert image.shape[1:] == masks.shape[1:] == (32, 32)
+    assert "crop" not in json.loads((studied / "study.json").read_text())["protocol"]
+    assert json.loads((tmp_path / "study.json").read_text())["protocol"]["crop"] == 32
+    with pytest.raises(BadInputError, match="crop is 8, expected at least 32 voxels"):
+        Protocol(crop=8)
+
+
 def test_where_one_person_labelled_pseudo_raters_stand_for_several(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()

@@ -25,6 +25,7 @@ from overread.ensemble.member_training import write_json
 from overread.ensemble.orientation import nonzero_box
 from overread.ensemble.plan import Normalisation, Plan
 from overread.imaging.rated import RatedCase, RatedDataset
+from overread.imaging.rated.cropped import cropped
 from overread.imaging.volumes import Volume
 from overread.meduhip.lessons import RatedLessons
 from overread.meduhip.network import Configuration
@@ -57,6 +58,7 @@ class Protocol:
         arms: by name.
         ct: whether intensities are Hounsfield units.
         cases: of the data set at the most, whole patients drawn by chance; None takes all.
+        crop: edge in voxels that cases are cut to, about what any rater marked; None leaves them whole.
     """
 
     folds: int = 5
@@ -68,8 +70,11 @@ class Protocol:
     ct: bool = False
     device: str = "cpu"
     cases: int | None = None
+    crop: int | None = None
 
     def __post_init__(self) -> None:
+        if self.crop is not None and self.crop < SMALLEST_PATCH:
+            raise BadInputError(f"crop is {self.crop}, expected at least {SMALLEST_PATCH} voxels")
         if self.turns < 1 or self.repetitions < 1 or self.seeds < 1 or self.minutes <= 0:
             raise BadInputError("a study needs at least one turn, one repetition, one seed and some minutes")
 
@@ -93,6 +98,8 @@ def run_study(
     """
     arms = arms_named(protocol.arms)
     dataset = some_of(dataset, protocol.cases)
+    if protocol.crop is not None:
+        dataset = cropped(dataset, protocol.crop)
     _open(work, dataset, protocol)
     plan, configuration = prepare_study(dataset, work, protocol, progress)
     folds = dataset.folds(protocol.folds, np.random.default_rng(FOLDS_SEED))
@@ -185,6 +192,9 @@ def _open(work: Path, dataset: RatedDataset, protocol: Protocol) -> None:
         "\n".join(f"{case.id} {case.patient}" for case in dataset.cases).encode()
     ).hexdigest()
     fixed = {key: value for key, value in asdict(protocol).items() if key not in ("arms", "seeds")}
+    if protocol.crop is None:
+        # It came later; what was begun before goes on.
+        del fixed["crop"]
     wanted = {"dataset": dataset.name, "cases": ids, "protocol": fixed}
     path = work / "study.json"
     if path.exists():
