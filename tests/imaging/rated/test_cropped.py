@@ -45,7 +45,7 @@ def test_a_volume_stays_where_it_lies():
     affine = np.array([[0, 2.0, 0, 5], [-3.0, 0, 0, 7], [0, 0, 4.0, 9], [0, 0, 0, 1]])
     before = marked((20, 20, 20), (12, 6, 10), grid=Grid((20, 20, 20), affine))
     after = cut_out(before, 8)
-    (rater, *inside), (_, *outside) = np.argwhere(after.masks)[0], np.argwhere(before.masks)[0]
+    (_, *inside), (_, *outside) = np.argwhere(after.masks)[0], np.argwhere(before.masks)[0]
     assert after.grid is not None
     assert after.grid.shape == (8, 8, 8)
     np.testing.assert_allclose(after.grid.affine @ [*inside, 1], affine @ [*outside, 1])
