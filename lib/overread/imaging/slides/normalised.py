@@ -27,6 +27,8 @@ from overread.imaging.volumes import Volume
 # Of a slide so many squares of tissue of that edge are measured; of a picture that is no larger than that, all of it.
 SQUARES, SQUARE_PX = 16, 128
 WHOLE_PX = 1024
+# Cells in which tissue is looked for.
+FINEST_UM = 8.0
 # Of a centre so many slides are measured, always the same ones as long as they are there.
 OF_A_CENTRE = 16
 # Slides whose colours are remembered.
@@ -102,7 +104,9 @@ def colours_of_slide(slide: Slide, at: PixelSize) -> np.ndarray:
     zoom = slide.pixel_size / at
     if max(slide.size_px) * zoom <= WHOLE_PX:
         return mean_moments([slide.read(slide.bounds, at)])
-    tissue = find_tissue(slide)
+    # Coarser on a large slide: a clinician may be waiting, and all slides of a centre are measured.
+    finest = max(FINEST_UM, max(slide.size_px) * slide.pixel_size.um / WHOLE_PX)
+    tissue = find_tissue(slide, PixelSize(finest))
     cells = np.argwhere(tissue.mask)
     if not len(cells):
         return mean_moments([slide.thumbnail(WHOLE_PX)])
