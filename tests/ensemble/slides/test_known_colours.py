@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from overread.domain import BadInputError, PixelSize
+from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.slides.glance import glance
 from overread.ensemble.slides.prediction import predict_slide
 from overread.ensemble.storage import load_ensemble, read_description, reference_of
@@ -55,6 +56,27 @@ def test_slides_of_any_stain_are_answered_as_the_known_one(tmp_path: Path) -> No
         for slide in (weak, strong)
     ]
     np.testing.assert_allclose(looks[0], looks[1], atol=0.05)
+
+
+def test_slides_of_one_centre_are_seen_through_one_map(tmp_path: Path) -> None:
+    at = PixelSize(1.0)
+    paths = [tmp_path / f"{s}.tif" for s in (1.0, 1.8)]
+    slides = [slide_of(path, stripes(float(path.stem))) for path in paths]
+    cuts = red_cuts(tmp_path / "red", (170,))
+    mean = np.mean([colours_of_slide(slide, at) for slide in slides], axis=0)
+    known = replace(cuts, reference=mean)
+
+    def said(ensemble: Ensemble) -> list[np.ndarray]:
+        found = [predict_slide(ensemble, slide, tissue=tissue_of(slide)).labels for slide in slides]
+        return [labels.read(0, 0, *labels.size) for labels in found]
+
+    alone, plain = said(known), said(cuts)
+    assert (alone[1] != plain[1]).mean() > 0.2
+    rows = "".join(f"{path.stem},{path.stem},east\n" for path in paths)
+    (tmp_path / "patients.csv").write_text("case,patient,centre\n" + rows)
+    # The centre's own colours are the known ones, so nothing moves.
+    for now, before in zip(said(known), plain, strict=True):
+        np.testing.assert_array_equal(now, before)
 
 
 def test_it_is_kept_with_the_ensemble_and_by_what_is_trained_from_it(tmp_path: Path) -> None:
