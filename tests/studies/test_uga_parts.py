@@ -89,6 +89,8 @@ def test_changes_of_a_protocol():
     # What was done before there was the choice is found by a study that does not make it.
     assert changed_protocol("small", ["obeyed=no"]).key() == PRESETS["small"].key() == "44021726"
     assert changed_protocol("small", ["obeyed=yes"]).key() != PRESETS["small"].key()
+    kinds = {changed_protocol("small", [f"normalised={kind}"]).key() for kind in ("slide", "place")}
+    assert len(kinds - {PRESETS["small"].key()}) == 2
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,7 @@ def test_changes_of_a_protocol():
         ("small", "lr=1", "no 'lr' to change"),
         ("small", "scales=1", "no 'scales' to change"),
         ("small", "iterations=many", "iterations cannot be 'many'"),
+        ("small", "normalised=stain", "normalised is 'stain', expected slide or place"),
         ("small", "gated=1", "say yes or no"),
         ("small", "gated=no obeyed=yes", "without a gate there is nothing to obey"),
         ("small", "beside=yes", "without statistics of a place"),
