@@ -35,6 +35,7 @@ def recolour(
         overread recolour nnUNet_raw/Dataset502_Tumour nnUNet_raw/Dataset503_TumourRecoloured
     """
     from overread.domain import PixelSize
+    from overread.imaging.patients import FILE as PATIENTS
     from overread.imaging.slides.recolouring import recolour_dataset
 
     with progress_bar() as bar:
@@ -45,9 +46,21 @@ def recolour(
             PixelSize(assumed_um_per_px),
             lambda done, of: bar.update(task, completed=done / of),
         )
+    centres = sorted({made.domains.get(case.id, "") for case in made.cases} - {""})
     if as_json:
-        print_json({"folder": str(out), "pictures": len(made.cases), "colours": made.colours})
+        told = {"pictures": len(made.cases), "centres": centres, "colours": made.colours}
+        print_json({"folder": str(out), **told})
         return
     answers.print(
         f"{len(made.cases)} pictures in one laboratory's colours in {out}", markup=False, soft_wrap=True
     )
+    alone = sum(not made.domains.get(case.id) for case in made.cases)
+    if centres:
+        answers.print(f"Measured on the slides of {', '.join(centres)}", markup=False, soft_wrap=True)
+    if alone:
+        answers.print(
+            f"{alone} pictures are of no centre that {PATIENTS} names: each of their slides was measured alone, which "
+            "also measures how much tumour it holds",
+            markup=False,
+            soft_wrap=True,
+        )

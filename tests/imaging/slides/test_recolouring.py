@@ -85,6 +85,7 @@ def test_the_command_does_it(dataset: Path, tmp_path: Path):
     assert command.exit_code == 0, command.output
     told = json.loads(command.stdout)
     assert told["pictures"] == 6
+    assert told["centres"] == []
     assert read_dataset(tmp_path / "out").colours == tuple(tuple(row) for row in told["colours"])
     again = CliRunner().invoke(app, ["recolour", str(dataset), str(tmp_path / "out")])
     assert again.exit_code == 1
@@ -110,6 +111,15 @@ def test_pictures_of_one_centre_go_through_one_map(dataset: Path, tmp_path: Path
     np.testing.assert_allclose(made.colours, alone.colours)
     apart = pictures(tmp_path / "two", "a")[0].astype(int) - pictures(dataset, "a")[0]
     assert np.abs(apart).max() > 10
+
+
+def test_the_command_says_which_centres_it_measured_and_what_has_none(dataset: Path, tmp_path: Path):
+    rows = "".join(f"a{number},slide a,east\n" for number in range(3))
+    (dataset / "patients.csv").write_text("case,patient,centre\n" + rows)
+    command = CliRunner().invoke(app, ["recolour", str(dataset), str(tmp_path / "out")])
+    assert command.exit_code == 0, command.output
+    assert "Measured on the slides of east" in command.stdout
+    assert "3 pictures are of no centre that patients.csv names" in command.stdout
 
 
 def changed(dataset: Path, **values: object) -> Path:
