@@ -46,21 +46,18 @@ def recolour(
             PixelSize(assumed_um_per_px),
             lambda done, of: bar.update(task, completed=done / of),
         )
-    centres = sorted({made.domains.get(case.id, "") for case in made.cases} - {""})
+    pictures = len(made.dataset.cases)
     if as_json:
-        told = {"pictures": len(made.cases), "centres": centres, "colours": made.colours}
-        print_json({"folder": str(out), **told})
+        told = {"pictures": pictures, "centres": made.centres, "alone": made.alone}
+        print_json({"folder": str(out), **told, "colours": made.dataset.colours})
         return
-    answers.print(
-        f"{len(made.cases)} pictures in one laboratory's colours in {out}", markup=False, soft_wrap=True
-    )
-    alone = sum(not made.domains.get(case.id) for case in made.cases)
-    if centres:
-        answers.print(f"Measured on the slides of {', '.join(centres)}", markup=False, soft_wrap=True)
-    if alone:
-        answers.print(
-            f"{alone} pictures are of no centre that {PATIENTS} names: each of their slides was measured alone, which "
-            "also measures how much tumour it holds",
-            markup=False,
-            soft_wrap=True,
+    lines = [f"{pictures} pictures in one laboratory's colours in {out}"]
+    if made.centres:
+        lines.append(f"Measured on the slides of {', '.join(made.centres)}")
+    if made.alone:
+        lines.append(
+            f"{made.alone} pictures are of no centre that {PATIENTS} names: each of their slides was measured alone, "
+            "which also measures how much tumour it holds"
         )
+    for line in lines:
+        answers.print(line, markup=False, soft_wrap=True)

@@ -61,7 +61,7 @@ def pictures(folder: Path, slide: str) -> list[np.ndarray]:
 def test_both_slides_look_alike_labels_stay_and_the_colours_are_said(dataset: Path, tmp_path: Path):
     before = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
     told: list[tuple[int, int]] = []
-    made = recolour_dataset(dataset, tmp_path / "out" / "set", heard=lambda *now: told.append(now))
+    made = recolour_dataset(dataset, tmp_path / "out" / "set", heard=lambda *now: told.append(now)).dataset
     assert told == [(number, 6) for number in range(1, 7)]
     assert {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()} == before
     assert made.colours is not None
@@ -99,13 +99,13 @@ def test_pictures_of_one_centre_go_through_one_map(dataset: Path, tmp_path: Path
     )
     rows = "".join(f"{slide}{number},{slide}{number},{{}}\n" for slide in "ab" for number in range(3))
     (dataset / "patients.csv").write_text("case,patient,centre\n" + rows.replace("{}", "east"))
-    made = recolour_dataset(dataset, tmp_path / "one")
+    made = recolour_dataset(dataset, tmp_path / "one").dataset
     # The mean over all is the reference, so nothing moves.
     for slide in "ab":
         for now, before in zip(pictures(tmp_path / "one", slide), pictures(dataset, slide), strict=True):
             np.testing.assert_allclose(now.astype(int), before, atol=1)
     (dataset / "patients.csv").write_text("case,patient,centre\n" + rows.replace("{}", ""))
-    alone = recolour_dataset(dataset, tmp_path / "two")
+    alone = recolour_dataset(dataset, tmp_path / "two").dataset
     assert made.colours is not None
     assert alone.colours is not None
     np.testing.assert_allclose(made.colours, alone.colours)
@@ -120,6 +120,11 @@ def test_the_command_says_which_centres_it_measured_and_what_has_none(dataset: P
     assert command.exit_code == 0, command.output
     assert "Measured on the slides of east" in command.stdout
     assert "3 pictures are of no centre that patients.csv names" in command.stdout
+    # The slide's own folder may say it as well.
+    (dataset / "patients.csv").unlink()
+    (tmp_path / "patients.csv").write_text("case,patient,centre\na,slide a,west\n")
+    made = recolour_dataset(dataset, tmp_path / "again")
+    assert (made.centres, made.alone) == (("west",), 3)
 
 
 def changed(dataset: Path, **values: object) -> Path:

@@ -15,6 +15,7 @@ from shapely.geometry import box, shape
 from overread.domain.slides import PatchLocation
 from overread.imaging.dataset import read_dataset
 from overread.imaging.slides.annotations import read_asap
+from overread.imaging.slides.normalised import centre_of
 from overread.studies.slides.dataset import make_demo, make_slides
 from overread.studies.slides.patches import cut_patches
 from overread.studies.slides.picture import draw_centres
@@ -33,9 +34,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_slides_lie_where_the_demo_wants_them(demo: Path) -> None:
     central = [f"central_A_{n:02d}" for n in (1, 2, 3, 4)]
     served = ["local_B_01", "local_C_02", "local_D_03", "local_E_04"]
-    assert sorted(path.name for path in (demo / "central").iterdir()) == [f"{name}.tif" for name in central]
+    assert sorted(path.stem for path in (demo / "central").glob("*.tif")) == central
     assert sorted(path.stem for path in (demo / "studies").glob("*.tif")) == served
     assert sorted(path.stem for path in (demo / "truth").glob("*.geojson")) == sorted(central + served)
+    assert [centre_of(path) for path in sorted((demo / "central").glob("*.tif"))] == ["A"] * 4
     with (demo / "studies" / "patients.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == served

@@ -79,15 +79,20 @@ def slides_around(path: Path) -> tuple[Path, ...]:
     Raises:
         BadInputError: `patients.csv` is broken.
     """
-    table = path.parent / PATIENTS
-    if not table.exists():
-        return (path,)
-    centres = _centres(table, state_of(table))
-    centre = centres.get(slide_id(path), "")
+    centre = centre_of(path)
     if not centre:
         return (path,)
     slides = find_slides(path.parent).slides
-    return some_of([file for name, file in slides.items() if centres.get(name) == centre]) or (path,)
+    return some_of([file for file in slides.values() if centre_of(file) == centre]) or (path,)
+
+
+def centre_of(path: Path) -> str:
+    """The centre of a slide, as `patients.csv` beside it says; empty where it says nothing.
+
+    Raises as `slides_around`.
+    """
+    table = path.parent / PATIENTS
+    return _centres(table, state_of(table)).get(slide_id(path), "") if table.exists() else ""
 
 
 def some_of(slides: Sequence[Path]) -> tuple[Path, ...]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,33 @@ from overread.domain.slides import PixelSize
 from overread.imaging.dataset import DESCRIPTION, Case, Dataset, read_dataset
 from overread.imaging.patients import FILE as PATIENTS
 from overread.imaging.slides.colours import map_between, mean_moments, recoloured
-from overread.imaging.slides.normalised import colours_around
+from overread.imaging.slides.normalised import centre_of, colours_around
 from overread.imaging.slides.slide import ASSUMED, open_slide
 
 RGB = 3
+
+
+@dataclass(frozen=True)
+class Recoloured:
+    """What was made.
+
+    Attributes:
+        dataset: the copy.
+        centres: whose slides were measured together.
+        alone: pictures whose centre nobody told; their slide, or patient, was measured alone.
+    """
+
+    dataset: Dataset
+    centres: tuple[str, ...]
+    alone: int
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """A slide, or a patient whose slides are not named, and how it is coloured."""
+
+    centre: str
+    moments: np.ndarray
 
 
 def recolour_dataset(
@@ -27,7 +51,7 @@ def recolour_dataset(
     out: Path,
     assumed: PixelSize = ASSUMED,
     heard: Callable[[int, int], None] = lambda _done, _of: None,
-) -> Dataset:
+) -> Recoloured:
     """Write a copy in which every picture has the mean colours of all slides, and `dataset.json` says which these are.
 
     Each picture goes through the map of its slide; where `dataset.json` names no slide for it, of all pictures of its
@@ -54,16 +78,16 @@ def recolour_dataset(
         raise BadInputError(f"{folder} was recoloured already")
     if out.exists():
         raise BadInputError(f"{out} exists already")
-    moments = _moments(dataset, assumed)
-    reference = np.mean(list(moments.values()), axis=0)
-    maps = {origin: map_between(now, reference) for origin, now in moments.items()}
+    origins = _origins(dataset, assumed)
+    reference = np.mean([origin.moments for origin in origins.values()], axis=0)
+    maps = {name: map_between(origin.moments, reference) for name, origin in origins.items()}
     staging = out.with_name(f".{out.name}")
     shutil.rmtree(staging, ignore_errors=True)
     for part in ("imagesTr", "labelsTr"):
         (staging / part).mkdir(parents=True)
     for done, case in enumerate(dataset.cases, start=1):
         (path,) = case.channels
-        turned = recoloured(_picture(path), maps[_origin(dataset, case)])
+        turned = recoloured(_picture(path), maps[_origin_of(dataset, case)])
         Image.fromarray(turned).save(staging / "imagesTr" / f"{path.stem}.png")
         shutil.copyfile(case.label, staging / "labelsTr" / case.label.name)
         heard(done, len(dataset.cases))
@@ -78,11 +102,14 @@ def recolour_dataset(
     if (folder / PATIENTS).is_file():
         shutil.copyfile(folder / PATIENTS, staging / PATIENTS)
     staging.rename(out)
-    return read_dataset(out)
+    alone = sum(not origins[_origin_of(dataset, case)].centre for case in dataset.cases)
+    return Recoloured(
+        read_dataset(out), tuple(sorted({origin.centre for origin in origins.values()} - {""})), alone
+    )
 
 
-def _moments(dataset: Dataset, assumed: PixelSize) -> dict[str, np.ndarray]:
-    """Of each slide, and of each patient whose slides are not named; where the centre is known, the mean over it."""
+def _origins(dataset: Dataset, assumed: PixelSize) -> dict[str, _Origin]:
+    """Each slide, and each patient whose slides are not named; those of one centre have its mean colours."""
     assert dataset.um_per_px is not None
     pictures: dict[str, list[Path]] = {}
     slides: dict[str, Path] = {}
@@ -90,26 +117,27 @@ def _moments(dataset: Dataset, assumed: PixelSize) -> dict[str, np.ndarray]:
     for case in dataset.cases:
         if len(case.channels) != 1 or case.channels[0].suffix.lower() != ".png":
             raise BadInputError(f"case {case.id} is no colour picture (one PNG of red, green and blue)")
-        origin = _origin(dataset, case)
-        pictures.setdefault(origin, []).append(case.channels[0])
-        centres[origin] = dataset.domains.get(case.id, "")
+        name = _origin_of(dataset, case)
+        pictures.setdefault(name, []).append(case.channels[0])
+        centres[name] = dataset.domains.get(case.id, "")
         if case.id in dataset.slides:
-            slides[origin] = dataset.slides[case.id]
+            slides[name] = dataset.slides[case.id]
+            centres[name] = centres[name] or centre_of(slides[name])
     found = {}
-    for origin, paths in pictures.items():
-        if origin in slides:
-            with open_slide(slides[origin], assumed) as slide:
-                found[origin] = colours_around(slide, PixelSize(dataset.um_per_px))
+    for name, paths in pictures.items():
+        if name in slides:
+            with open_slide(slides[name], assumed) as slide:
+                found[name] = colours_around(slide, PixelSize(dataset.um_per_px))
         else:
-            found[origin] = mean_moments(_picture(path) for path in paths)
-    of_centre = {
-        centre: np.mean([found[origin] for origin in found if centres[origin] == centre], axis=0)
-        for centre in set(centres.values())
+            found[name] = mean_moments(_picture(path) for path in paths)
+    together = {
+        centre: np.mean([now for name, now in found.items() if centres[name] == centre], axis=0)
+        for centre in set(centres.values()) - {""}
     }
-    return {origin: of_centre[centres[origin]] if centres[origin] else now for origin, now in found.items()}
+    return {name: _Origin(centres[name], together.get(centres[name], now)) for name, now in found.items()}
 
 
-def _origin(dataset: Dataset, case: Case) -> str:
+def _origin_of(dataset: Dataset, case: Case) -> str:
     slide = dataset.slides.get(case.id)
     return f"patient {dataset.patient_of(case.id)}" if slide is None else f"slide {slide}"
 

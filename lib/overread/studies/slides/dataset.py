@@ -34,8 +34,8 @@ def make_slides(
     """Write slides and return those of the first centre with their truth, to learn from.
 
     Args:
-        folder: gets `central/` (slides of the first centre), `studies/` (slides of the others in turn, to serve, with
-            `patients.csv`), and `truth/` (the tumour of each as GeoJSON for QuPath and as ASAP XML).
+        folder: gets `central/` (slides of the first centre) and `studies/` (slides of the others in turn, to serve),
+            each with its `patients.csv`, and `truth/` (the tumour of each as GeoJSON for QuPath and as ASAP XML).
         central, served: how many slides.
         size_px: width and height of each.
         seed: another seed gives other patients.
@@ -46,7 +46,7 @@ def make_slides(
     wanted = [("central", first, number) for number in range(central)]
     wanted += [("studies", others[number % len(others)], number) for number in range(served)]
     known: dict[Path, SlideTruth] = {}
-    patients = []
+    patients: dict[str, list[tuple[str, str, str]]] = {}
     for done, (place, centre, number) in enumerate(wanted):
         case = f"{'central' if place == 'central' else 'local'}_{centre}_{number + 1:02d}"
         has_tumour = place == "central" or (number + 1) % WITHOUT_TUMOUR_EVERY != 0
@@ -62,15 +62,15 @@ def make_slides(
             tumour=has_tumour,
         )
         write_truth(folder / "truth", case, truth)
+        patient = case if place == "central" else f"patient_{number + 1:02d}"
+        patients.setdefault(place, []).append((case, patient, centre))
         if place == "central":
             known[path] = truth
-        else:
-            patients.append((case, f"patient_{number + 1:02d}", centre))
         if progress is not None:
             progress(done + 1, len(wanted))
-    if patients:
-        with (folder / "studies" / "patients.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([("case", "patient", "centre"), *patients])
+    for place, rows in patients.items():
+        with (folder / place / "patients.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([("case", "patient", "centre"), *rows])
     return known
 
 
