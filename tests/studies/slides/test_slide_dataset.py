@@ -146,7 +146,7 @@ def test_the_script_writes_slides(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     options = ["--out", str(tmp_path), "--central", "1", "--served", "1", "--size", "400"]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
     runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert [path.name for path in (tmp_path / "central").iterdir()] == ["central_A_01.tif"]
+    assert [path.name for path in (tmp_path / "central").glob("*.tif")] == ["central_A_01.tif"]
 
 
 def test_the_picture_shows_five_centres_twice(tmp_path: Path) -> None:
