@@ -152,34 +152,36 @@ class MemberTraining:
                 images, labels = next(batches)
                 share = self.share
                 told.append((self.iteration, share, self._step(images, labels, share)))
-                if len(told) > self.late:
-                    self._hear(*told.popleft())
+                self._hear(told, self.late)
                 self.iteration += 1
                 self.spent_s += self.clock() - started
                 heard(self)
                 if self.spent_s - self.saved_s > self.checkpoint_every_s and self.share < 1:
+                    # No weights of a step that diverged are kept.
+                    self._hear(told)
                     self._save()
-            while told:
-                self._hear(*told.popleft())
+            self._hear(told)
         if self.share >= 1:
             self._finish()
         elif stop.is_set():
             self._save()
 
-    def _hear(self, iteration: int, share: float, told: torch.Tensor) -> None:
-        """Take in what that step told (see `_step`)."""
-        value, dice = told.tolist()
-        if not np.isfinite(value):
-            raise DivergedError(
-                f"member {self.index}: the loss became {value} at iteration {iteration}; "
-                "try precision float32"
-            )
-        self.loss = _running(self.loss, value)
-        if np.isfinite(dice):
-            self.dice = dice if self.dice is None else _running(self.dice, dice)
-        point = self.curve[int(share * CURVE_POINTS)]
-        point[0] += value
-        point[1] += 1
+    def _hear(self, told: deque[tuple[int, float, torch.Tensor]], but: int = 0) -> None:
+        """Take in what steps told (see `_step`), but for the last so many."""
+        while len(told) > but:
+            iteration, share, values = told.popleft()
+            value, dice = values.tolist()
+            if not np.isfinite(value):
+                raise DivergedError(
+                    f"member {self.index}: the loss became {value} at iteration {iteration}; "
+                    "try precision float32"
+                )
+            self.loss = _running(self.loss, value)
+            if np.isfinite(dice):
+                self.dice = dice if self.dice is None else _running(self.dice, dice)
+            point = self.curve[int(share * CURVE_POINTS)]
+            point[0] += value
+            point[1] += 1
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, share: float) -> torch.Tensor:
         """One step. Returns the loss, and the Dice of what the member said about the patches (see `patch_dice`).

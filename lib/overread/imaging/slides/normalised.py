@@ -79,11 +79,12 @@ def slides_around(path: Path) -> tuple[Path, ...]:
     Raises:
         BadInputError: `patients.csv` is broken.
     """
-    centre = centre_of(path)
+    centres = _centres_beside(path)
+    centre = centres.get(slide_id(path), "")
     if not centre:
         return (path,)
     slides = find_slides(path.parent).slides
-    return some_of([file for file in slides.values() if centre_of(file) == centre]) or (path,)
+    return some_of([file for name, file in slides.items() if centres.get(name) == centre]) or (path,)
 
 
 def centre_of(path: Path) -> str:
@@ -91,8 +92,7 @@ def centre_of(path: Path) -> str:
 
     Raises as `slides_around`.
     """
-    table = path.parent / PATIENTS
-    return _centres(table, state_of(table)).get(slide_id(path), "") if table.exists() else ""
+    return _centres_beside(path).get(slide_id(path), "")
 
 
 def some_of(slides: Sequence[Path]) -> tuple[Path, ...]:
@@ -122,6 +122,11 @@ def colours_of_slide(slide: Slide, at: PixelSize) -> np.ndarray:
         x, y = round((column + 0.5) * cell - edge / 2), round((row + 0.5) * cell - edge / 2)
         squares.append(slide.read(Region(x, y, edge, edge), at))
     return mean_moments(squares)
+
+
+def _centres_beside(slide: Path) -> dict[str, str]:
+    table = slide.parent / PATIENTS
+    return _centres(table, state_of(table)) if table.exists() else {}
 
 
 @lru_cache(maxsize=16)
