@@ -101,3 +101,14 @@ def test_the_probabilistic_u_net_looks_at_mirror_images_like_its_rivals() -> Non
     there = model.draw(model.encode(image.flip(2)), 3, torch.Generator().manual_seed(0))
     assert here.shape == drawn.shape
     torch.testing.assert_close(there.flip(2), here, rtol=1e-3, atol=1e-3)
+
+
+def test_the_probabilistic_u_net_learns_and_draws_in_volumes_of_a_few_slices() -> None:
+    torch.manual_seed(1)
+    model = ProbabilisticUNet(3, 1, 4)
+    image = torch.randn(1, 1, 48, 44, 5)
+    loss = model.loss(image, (image[:, 0] > 0).float())
+    loss.backward()
+    assert bool(torch.isfinite(loss))
+    drawn = model.eval().draw(model.encode(image), 2, torch.Generator().manual_seed(0))
+    assert drawn.shape == (1, 2, 48, 44, 5)

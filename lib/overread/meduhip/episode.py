@@ -16,6 +16,7 @@ from overread.meduhip.posterior import mask_posterior
 from overread.meduhip.prompts import Prompts
 from overread.meduhip.sampling_space import Draws, draw, draw_collapsed, draw_nothing
 from overread.meduhip.set_loss import coverage_loss, set_loss
+from overread.meduhip.unet import halved
 from overread.meduhip.vote import sample_dice, soft_vote_loss
 
 # Fused opinions that the samples are to cover, beside those of the single raters.
@@ -138,8 +139,8 @@ def _diversity(
     logits: torch.Tensor, raters: torch.Tensor, options: EpisodeOptions, rng: np.random.Generator
 ) -> torch.Tensor:
     """Samples as different as raters, and near whatever a clinician may have in mind: each rater, and some fused."""
-    small, masks = _halved(logits), _halved(raters)
-    fused = torch.stack([_halved(fused_of_some(raters, rng)[:, None])[:, 0] for _ in range(FUSED)], dim=1)
+    small, masks = halved(logits), halved(raters)
+    fused = torch.stack([halved(fused_of_some(raters, rng)[:, None])[:, 0] for _ in range(FUSED)], dim=1)
     spread = set_loss(small.sigmoid(), masks)
     covered = coverage_loss(small, torch.cat([masks, fused], dim=1))
     return options.set_weight * spread + options.coverage_weight * covered
@@ -172,8 +173,3 @@ def fused_of_some(raters: torch.Tensor, rng: np.random.Generator) -> torch.Tenso
         chosen = torch.from_numpy(rng.permutation(len(masks))[:count]).to(masks.device)
         fused.append((masks[chosen].mean(dim=0) >= 0.5).to(masks))
     return torch.stack(fused)
-
-
-def _halved(values: torch.Tensor) -> torch.Tensor:
-    pool = F.avg_pool2d if values.ndim == 4 else F.avg_pool3d
-    return pool(values, [min(2, n) for n in values.shape[2:]], ceil_mode=True)

@@ -86,7 +86,7 @@ class _Decoder(nn.Module):
         nn.init.zeros_(cast(nn.Parameter, self.last.bias))
 
     def forward(self, features: torch.Tensor, samples: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        half = _halved(features)
+        half = halved(features)
         said = self.refine(half, prompts, tuple(features.shape[2:]))
         # The convolution of features and what was said, as the sum of two: one channel is enlarged instead of all.
         plain = self.plain(features) + _as_large(
@@ -142,7 +142,7 @@ def _with_room(image: torch.Tensor) -> torch.Tensor:
     return F.pad(image, ends, mode="replicate")
 
 
-def _halved(values: torch.Tensor) -> torch.Tensor:
+def halved(values: torch.Tensor) -> torch.Tensor:
     """`(batch, channel, *space)` at half the resolution; axes of one voxel stay."""
     pool = F.avg_pool2d if values.ndim == 4 else F.avg_pool3d
     return pool(values, [min(2, n) for n in values.shape[2:]], ceil_mode=True)
@@ -170,12 +170,12 @@ class _Refinement(nn.Module):
 
     def forward(self, half: torch.Tensor, prompts: Prompts, shape: tuple[int, ...]) -> torch.Tensor:
         """Changes `(batch, feature, *half)`; `shape` is that of the image, in whose voxels the clicks are."""
-        bumps = _halved(click_maps(prompts, shape, CLICK_SIGMAS_VOXEL))
+        bumps = halved(click_maps(prompts, shape, CLICK_SIGMAS_VOXEL))
         dense = _as_large(prompts.dense / LARGEST_LOGIT, half)
         flag = prompts.has_dense.reshape(-1, *[1] * (half.ndim - 1)).expand_as(dense)
         first = self.first(torch.cat([half, bumps.to(half), dense.to(half), flag.to(half)], dim=1))
-        second = self.second(_halved(first))
-        third = self.third(_halved(second))
+        second = self.second(halved(first))
+        third = self.third(halved(second))
         second = self.up(torch.cat([second, _as_large(third, second)], dim=1))
         return self.out(torch.cat([first, _as_large(second, first)], dim=1))
 

@@ -9,7 +9,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from overread.meduhip.backend import Cache
 from overread.meduhip.mirrors import AS_IT_IS, Mirror, merged, mirrored
 from overread.meduhip.prompts import Prompts
-from overread.meduhip.unet import UNetBackend
+from overread.meduhip.unet import UNetBackend, halved
 from overread.meduhip.vote import soft_vote_loss
 
 # Length of the latent vector, and weight of the divergence: the paper's for LIDC.
@@ -74,11 +74,10 @@ class _Gaussian(nn.Module):
     def __init__(self, axes: int, channels: int, width: int) -> None:
         super().__init__()
         convolution = nn.Conv2d if axes == 2 else nn.Conv3d
-        pool = nn.AvgPool2d if axes == 2 else nn.AvgPool3d
         layers: list[nn.Module] = []
         before = channels
         for _ in range(4):
-            layers += [convolution(before, width, 3, padding=1), nn.ReLU(), pool(2, ceil_mode=True)]
+            layers += [convolution(before, width, 3, padding=1), nn.ReLU(), _Half()]
             before = width
         self.layers = nn.Sequential(*layers)
         self.out = nn.Linear(width, 2 * DIMENSION)
@@ -87,3 +86,10 @@ class _Gaussian(nn.Module):
         pooled = self.layers(values).flatten(2).mean(dim=2)
         mean, log_deviation = self.out(pooled).float().chunk(2, dim=1)
         return Independent(Normal(mean, log_deviation.clamp(-5, 3).exp()), 1)
+
+
+class _Half(nn.Module):
+    """Half the resolution, however few voxels a volume has along an axis."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return halved(values)
