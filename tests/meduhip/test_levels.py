@@ -1,6 +1,7 @@
 """Where samples agree there is room for what is shown, drawn wider and drawn tighter; whoever picks that goes on so."""
 
 import json
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -10,7 +11,18 @@ from overread.meduhip.backend import Cache
 from overread.meduhip.candidates import LEVELS, Candidate, propose_from_logits
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Click, Prompts
-from overread.meduhip.session import LARGEST_LEVEL, LEVEL_STEP, Session, answer, begin, click, pick
+from overread.meduhip.session import (
+    LARGEST_LEVEL,
+    LEVEL_REACH,
+    LEVEL_STEP,
+    Nudge,
+    Session,
+    StructureState,
+    answer,
+    begin,
+    click,
+    pick,
+)
 
 SHAPE = (40, 36)
 MIDDLE = (20, 18)
@@ -112,25 +124,40 @@ def test_right_after_a_pick_there_is_room_for_a_wider_one_still(model: MedUHIP, 
 
 
 @pytest.mark.parametrize(("inside", "foreground", "sign"), [(False, True, -1), (True, False, 1)])
-def test_a_click_on_an_error_draws_the_rest_a_little_so_too(
+def test_a_click_on_an_error_moves_the_border_around_it_so_too(
     model: MedUHIP, image: Discs, inside: bool, foreground: bool, sign: int
 ) -> None:
     session = begin(model, "case", "champion")
     given = answer(model, image, session)
     rim = (MIDDLE[0] + int(RADIUS) + (-2 if inside else 2), MIDDLE[1])
     assert bool(given.logits[rim] > 0) == inside
-    moved = click(model, image, session, given, Click(rim, foreground)).structures[0].level
-    assert 0 < sign * moved <= LEVEL_STEP
+    (nudge,) = click(model, image, session, given, Click(rim, foreground)).structures[0].nudges
+    assert nudge.place == rim
+    assert 0 < sign * nudge.level <= LEVEL_STEP
+    drawn_radius = math.sqrt(float((given.logits > 0).sum()) / math.pi)
+    assert nudge.reach == pytest.approx(LEVEL_REACH * drawn_radius)
     # What everybody knew moves nothing.
-    known = click(model, image, session, given, Click(MIDDLE, True)).structures[0].level
-    assert abs(known) < 0.01 * LEVEL_STEP
+    (known,) = click(model, image, session, given, Click(MIDDLE, True)).structures[0].nudges
+    assert abs(known.level) < 0.01 * LEVEL_STEP
+
+
+def test_the_border_moves_near_a_click_and_less_far_from_it(model: MedUHIP, image: Discs) -> None:
+    session = begin(model, "case", "champion")
+    plain = answer(model, image, session)
+    far, near = (MIDDLE[0] - int(RADIUS), MIDDLE[1]), (MIDDLE[0] + int(RADIUS), MIDDLE[1] + 2)
+    nudged = StructureState(nudges=(Nudge((MIDDLE[0] + int(RADIUS), MIDDLE[1]), -2.0, RADIUS / 2),))
+    moved = answer(model, image, session.with_state(0, nudged)).logits
+    # The turn has other samples, but these discs do not depend on it.
+    expected = 2.0 * math.exp(-0.5 * (2 / (RADIUS / 2)) ** 2)
+    assert float((moved - plain.logits)[near]) == pytest.approx(expected, abs=0.05)
+    assert float((moved - plain.logits)[far]) == pytest.approx(0.0, abs=0.05)
 
 
 def test_one_opinion_has_no_vote_to_draw_otherwise(model: MedUHIP, image: Discs) -> None:
     session = begin(model, "case", "champion")
     given = answer(model, image, session, samples=1)
     outside = Click((MIDDLE[0] + int(RADIUS) + 2, MIDDLE[1]), True)
-    assert click(model, image, session, given, outside).structures[0].level == 0.0
+    assert click(model, image, session, given, outside).structures[0].nudges == ()
 
 
 def test_clicks_are_honoured_in_what_is_drawn_tighter(model: MedUHIP, image: Discs) -> None:
@@ -143,12 +170,15 @@ def test_clicks_are_honoured_in_what_is_drawn_tighter(model: MedUHIP, image: Dis
     assert bool(answer(model, image, pick(model, image, session, given, tighter)).logits[rim] > 0)
 
 
-def test_a_level_goes_through_json_and_sessions_of_before_have_none(model: MedUHIP, image: Discs) -> None:
+def test_levels_go_through_json_and_sessions_of_before_have_none(model: MedUHIP, image: Discs) -> None:
     session = begin(model, "case", "champion")
     session = pick(model, image, session, answer(model, image, session), WIDER)
+    session = click(model, image, session, answer(model, image, session), Click((0, 0), True))
     written = json.loads(json.dumps(session.to_json()))
     assert Session.from_json(written) == session
     assert session.structures[0].level == LEVELS[0]
+    assert len(session.structures[0].nudges) == 1
     for state in written["structures"]:
-        del state["level"]
-    assert Session.from_json(written).structures[0].level == 0.0
+        del state["level"], state["nudges"]
+    before = Session.from_json(written).structures[0]
+    assert (before.level, before.nudges) == (0.0, ())

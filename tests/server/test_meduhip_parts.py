@@ -355,7 +355,9 @@ def test_a_click_in_the_rim_of_a_wider_one_corrects_one_spot(slope):
     )
     corrected = turns.view(after).labels == 1
     assert corrected[rim]
-    assert -LEVEL_STEP <= after.session.structures[0].level < 0
+    state = after.session.structures[0]
+    assert state.level == 0.0
+    assert -LEVEL_STEP <= state.nudges[0].level < 0
     assert int((corrected ^ shown).sum()) < int(view.offers[0][1].added * 1000) / 2
     # By the candidate's own name it is the candidate that is meant.
     named, _ = turns.take(sitting, Clicks((Said("click", "candidate B", True, rim),)), "", None)

@@ -103,13 +103,27 @@ def _correct(logits: torch.Tensor, click: Click) -> None:
     missing = LEAST_LOGIT - sign * float(logits[click.place])
     if missing <= 0:
         return
-    reach = int(3 * REACH_VOXEL)
+    box, bump = bump_at(click.place, REACH_VOXEL, logits)
+    logits[box] += sign * missing * bump
+
+
+def bump_at(
+    place: tuple[int, ...], reach: float, like: torch.Tensor
+) -> tuple[tuple[slice, ...], torch.Tensor]:
+    """A Gaussian with 1 at a voxel and a standard deviation of `reach` voxels, cut off at three of those.
+
+    Args:
+        like: `(*space)`, the image.
+
+    Returns:
+        The box of the image that it fills, and its values there.
+    """
+    edge = int(3 * reach)
     box = tuple(
-        slice(max(0, at - reach), min(size, at + reach + 1))
-        for at, size in zip(click.place, logits.shape, strict=True)
+        slice(max(0, at - edge), min(size, at + edge + 1)) for at, size in zip(place, like.shape, strict=True)
     )
-    squared = torch.zeros([], device=logits.device)
-    for axis, (part, at) in enumerate(zip(box, click.place, strict=True)):
-        offset = torch.arange(part.start, part.stop, device=logits.device, dtype=torch.float32) - at
-        squared = squared + (offset**2).reshape([-1 if a == axis else 1 for a in range(logits.ndim)])
-    logits[box] += sign * missing * torch.exp(-0.5 * squared / REACH_VOXEL**2)
+    bump = torch.ones([], device=like.device)
+    for part, at in zip(box, place, strict=True):
+        offset = torch.arange(part.start, part.stop, device=like.device, dtype=torch.float32) - at
+        bump = bump[..., None] * torch.exp(-0.5 * (offset / reach) ** 2)
+    return box, bump

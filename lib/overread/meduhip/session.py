@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from overread.domain import BadInputError
 from overread.meduhip.backend import Cache
 from overread.meduhip.candidates import Candidate, propose_from_logits, telling_voxels
-from overread.meduhip.honour import Choice, honour, honour_choice
+from overread.meduhip.honour import REACH_VOXEL, Choice, bump_at, honour, honour_choice
 from overread.meduhip.interaction import Evidence, Round, Standing, click_evidence, taught
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.prompts import LARGEST_LOGIT, Click, Prompts
@@ -25,8 +26,10 @@ from overread.meduhip.vote import vote_log_odds
 DENSE_STEPS = 127 / LARGEST_LOGIT
 # Wider or tighter than this nobody draws: a voxel is foreground where one vote in 400 says so, or all but one do.
 LARGEST_LEVEL = 6.0
-# How far a click moves the level that was sure of the other side (chosen on validation cases; 0.1 to 0.2 do as much).
-LEVEL_STEP = 0.15
+# How far a click on what was surely of the other side moves the border around it, in log odds, and how far that reaches
+# in radii of the structure (chosen on validation cases: more local does as much for nodules, the whole border less).
+LEVEL_STEP = 0.5
+LEVEL_REACH = 0.7
 
 
 class Image(Protocol):
@@ -40,6 +43,21 @@ class Image(Protocol):
     def decode(self, samples: torch.Tensor, prompts: Prompts, structure: int) -> torch.Tensor:
         """Logits `(1, sample, *space)` of samples `(1, sample, dimension)`."""
         ...
+
+
+@dataclass(frozen=True)
+class Nudge:
+    """How a click moved the border around it, falling off as a Gaussian.
+
+    Attributes:
+        place: of the click.
+        level: log odds that are added there to the level, below 0 wider and above 0 tighter.
+        reach: standard deviation of the Gaussian, in voxels.
+    """
+
+    place: tuple[int, ...]
+    level: float
+    reach: float
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,8 @@ class StructureState:
         chosen: where picked candidates changed what was shown, and to which side, compressed; empty where none was
             picked. It is shown so until a click contradicts it.
         level: log odds that a voxel needs in the soft vote to be shown, where 0 is an even vote: what picking wider
-            (below 0) and tighter candidates and clicking on errors adds up to.
+            (below 0) and tighter candidates adds up to, and what is remembered of the clinician.
+        nudges: where clicks on errors moved that level.
     """
 
     weights: tuple[float, ...] = ()
@@ -68,6 +87,7 @@ class StructureState:
     explored: int = 0
     chosen: str = ""
     level: float = 0.0
+    nudges: tuple[Nudge, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,9 +124,13 @@ class Session:
                     told=_clicks(state["told"]),
                     dense=state["dense"],
                     explored=state["explored"],
-                    # Sessions of earlier versions kept neither.
+                    # Sessions of earlier versions kept none of these.
                     chosen=state.get("chosen", ""),
                     level=state.get("level", 0.0),
+                    nudges=tuple(
+                        Nudge(tuple(nudge["place"]), nudge["level"], nudge["reach"])
+                        for nudge in state.get("nudges", ())
+                    ),
                 )
                 for state in values["structures"]
             )
@@ -148,12 +172,12 @@ class StructureAnswer:
     def logits_of(self, candidate: int) -> torch.Tensor:
         """What is shown as a candidate, `(*space)`: its medoid, or all samples' vote at its level."""
         found = self.candidates[candidate]
-        level = self.state.level + found.level
         if not found.level:
-            return self.turn.logits[0, found.medoid] - level
+            return _against_level(self.turn.logits[0, found.medoid], self.state)
         # A mask that was picked entire leaves no room for a wider one; what it changed is kept.
         kept = None if self.choice is None else replace(self.choice, is_latest=False)
-        return _honoured(vote_log_odds(self.turn.logits[0]) - level, kept, self.state.clicks)
+        against = _against_level(vote_log_odds(self.turn.logits[0]), self.state)
+        return _honoured(against - found.level, kept, self.state.clicks)
 
     def mask_of(self, candidate: int) -> torch.Tensor:
         """The same as a mask, boolean `(*space)`."""
@@ -196,7 +220,7 @@ def answer(
     draws = drawn(space, samples or model.configuration.samples, generator)
     logits = image.decode(draws.samples, standing.prompts, structure)
     choice = _choice(state, image.cache)
-    shown = _honoured(vote_log_odds(logits[0]) - state.level, choice, state.clicks)
+    shown = _honoured(_against_level(vote_log_odds(logits[0]), state), choice, state.clicks)
     candidates = propose_from_logits(logits[0], model.configuration.candidates, levels=True)
     return StructureAnswer(Round(space, draws, logits), shown, candidates, state, choice)
 
@@ -273,13 +297,27 @@ def click(
 
 
 def after_click(state: StructureState, given: StructureAnswer, at: Click) -> StructureState:
-    """The state with the level that a click speaks for.
+    """The state with the border moved as a click speaks for.
 
-    Whoever has to add voxels usually draws wider than what is shown, all round. One step up the likelihood of the side
-    that was said, for which the odds of the voxel are those shown: a click that surprises nobody moves nothing.
+    Whoever has to add voxels usually draws wider than what is shown, to the sides of the click too. One step up the
+    likelihood of the side that was said, for which the odds of the voxel are those shown: a click that surprises nobody
+    moves nothing.
     """
     surprise = float(given.logits[at.place].sigmoid()) - float(at.foreground)
-    return replace(state, level=_within(state.level + LEVEL_STEP * surprise))
+    axes, voxels = given.logits.ndim, float((given.logits > 0).sum())
+    # Of a disc or ball with as many voxels.
+    radius = math.sqrt(voxels / math.pi) if axes == 2 else (0.75 * voxels / math.pi) ** (1 / 3)
+    nudge = Nudge(at.place, LEVEL_STEP * surprise, max(REACH_VOXEL, LEVEL_REACH * radius))
+    return replace(state, nudges=(*state.nudges, nudge))
+
+
+def _against_level(logits: torch.Tensor, state: StructureState) -> torch.Tensor:
+    """New log odds `(*space)`: those given, less what the clinician's level asks for."""
+    against = logits - state.level
+    for nudge in state.nudges:
+        box, bump = bump_at(nudge.place, nudge.reach, logits)
+        against[box] -= nudge.level * bump
+    return against
 
 
 def _within(level: float) -> float:
@@ -326,6 +364,7 @@ def _after(
             dense=_packed(following.prompts.dense[0, 0]),
             chosen="" if chosen is None else chosen.packed(),
             level=state.level,
+            nudges=state.nudges,
         ),
     )
 

@@ -149,7 +149,7 @@ class MedUHIPPlayer:
         switched_off: dict[str, Any] = {
             "no weights": {"weights": ()},
             "no Mean-Variance Network": {"shift": ()},
-            "no level": {"level": 0.0},
+            "no level": {"level": 0.0, "nudges": ()},
         }[self.ablation]
         return replace(state, **switched_off)
 
