@@ -78,6 +78,7 @@ def test_troubles_training_and_an_absent_pacs_are_said_in_words():
     running = TRAINING | {"state": "running", "share": 0.25, "stage": "members"}
     decision = {"promoted": False, "reason": "worse in hospital B"}
     pacs = {"address": "http://pacs", "reachable": False, "series": 0, "fetched": 0, "labels_waiting": 2}
+    pacs |= {"segmentations_refused": [], "labels_refused": {}}
     state = FACTS.state | {
         "training": {"liver": running, "lung": TRAINING | {"decision": decision, "state": "finished"}},
         "pacs": pacs | {"trouble": "http://pacs does not answer"},
@@ -95,6 +96,24 @@ def test_troubles_training_and_an_absent_pacs_are_said_in_words():
     ):
         assert sentence in said
     assert 'value="0.25"' in front_page(replace(FACTS, state=state))
+
+
+def test_what_was_drawn_in_a_viewer_and_not_taken_in_is_told_with_its_reason():
+    drawn = {
+        "segmentation": "1.2.3",
+        "study": "1.9",
+        "name": "Carla's spleen",
+        "drew": "Carla",
+        "because": "no class",
+    }
+    unnamed = drawn | {"segmentation": "1.2.4", "name": "", "drew": ""}
+    pacs = {"address": "http://pacs", "reachable": True, "series": 4, "fetched": 4, "labels_waiting": 0}
+    pacs |= {"segmentations_refused": [drawn, unnamed], "labels_refused": {"ct/label.nii.gz": "disk full"}}
+    page = Text(front_page(replace(FACTS, state=FACTS.state | {"pacs": pacs})))
+    assert "Carla's spleen Carla open no class" in page.read
+    assert "The PACS does not take ct/label.nii.gz : disk full" in page.read
+    assert page.read.index("1.2.4 – open") < page.read.index("Carla's spleen")
+    assert "/ohif/segmentation?StudyInstanceUIDs=1.9" in page.fetched
 
 
 def test_before_the_first_model_it_says_how_to_get_one():

@@ -332,9 +332,24 @@ def test_a_segmentation_of_a_series_that_is_not_served_waits_for_nothing(side, u
             derivation.SourceImageSequence = []
     store(side, instance)
     side.exchange.look()
-    assert "names no series that is served here" in Ledger(side.folder / "pacs" / SEEN).get(
-        instance.SOPInstanceUID
-    )
+    verdict = Ledger(side.folder / "pacs" / SEEN).get(instance.SOPInstanceUID)
+    assert verdict["left_alone"] == "it names no series that is served here"
+    assert side.exchange.state()["segmentations_refused"] == []
+
+
+def test_what_was_drawn_in_vain_is_told_until_a_later_one_is_taken_in(side, upload):
+    uid = upload()
+    in_vain = foreign(side, uid, LABELS, names=("background", "organ", "nothing known"))
+    store(side, in_vain)
+    side.exchange.look()
+    (told,) = side.exchange.state()["segmentations_refused"]
+    assert told["segmentation"] == in_vain.SOPInstanceUID
+    assert "nothing known" in told["because"].lower()
+    # Noted for good.
+    assert side.again().exchange.state()["segmentations_refused"] == [told]
+    store(side, foreign(side, uid, LABELS))
+    side.exchange.look()
+    assert side.exchange.state()["segmentations_refused"] == []
 
 
 def test_what_the_pacs_refuses_is_told_and_holds_nothing_up(side, upload, tmp_path):

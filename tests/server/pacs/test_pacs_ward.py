@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -303,12 +305,18 @@ def test_what_no_person_made_or_no_model_knows_is_not_learnt_from(ward):
         assert stow(f"{ward.orthanc.dicomweb}/studies", instance).ok
     log = ward.app / "pacs" / SEEN
 
-    def verdicts() -> dict[str, str]:
+    def verdicts() -> dict[str, Any]:
         return dict(json.loads(line) for line in log.read_text().splitlines())
 
     until(lambda: {machine.SOPInstanceUID, unknown.SOPInstanceUID} <= verdicts().keys())
-    assert "AUTOMATIC" in verdicts()[machine.SOPInstanceUID]
-    assert "'Spleen'" in verdicts()[unknown.SOPInstanceUID]
+    assert "AUTOMATIC" in verdicts()[machine.SOPInstanceUID]["left_alone"]
+    # Who drew it is told, on the first page too; what a machine drew is nobody's loss.
+    (told,) = ward.info()["segmentations_refused"]
+    assert told["segmentation"] == unknown.SOPInstanceUID
+    assert told["study"] == unknown.StudyInstanceUID
+    assert told["drew"] == "Carla"
+    assert "'Spleen'" in told["because"]
+    assert told["because"] in html.unescape(requests.get(ward.url, timeout=60).text)
     assert ward.state()["waiting"] == waiting
     assert MR not in {case.id for case in learnt(ward)}
 

@@ -22,7 +22,7 @@ from overread.server.settings import Settings
 logger = logging.getLogger(__name__)
 
 SEEN, SENT, SENDERS = "seen.jsonl", "sent.jsonl", "senders.jsonl"
-# Of the series that cannot be served, this many are told in `/info/`; the log has all.
+# Of series that cannot be served and of others' labels, this many are told in `/info/`; the log has all.
 MOST_TOLD = 20
 
 
@@ -90,6 +90,7 @@ class Exchange:
             "refused": {uid: why["because"] for uid, why in refused[-MOST_TOLD:]},
             "labels_waiting": self.labels_out.count,
             "labels_refused": dict(self.labels_out.refused),
+            "segmentations_refused": self.labels_in.refused()[-MOST_TOLD:],
         }
 
     def look(self) -> None:

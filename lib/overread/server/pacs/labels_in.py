@@ -38,6 +38,12 @@ logger = logging.getLogger(__name__)
 FROM_PACS = "pacs_instance"
 # Who stored a label that does not name its maker.
 UNKNOWN = "PACS"
+# What is noted of a SEG: the study that it belongs to, and why it is no label.
+STUDY, BECAUSE = "study", "because"
+
+
+class NoLabelError(BadInputError):
+    """A segmentation that nobody means as a label for this server: made by a machine, or of a series not served."""
 
 
 class LabelsIn:
@@ -69,6 +75,23 @@ class LabelsIn:
         """A SEG is about to be stored by somebody who is signed in: what its file says of its maker counts less."""
         self._senders.note(uid, user)
 
+    def refused(self) -> list[dict[str, str]]:
+        """What somebody drew and is not learnt from, the latest last.
+
+        One item each with the `segmentation`'s SOPInstanceUID, its `study`, its `name` in viewers, who `drew` it and
+        why (`because`). A later one of the same study that was taken in makes up for those before it.
+        """
+        refused: dict[str, dict[str, str]] = {}
+        for uid, verdict in self._seen.items():
+            # Segmentations seen by earlier versions have a sentence, series have their number of files.
+            if not isinstance(verdict, dict):
+                continue
+            if BECAUSE in verdict:
+                refused[uid] = {"segmentation": uid, **verdict}
+            elif "file" in verdict:
+                refused = {key: it for key, it in refused.items() if it[STUDY] != verdict[STUDY]}
+        return list(refused.values())
+
     def look(self) -> None:
         """Take in what is new. Raises UnavailableError where the PACS does not answer."""
         self._patience.begin()
@@ -84,17 +107,27 @@ class LabelsIn:
 
     def _take(self, entry: SeriesEntry, uid: str) -> bool:
         """Whether it is decided what becomes of a segmentation."""
+        verdict = {STUDY: entry.study_uid}
         try:
             instance = self._pacs.file(entry, uid)
-            verdict = self._accept(instance, entry)
+            try:
+                verdict["file"] = self._accept(instance, entry)
+            except NoLabelError as error:
+                verdict["left_alone"] = str(error)
+            except BadInputError as error:
+                verdict |= {BECAUSE: str(error), "name": str(instance.get("SeriesDescription") or "")}
+                verdict["drew"] = self._senders.get(uid) or plain_name(instance.get("ContentCreatorName"))
         except UnavailableError as error:
             self._patience.failed(f"Segmentation {uid}", error)
             return False
         except BadInputError as error:
-            verdict = f"not taken in: {error}"
-            logger.warning("Segmentation %s in the PACS is %s", uid, verdict)
+            verdict |= {BECAUSE: str(error), "name": "", "drew": ""}
+        if BECAUSE in verdict:
+            logger.warning("Segmentation %s in the PACS is not taken in: %s", uid, verdict[BECAUSE])
+        elif "left_alone" in verdict:
+            logger.info("Segmentation %s in the PACS is left alone: %s", uid, verdict["left_alone"])
         else:
-            logger.info("Segmentation %s in the PACS is taken in: %s", uid, verdict)
+            logger.info("Segmentation %s in the PACS is taken in: %s", uid, verdict["file"])
         self._patience.worked(f"Segmentation {uid}")
         self._seen.note(uid, verdict)
         return True
@@ -107,7 +140,7 @@ class LabelsIn:
             return before
         segments = read_segmentation_object(instance, self._store.geometry(case))
         if segments.is_automatic:
-            raise BadInputError("no person had a hand in it (algorithm type AUTOMATIC)")
+            raise NoLabelError("no person had a hand in it (algorithm type AUTOMATIC)")
         sender = self._senders.get(uid) or ""
         segments = replace(segments, names=self._our_names(segments.names))
         segments = self._those_meant(segments, case, sender)
@@ -129,7 +162,7 @@ class LabelsIn:
         return str(facts["file"])
 
     def _case_of(self, instance: Dataset, entry: SeriesEntry) -> str:
-        """The series that a segmentation belongs to. Raises BadInputError where that cannot be told."""
+        """The series that a segmentation belongs to. Raises NoLabelError where there is none."""
         for uid in referenced_series(instance):
             try:
                 self._store.known_image(uid)
@@ -142,7 +175,7 @@ class LabelsIn:
                 str(image.SOPInstanceUID) in wanted for image in self._store.geometry(case).instances
             ):
                 return case
-        raise BadInputError("it names no series that is served here")
+        raise NoLabelError("it names no series that is served here")
 
     def _taken_before(self, case: str, uid: str) -> str:
         """File of the label that was made of a segmentation just before a crash; empty for none."""
