@@ -13,8 +13,9 @@ from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Click, Prompts
 from overread.meduhip.session import (
     LARGEST_LEVEL,
-    LEVEL_REACH,
     LEVEL_STEP,
+    NUDGE_REACH,
+    NUDGE_STEP,
     Nudge,
     Session,
     StructureState,
@@ -124,21 +125,24 @@ def test_right_after_a_pick_there_is_room_for_a_wider_one_still(model: MedUHIP, 
 
 
 @pytest.mark.parametrize(("inside", "foreground", "sign"), [(False, True, -1), (True, False, 1)])
-def test_a_click_on_an_error_moves_the_border_around_it_so_too(
+def test_a_click_on_an_error_moves_the_border_so_too_and_more_around_it(
     model: MedUHIP, image: Discs, inside: bool, foreground: bool, sign: int
 ) -> None:
     session = begin(model, "case", "champion")
     given = answer(model, image, session)
     rim = (MIDDLE[0] + int(RADIUS) + (-2 if inside else 2), MIDDLE[1])
     assert bool(given.logits[rim] > 0) == inside
-    (nudge,) = click(model, image, session, given, Click(rim, foreground)).structures[0].nudges
+    state = click(model, image, session, given, Click(rim, foreground)).structures[0]
+    assert 0 < sign * state.level <= LEVEL_STEP
+    (nudge,) = state.nudges
     assert nudge.place == rim
-    assert 0 < sign * nudge.level <= LEVEL_STEP
+    assert 0 < sign * nudge.level <= NUDGE_STEP
     drawn_radius = math.sqrt(float((given.logits > 0).sum()) / math.pi)
-    assert nudge.reach == pytest.approx(LEVEL_REACH * drawn_radius)
+    assert nudge.reach == pytest.approx(NUDGE_REACH * drawn_radius)
     # What everybody knew moves nothing.
-    (known,) = click(model, image, session, given, Click(MIDDLE, True)).structures[0].nudges
+    known = click(model, image, session, given, Click(MIDDLE, True)).structures[0]
     assert abs(known.level) < 0.01 * LEVEL_STEP
+    assert abs(known.nudges[0].level) < 0.01 * NUDGE_STEP
 
 
 def test_the_border_moves_near_a_click_and_less_far_from_it(model: MedUHIP, image: Discs) -> None:
@@ -157,7 +161,8 @@ def test_one_opinion_has_no_vote_to_draw_otherwise(model: MedUHIP, image: Discs)
     session = begin(model, "case", "champion")
     given = answer(model, image, session, samples=1)
     outside = Click((MIDDLE[0] + int(RADIUS) + 2, MIDDLE[1]), True)
-    assert click(model, image, session, given, outside).structures[0].nudges == ()
+    state = click(model, image, session, given, outside).structures[0]
+    assert (state.level, state.nudges) == (0.0, ())
 
 
 def test_clicks_are_honoured_in_what_is_drawn_tighter(model: MedUHIP, image: Discs) -> None:
@@ -176,7 +181,7 @@ def test_levels_go_through_json_and_sessions_of_before_have_none(model: MedUHIP,
     session = click(model, image, session, answer(model, image, session), Click((0, 0), True))
     written = json.loads(json.dumps(session.to_json()))
     assert Session.from_json(written) == session
-    assert session.structures[0].level == LEVELS[0]
+    assert session.structures[0].level < LEVELS[0]
     assert len(session.structures[0].nudges) == 1
     for state in written["structures"]:
         del state["level"], state["nudges"]

@@ -14,7 +14,7 @@ from overread.domain import BadInputError, Grid, Opinions
 from overread.ensemble.preparation import prepare
 from overread.imaging.volumes import Volume
 from overread.meduhip.reader import OpenImage
-from overread.meduhip.session import LEVEL_STEP, begin
+from overread.meduhip.session import LEVEL_STEP, NUDGE_STEP, begin
 from overread.server.meduhip.clicks import Clicks, Said, read_clicks
 from overread.server.meduhip.encoded import EncodedImages, Opened
 from overread.server.meduhip.opinions import ROWS_AT_ONCE, prediction_of
@@ -356,8 +356,8 @@ def test_a_click_in_the_rim_of_a_wider_one_corrects_one_spot(slope):
     corrected = turns.view(after).labels == 1
     assert corrected[rim]
     state = after.session.structures[0]
-    assert state.level == 0.0
-    assert -LEVEL_STEP <= state.nudges[0].level < 0
+    assert -LEVEL_STEP <= state.level < 0
+    assert -NUDGE_STEP <= state.nudges[0].level < 0
     assert int((corrected ^ shown).sum()) < int(view.offers[0][1].added * 1000) / 2
     # By the candidate's own name it is the candidate that is meant.
     named, _ = turns.take(sitting, Clicks((Said("click", "candidate B", True, rim),)), "", None)

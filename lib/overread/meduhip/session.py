@@ -26,10 +26,11 @@ from overread.meduhip.vote import vote_log_odds
 DENSE_STEPS = 127 / LARGEST_LOGIT
 # Wider or tighter than this nobody draws: a voxel is foreground where one vote in 400 says so, or all but one do.
 LARGEST_LEVEL = 6.0
-# How far a click on what was surely of the other side moves the border around it, in log odds, and how far that reaches
-# in radii of the structure (chosen on validation cases: more local does as much for nodules, the whole border less).
-LEVEL_STEP = 0.5
-LEVEL_REACH = 0.7
+# How far a click on what was surely of the other side moves the level, in log odds, and by how much more around it,
+# falling off as a Gaussian whose standard deviation is so many radii of the structure (chosen on validation cases).
+LEVEL_STEP = 0.15
+NUDGE_STEP = 0.35
+NUDGE_REACH = 0.7
 
 
 class Image(Protocol):
@@ -75,8 +76,8 @@ class StructureState:
         chosen: where picked candidates changed what was shown, and to which side, compressed; empty where none was
             picked. It is shown so until a click contradicts it.
         level: log odds that a voxel needs in the soft vote to be shown, where 0 is an even vote: what picking wider
-            (below 0) and tighter candidates adds up to, and what is remembered of the clinician.
-        nudges: where clicks on errors moved that level.
+            (below 0) and tighter candidates and clicking on errors adds up to.
+        nudges: where clicks on errors moved it further.
     """
 
     weights: tuple[float, ...] = ()
@@ -297,9 +298,9 @@ def click(
 
 
 def after_click(state: StructureState, given: StructureAnswer, at: Click) -> StructureState:
-    """The state with the border moved as a click speaks for.
+    """The state with the border moved as a click speaks for, all round a little and more around the click.
 
-    Whoever has to add voxels usually draws wider than what is shown, to the sides of the click too. One step up the
+    Whoever has to add voxels usually draws wider than what is shown, to the sides of the click most. One step up the
     likelihood of the side that was said, for which the odds of the voxel are those shown: a click that surprises nobody
     moves nothing.
     """
@@ -307,8 +308,9 @@ def after_click(state: StructureState, given: StructureAnswer, at: Click) -> Str
     axes, voxels = given.logits.ndim, float((given.logits > 0).sum())
     # Of a disc or ball with as many voxels.
     radius = math.sqrt(voxels / math.pi) if axes == 2 else (0.75 * voxels / math.pi) ** (1 / 3)
-    nudge = Nudge(at.place, LEVEL_STEP * surprise, max(REACH_VOXEL, LEVEL_REACH * radius))
-    return replace(state, nudges=(*state.nudges, nudge))
+    nudge = Nudge(at.place, NUDGE_STEP * surprise, max(REACH_VOXEL, NUDGE_REACH * radius))
+    level = _within(state.level + LEVEL_STEP * surprise)
+    return replace(state, level=level, nudges=(*state.nudges, nudge))
 
 
 def _against_level(logits: torch.Tensor, state: StructureState) -> torch.Tensor:
