@@ -338,7 +338,8 @@ def test_a_segmentation_of_a_series_that_is_not_served_waits_for_nothing(side, u
 
 
 def test_what_was_drawn_in_vain_is_told_until_a_later_one_is_taken_in(side, upload):
-    uid = upload()
+    study = generate_uid()
+    uid, other = upload(study=study), upload(study=study)
     in_vain = foreign(side, uid, LABELS, names=("background", "organ", "nothing known"))
     store(side, in_vain)
     side.exchange.look()
@@ -347,6 +348,10 @@ def test_what_was_drawn_in_vain_is_told_until_a_later_one_is_taken_in(side, uplo
     assert "nothing known" in told["because"].lower()
     # Noted for good.
     assert side.again().exchange.state()["segmentations_refused"] == [told]
+    # One of another series of the study does not make up for it.
+    store(side, foreign(side, other, LABELS))
+    side.exchange.look()
+    assert side.exchange.state()["segmentations_refused"] == [told]
     store(side, foreign(side, uid, LABELS))
     side.exchange.look()
     assert side.exchange.state()["segmentations_refused"] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 FROM_PACS = "pacs_instance"
 # Who stored a label that does not name its maker.
 UNKNOWN = "PACS"
-# What is noted of a SEG: the study that it belongs to, and why it is no label.
-STUDY, BECAUSE = "study", "because"
+# What is noted of a SEG: the study and the series that it belongs to, and why it is no label.
+STUDY, CASE, BECAUSE = "study", "case", "because"
 
 
 class NoLabelError(BadInputError):
@@ -78,8 +78,9 @@ class LabelsIn:
     def refused(self) -> list[dict[str, str]]:
         """What somebody drew and is not learnt from, the latest last.
 
-        One item each with the `segmentation`'s SOPInstanceUID, its `study`, its `name` in viewers, who `drew` it and
-        why (`because`). A later one of the same study that was taken in makes up for those before it.
+        One item each with the `segmentation`'s SOPInstanceUID, its `study` and `case` (none where the file cannot be
+        read), its `name` in viewers, who `drew` it and why (`because`). A later one of the same case that was taken in
+        makes up for those before it.
         """
         refused: dict[str, dict[str, str]] = {}
         for uid, verdict in self._seen.items():
@@ -89,7 +90,7 @@ class LabelsIn:
             if BECAUSE in verdict:
                 refused[uid] = {"segmentation": uid, **verdict}
             elif "file" in verdict:
-                refused = {key: it for key, it in refused.items() if it[STUDY] != verdict[STUDY]}
+                refused = {key: it for key, it in refused.items() if not _is_of(it, verdict)}
         return list(refused.values())
 
     def look(self) -> None:
@@ -107,21 +108,19 @@ class LabelsIn:
 
     def _take(self, entry: SeriesEntry, uid: str) -> bool:
         """Whether it is decided what becomes of a segmentation."""
-        verdict = {STUDY: entry.study_uid}
+        verdict, instance = {STUDY: entry.study_uid}, Dataset()
         try:
             instance = self._pacs.file(entry, uid)
-            try:
-                verdict["file"] = self._accept(instance, entry)
-            except NoLabelError as error:
-                verdict["left_alone"] = str(error)
-            except BadInputError as error:
-                verdict |= {BECAUSE: str(error), "name": str(instance.get("SeriesDescription") or "")}
-                verdict["drew"] = self._senders.get(uid) or plain_name(instance.get("ContentCreatorName"))
+            verdict[CASE] = self._case_of(instance, entry)
+            verdict["file"] = self._accept(instance, verdict[CASE])
         except UnavailableError as error:
             self._patience.failed(f"Segmentation {uid}", error)
             return False
+        except NoLabelError as error:
+            verdict["left_alone"] = str(error)
         except BadInputError as error:
-            verdict |= {BECAUSE: str(error), "name": "", "drew": ""}
+            verdict |= {BECAUSE: str(error), "name": str(instance.get("SeriesDescription") or "")}
+            verdict["drew"] = self._senders.get(uid) or plain_name(instance.get("ContentCreatorName"))
         if BECAUSE in verdict:
             logger.warning("Segmentation %s in the PACS is not taken in: %s", uid, verdict[BECAUSE])
         elif "left_alone" in verdict:
@@ -132,9 +131,8 @@ class LabelsIn:
         self._seen.note(uid, verdict)
         return True
 
-    def _accept(self, instance: Dataset, entry: SeriesEntry) -> str:
+    def _accept(self, instance: Dataset, case: str) -> str:
         uid = str(instance.SOPInstanceUID)
-        case = self._case_of(instance, entry)
         before = self._taken_before(case, uid)
         if before:
             return before
@@ -196,6 +194,11 @@ class LabelsIn:
             known |= set(self._models.classes(model) or ())
         spelled = {_folded(name): name for name in known}
         return tuple(spelled.get(_folded(name), name) for name in names)
+
+
+def _is_of(refused: Mapping[str, str], accepted: Mapping[str, str]) -> bool:
+    """Whether a segmentation belongs to the case of another; to its study where the case is not known."""
+    return refused[STUDY] == accepted[STUDY] and refused.get(CASE, accepted[CASE]) == accepted[CASE]
 
 
 def classes_in(segments: Segments) -> set[str]:
