@@ -307,6 +307,20 @@ def test_the_command_tells_what_is_there(work: Path, tmp_path: Path, monkeypatch
     assert (tmp_path / "out" / "report.html").exists()
     kept = json.loads((tmp_path / "out" / "discs" / RESULTS).read_text())
     assert len(kept["picks"]) == 6
+    # Its own seed of another machine, and a seed that only that machine did.
+    elsewhere = tmp_path / "elsewhere.json"
+    other = json.loads(json.dumps(kept).replace('"seed": 0', '"seed": 1'))
+    other["study"]["seeds"] = [1]
+    elsewhere.write_text(json.dumps(other))
+    again = ["--work", str(work), "--report", "--out", str(tmp_path / "out"), "--also", str(elsewhere)]
+    told = runner.invoke(app, [*asked, *again])
+    assert told.exit_code == 0, told.output
+    assert read_results(json.loads((tmp_path / "out" / "discs" / RESULTS).read_text())).complete_seeds == (0, 1)
+    other["study"]["set"] = "rings"
+    elsewhere.write_text(json.dumps(other))
+    refused = runner.invoke(app, [*asked, *again])
+    assert refused.exit_code != 0
+    assert "are of rings, and told is discs" in refused.output.replace("\n", " ")
     for wrong, words in (
         (["--arms", "guess"], "there is no arm 'guess'"),
         (["--seeds", "one"], "seeds are whole numbers"),

@@ -336,6 +336,16 @@ def uga(
     report_only: Annotated[
         bool, typer.Option("--report", help="Do nothing more; tell what is there so far.")
     ] = False,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="results.json (or .json.gz) of other pieces of the same study, done elsewhere or before: told together "
+            "with what is done here. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Does asking by doubt help at another hospital, and does it help more than chance?
@@ -377,7 +387,7 @@ def uga(
             run_with(job, workers, lambda what, share: bar.update(task, description=what, completed=share))
     seconds = None if report_only else round(time.monotonic() - began, 1)
     folder = out or work / "report"
-    results = write_results(job, folder, _command(), seconds)
+    results = write_results(job, folder, _command(), seconds, also or ())
     if not results:
         raise typer.BadParameter(f"nothing is done in {work} yet; give the same command without --report")
     write_report(results, folder)

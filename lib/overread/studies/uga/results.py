@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from overread.domain import BadInputError
 from overread.studies.uga.bench import write_whole
+from overread.studies.uga.elsewhere import put_together, read_files
 from overread.studies.uga.protocol import ALL, ARMS
 from overread.studies.uga.sets import StudySet
 from overread.studies.uga.study import Job, finished, open_set
@@ -39,13 +41,32 @@ def gather(job: Job, name: str, command: str, seconds: float | None) -> dict[str
     return found
 
 
-def write_results(job: Job, out: Path, command: str, seconds: float | None) -> list[dict[str, Any]]:
-    """Write `<out>/<set>/results.json` of every set of which something is done, and return them."""
-    found = [(name, gather(job, name, command, seconds)) for name in job.sets]
-    there = [(name, results) for name, results in found if results is not None]
-    for name, results in there:
-        write_whole(json.dumps(results, allow_nan=False) + "\n", out / name / RESULTS)
-    return [results for _, results in there]
+def write_results(
+    job: Job, out: Path, command: str, seconds: float | None, elsewhere: Iterable[Path] = ()
+) -> list[dict[str, Any]]:
+    """Write `<out>/<set>/results.json` of every set of which something is done, and return them.
+
+    Args:
+        elsewhere: results of further pieces of the same study, which count as done.
+
+    Raises:
+        BadInputError: results from elsewhere are of another study or another set.
+    """
+    further = read_files(elsewhere)
+    several = []
+    for name in job.sets:
+        here = gather(job, name, command, seconds)
+        called = name if here is None else here["study"]["set"]
+        mine = [results for results in further if results["study"]["set"] == called]
+        further = [results for results in further if results not in mine]
+        if there := [*([] if here is None else [here]), *mine]:
+            several.append(put_together(there))
+            write_whole(json.dumps(several[-1], allow_nan=False) + "\n", out / name / RESULTS)
+    if further:
+        raise BadInputError(
+            f"results from elsewhere are of {further[0]['study']['set']}, and told is {', '.join(job.sets)}"
+        )
+    return several
 
 
 def _facts(
@@ -55,6 +76,7 @@ def _facts(
     return {
         "set": study_set.name,
         "preset": job.protocol.preset,
+        "protocol": job.protocol.key(),
         "budgets": [0, *job.protocol.budgets],
         "arms": [arm for arm in ARMS if arm in there] + sorted(there - {*ARMS}),
         "seeds": sorted({piece["seed"] for piece in pieces}),
