@@ -15,7 +15,9 @@ from overread.studies.uga.rows import read_results
 from support.uga_results import study_of
 
 
-def only(results: dict[str, Any], *, seeds: tuple[int, ...] = (), arms: tuple[str, ...] = ()) -> dict[str, Any]:
+def only(
+    results: dict[str, Any], *, seeds: tuple[int, ...] = (), arms: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The pieces of some seeds and arms."""
 
     def wanted(row: dict[str, Any]) -> bool:
@@ -73,7 +75,9 @@ def test_what_is_of_another_study_is_refused():
 
 def test_files_gzipped_or_not(tmp_path: Path):
     whole = study_of(seeds=(0,), patches=4)
-    plain, packed, broken, short = (tmp_path / name for name in ("r.json", "r.json.gz", "broken.gz", "short.json"))
+    plain, packed, broken, short = (
+        tmp_path / name for name in ("r.json", "r.json.gz", "broken.gz", "short.json")
+    )
     plain.write_text(json.dumps(whole))
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     assert read_files([plain, packed]) == [json.loads(plain.read_text())] * 2

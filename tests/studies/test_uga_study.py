@@ -315,7 +315,10 @@ def test_the_command_tells_what_is_there(work: Path, tmp_path: Path, monkeypatch
     again = ["--work", str(work), "--report", "--out", str(tmp_path / "out"), "--also", str(elsewhere)]
     told = runner.invoke(app, [*asked, *again])
     assert told.exit_code == 0, told.output
-    assert read_results(json.loads((tmp_path / "out" / "discs" / RESULTS).read_text())).complete_seeds == (0, 1)
+    assert read_results(json.loads((tmp_path / "out" / "discs" / RESULTS).read_text())).complete_seeds == (
+        0,
+        1,
+    )
     other["study"]["set"] = "rings"
     elsewhere.write_text(json.dumps(other))
     refused = runner.invoke(app, [*asked, *again])

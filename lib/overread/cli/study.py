@@ -92,11 +92,23 @@ def meduhip(
     ] = "1/1",
     out: Annotated[
         Path | None,
-        typer.Option(help="Write meduhip.json, meduhip.md and meduhip.png here.", show_default=False),
+        typer.Option(
+            help="Write meduhip.json, meduhip.md, meduhip.png and sessions.json.gz here.", show_default=False
+        ),
     ] = None,
     report_only: Annotated[
         bool, typer.Option("--report", help="Do nothing more; tell what is there so far.")
     ] = False,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="sessions.json.gz of the same study, done elsewhere or before: counts as done. May be given several "
+            "times.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """How soon does a clinician get the mask they want, with MedUHIP and without?
@@ -112,11 +124,14 @@ def meduhip(
         overread study meduhip --data QUBIQ/brain-growth --layout qubiq --option task=1 --seeds 1 --arm meduhip
     """
     from overread.imaging.rated import ensure_rated_sound
+    from overread.studies.meduhip.pieces import FILE, pack, unpack
     from overread.studies.meduhip.report import markdown, plot, read_sessions, summary
     from overread.studies.meduhip.study import Protocol, run_study
 
     dataset = rated_in(data, layout, option)
     folder = work or WORK / f"meduhip-{dataset.name}"
+    for sessions in also or ():
+        unpack(sessions, folder)
     if not report_only:
         protocol = Protocol(
             folds=folds,
@@ -151,6 +166,7 @@ def meduhip(
         (out / "meduhip.json").write_text(json.dumps(told, indent=1) + "\n")
         (out / "meduhip.md").write_text(tables)
         plot(lines, out / "meduhip.png", read_sessions(folder))
+        pack(folder, out / FILE)
         remarks.print(f"Written to {out}", markup=False)
     if as_json:
         print_json(told)
@@ -341,8 +357,8 @@ def uga(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="results.json (or .json.gz) of other pieces of the same study, done elsewhere or before: told together "
-            "with what is done here. May be given several times.",
+            help="results.json (or .json.gz) of other pieces of the same study, done elsewhere or before: told "
+            "together with what is done here. May be given several times.",
             show_default=False,
         ),
     ] = None,

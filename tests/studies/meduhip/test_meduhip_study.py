@@ -18,6 +18,7 @@ from overread.meduhip.prompts import Click
 from overread.meduhip.rated_store import RatedStore
 from overread.studies.meduhip.arms import ARMS, arms_named
 from overread.studies.meduhip.clinicians import CLICKS, EITHER, PICKS, Clinician
+from overread.studies.meduhip.pieces import pack, unpack
 from overread.studies.meduhip.players import FixedPlayer, MedUHIPPlayer, PickingPlayer, dice
 from overread.studies.meduhip.report import markdown, read_sessions, summary
 from overread.studies.meduhip.study import Protocol, prepare_study, run_study, some_of, study_plan
@@ -150,6 +151,57 @@ def test_the_command_reports_what_is_there(folder: Path, studied: Path, tmp_path
     assert told["study"]["protocol"]["folds"] == 2
     assert (tmp_path / "out" / "meduhip.png").stat().st_size > 1000
     assert "| MedUHIP |" in (tmp_path / "out" / "meduhip.md").read_text()
+
+
+def test_a_study_goes_on_from_its_sessions_alone(folder: Path, studied: Path, tmp_path: Path) -> None:
+    protocol = Protocol(folds=2, seeds=1, minutes=MINUTES, turns=3)
+    packed, again = tmp_path / "sessions.json.gz", tmp_path / "again"
+    pack(studied, packed)
+    before = packed.read_bytes()
+    pack(studied, packed)
+    assert packed.read_bytes() == before
+    # One piece was done here, otherwise; it stays.
+    own = again / "seed_0" / "fold_0" / "unet.json"
+    own.parent.mkdir(parents=True)
+    theirs = json.loads((studied / "seed_0" / "fold_0" / "unet.json").read_text())
+    contests = {
+        name: contest | {"sessions": contest["sessions"][:1]} for name, contest in theirs["contests"].items()
+    }
+    own.write_text(json.dumps(theirs | {"contests": contests}))
+    pieces = sorted(path.relative_to(studied) for path in studied.glob("seed_*/fold_*/*.json"))
+    assert unpack(packed, again) == len(pieces) - 1
+    assert sorted(path.relative_to(again) for path in again.glob("seed_*/fold_*/*.json")) == pieces
+    assert len(json.loads(own.read_text())["contests"]["U-Net"]["sessions"]) == 1
+    own.unlink()
+    assert unpack(packed, again) == 1
+    # Nothing is trained again, and the tables are the same.
+    run_study(read_rated(folder), again, protocol)
+    assert not list(again.rglob("*.pt"))
+    assert markdown(summary(again)) == markdown(summary(studied))
+
+    told = CliRunner().invoke(
+        app,
+        [
+            "study",
+            "meduhip",
+            "--data",
+            str(folder),
+            "--work",
+            str(tmp_path / "third"),
+            "--report",
+            "--also",
+            str(packed),
+        ],
+    )
+    assert told.exit_code == 0, told.output
+    assert "| MedUHIP |" in told.output
+    other = tmp_path / "other"
+    run_study(read_rated(folder), other, Protocol(folds=2, seeds=1, minutes=MINUTES, turns=1, arms=("unet",)))
+    with pytest.raises(BadInputError, match="holds sessions of another study"):
+        unpack(packed, other)
+    packed.write_bytes(before[:100])
+    with pytest.raises(BadInputError, match=r"sessions\.json\.gz holds no sessions of a study"):
+        unpack(packed, again)
 
 
 def test_an_option_without_a_value_and_an_unknown_arm_are_named(folder: Path, tmp_path: Path) -> None:
