@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 import overread
 
@@ -20,6 +29,9 @@ if TYPE_CHECKING:
 
 APPS = Path("apps")
 APP = APPS / "radiology"
+
+# Where no bar can be shown, how often a line tells how far things are.
+LOG_EVERY_S = 30.0
 
 # Progress and remarks go to stderr: what a script reads from stdout is the answer alone.
 remarks = Console(stderr=True)
@@ -118,9 +130,27 @@ def print_json(answer: Any) -> None:
     typer.echo(json.dumps(answer, indent=2, default=str, allow_nan=False))
 
 
+class LoggedProgress(Progress):
+    """Bars where somebody watches; in a log, where a bar would say nothing before it ends, a line now and then."""
+
+    def __init__(self, *columns: ProgressColumn, console: Console) -> None:
+        super().__init__(*columns, console=console)
+        self._told_at = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """See `rich.progress.Progress`."""
+        super().update(task_id, **changes)
+        if self.console.is_terminal or time.monotonic() - self._told_at < LOG_EVERY_S:
+            return
+        self._told_at = time.monotonic()
+        task = self._tasks[task_id]
+        line = f"{time.strftime('%H:%M:%S')} {task.percentage:>3.0f} % {task.description}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def progress_bar() -> Progress:
-    """A bar on stderr, with a text that the command updates."""
-    return Progress(
+    """A bar on stderr, with a text that the command updates; lines where stderr is no terminal."""
+    return LoggedProgress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
