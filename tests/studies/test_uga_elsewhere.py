@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from overread.domain import BadInputError
-from overread.studies.uga.elsewhere import PARTS, put_together, read_files
+from overread.studies.uga.elsewhere import PARTS, put_together, read_files, with_arms
 from overread.studies.uga.rows import read_results
 from support.uga_results import study_of
 
@@ -51,6 +51,17 @@ def test_seeds_and_arms_of_several_machines_are_one_study():
     assert pieces(joined) == pieces(whole)
     assert set(joined["study"]["arms"]) == set(arms)
     assert read_results(joined).complete_seeds == (0, 1, 2)
+
+
+def test_seeds_that_lack_an_arm_count_where_it_is_left_out():
+    whole = study_of(seeds=(0, 1), patches=4)
+    few = ("none", "all", "random")
+    joined = put_together([only(whole, seeds=(0,)), only(whole, seeds=(1,), arms=few)])
+    assert read_results(joined).complete_seeds == (0,)
+    some = with_arms(joined, few)
+    assert read_results(some).complete_seeds == (0, 1)
+    assert pieces(some) == pieces(only(whole, arms=few))
+    assert some["patches"], "they are the first model's"
 
 
 def test_what_is_of_another_study_is_refused():

@@ -319,6 +319,12 @@ def test_the_command_tells_what_is_there(work: Path, tmp_path: Path, monkeypatch
         0,
         1,
     )
+    told = runner.invoke(app, [*asked, *again, "--arms", "random"])
+    assert told.exit_code == 0, told.output
+    assert set(json.loads((tmp_path / "out" / "discs" / RESULTS).read_text())["study"]["arms"]) == {
+        "none",
+        "random",
+    }
     other["study"]["set"] = "rings"
     elsewhere.write_text(json.dumps(other))
     refused = runner.invoke(app, [*asked, *again])

@@ -317,7 +317,7 @@ def uga(
         typer.Option(
             help="What to compare, with commas: all (labels), random, foreground_random, most_uncertain, clasp_pe, "
             "uga, pairwise_dice, adaptive_box, hed (stain augmentation), adabn, pseudo (see `docs/results.md`). "
-            "[default: all but adaptive_box]",
+            "Told are these, of the seeds that have them all. [default: all but adaptive_box, told is what is done]",
             show_default=False,
         ),
     ] = "",
@@ -403,7 +403,7 @@ def uga(
             run_with(job, workers, lambda what, share: bar.update(task, description=what, completed=share))
     seconds = None if report_only else round(time.monotonic() - began, 1)
     folder = out or work / "report"
-    results = write_results(job, folder, _command(), seconds, also or ())
+    results = write_results(job, folder, _command(), seconds, also or (), _listed(arms))
     if not results:
         raise typer.BadParameter(f"nothing is done in {work} yet; give the same command without --report")
     write_report(results, folder)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from overread.domain import BadInputError
-from overread.studies.uga.protocol import ARMS
+from overread.studies.uga.protocol import ARMS, NONE
 
 # What two files must have in common to be of one study.
 ALIKE = ("set", "preset", "budgets", "central", "domains", "patch_px", "um_per_px")
@@ -51,6 +51,13 @@ def put_together(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return reduce(_joined, several)
 
 
+def with_arms(results: dict[str, Any], arms: Container[str]) -> dict[str, Any]:
+    """The results of some arms, as if no other had been done."""
+    study = results["study"]
+    kept = {part: [row for row in results.get(part, ()) if row.get("arm", NONE) in arms] for part in PARTS}
+    return {"study": study | {"arms": [arm for arm in study["arms"] if arm in arms]}, **kept}
+
+
 def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     one, other = first["study"], second["study"]
     facts = (*ALIKE, *(["protocol"] if "protocol" in one and "protocol" in other else []))
@@ -69,7 +76,7 @@ def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     joined = {
         part: [
             *first.get(part, ()),
-            *(row for row in second.get(part, ()) if (row["seed"], row.get("arm", ARMS[0])) not in there),
+            *(row for row in second.get(part, ()) if (row["seed"], row.get("arm", NONE)) not in there),
         ]
         for part in PARTS
     }

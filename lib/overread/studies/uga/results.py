@@ -9,8 +9,8 @@ from typing import Any
 
 from overread.domain import BadInputError
 from overread.studies.uga.bench import write_whole
-from overread.studies.uga.elsewhere import put_together, read_files
-from overread.studies.uga.protocol import ALL, ARMS
+from overread.studies.uga.elsewhere import put_together, read_files, with_arms
+from overread.studies.uga.protocol import ALL, ARMS, NONE
 from overread.studies.uga.sets import StudySet
 from overread.studies.uga.study import Job, finished, open_set
 
@@ -42,12 +42,18 @@ def gather(job: Job, name: str, command: str, seconds: float | None) -> dict[str
 
 
 def write_results(
-    job: Job, out: Path, command: str, seconds: float | None, elsewhere: Iterable[Path] = ()
+    job: Job,
+    out: Path,
+    command: str,
+    seconds: float | None,
+    elsewhere: Iterable[Path] = (),
+    only: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
     """Write `<out>/<set>/results.json` of every set of which something is done, and return them.
 
     Args:
         elsewhere: results of further pieces of the same study, which count as done.
+        only: these arms, beside the one without labels; all that are done where none is named.
 
     Raises:
         BadInputError: results from elsewhere are of another study or another set.
@@ -60,7 +66,8 @@ def write_results(
         mine = [results for results in further if results["study"]["set"] == called]
         further = [results for results in further if results not in mine]
         if there := [*([] if here is None else [here]), *mine]:
-            several.append(put_together(there))
+            together = put_together(there)
+            several.append(with_arms(together, {NONE, *only}) if only else together)
             write_whole(json.dumps(several[-1], allow_nan=False) + "\n", out / name / RESULTS)
     if further:
         raise BadInputError(
