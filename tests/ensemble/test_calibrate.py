@@ -113,14 +113,39 @@ def test_in_cross_validation_each_case_is_judged_by_the_member_that_did_not_see_
     alone = calibrate(an_ensemble(tmp_path / "one", [["ball0"]], offsets=(0,)), dataset)
     assert folds is not None
     assert alone is not None
-    # With one member asked at a time members cannot disagree, ...
-    assert folds.bands["mutual_information"].high_voxel_share == 0
+    # With one member asked at a time members cannot disagree, and nobody knows what bands would hold, ...
+    assert {"mutual_information", "variance", "variation_ratio"}.isdisjoint(folds.bands)
     # ... and the sure errors of member 1 are counted: they are not where doubt is.
     assert folds.bands["predictive_entropy"].cases == 2
     assert (
         folds.bands["predictive_entropy"].high_error_share
         < alone.bands["predictive_entropy"].high_error_share
     )
+
+
+def test_after_a_retraining_one_member_speaks_about_a_case_and_all_answer(dataset, tmp_path):
+    """Of the cases one is kept from all members, as central ones are, and each other one from one of them."""
+    offsets = (-6, 0, 6)
+
+    def calibrated(name, held_out):
+        found = calibrate(an_ensemble(tmp_path / name, held_out, offsets=offsets), dataset)
+        assert found is not None
+        return found
+
+    together = calibrated("together", [["ball0", "ball1", "ball2"]] * 3)
+    alone = calibrated("alone", [["ball2"], ["ball1"], ["ball0"]])
+    mixed = calibrated("mixed", [["ball0", "ball1"], ["ball0"], ["ball0", "ball2"]])
+    # A member that is off is surely wrong where three together waver.
+    assert alone.temperature > 1.2 * together.temperature
+    assert mixed.temperature == pytest.approx(together.temperature, rel=0.05)
+    # Bands of disagreement hold in an answer of all members what they hold where all were asked.
+    bands = mixed.bands["mutual_information"]
+    assert bands.cases == 1
+    assert mixed.bands["predictive_entropy"].cases == 3
+    volume = read_volume(dataset.cases[0].channels)
+    prediction = predict(load_ensemble(tmp_path / "mixed"), volume, measures=["mutual_information"])
+    shown = band_map(prediction.maps["mutual_information"].values, bands) == 2
+    assert 0 < shown.mean() == pytest.approx(bands.high_voxel_share)
 
 
 def test_without_held_out_cases_nothing_changes(dataset, tmp_path):

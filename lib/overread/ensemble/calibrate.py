@@ -77,6 +77,11 @@ def calibrate_on(
     case has a structure; bands then count all voxels.
     Voxels that nobody labelled count in neither.
 
+    One member is surer than the mean of several, and needs a higher temperature than they do together (Rahaman and
+    Thiery, arXiv:2007.08792). How much higher is measured on the cases about which all may speak, and made up for in
+    the others; without such cases the temperature is that of the members alone. By a measure of disagreement one
+    member has no doubt, so its bands come from the cases of all members, and are left out where there is none.
+
     Args:
         folder: a trained ensemble; its plan's `held_out` names, per member, the cases it did not see.
         name: of the data set.
@@ -103,14 +108,19 @@ def calibrate_on(
         samples.append(_region_logits(ensemble, item, read, device, generator, everywhere=is_empty))
         if progress is not None:
             progress((index + 1) / steps)
-    temperature = _common_temperature(samples)
-    calibrated = replace(ensemble, calibration=Calibration(temperature=temperature))
+    everyone = tuple(range(len(ensemble.members)))
+    temperatures = _temperatures(held_out, samples, everyone)
 
-    measures = list(MEASURES)
-    doubts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in measures}
+    doubts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in MEASURES}
     for index, item in enumerate(held_out):
         volume, truth = read(item.case)
-        prediction = predict(_speaking(calibrated, item), volume, measures=measures, device=device)
+        speaking = _speaking(ensemble, item, temperatures[item.members])
+        measures = [
+            name
+            for name in MEASURES
+            if item.members == everyone or not MEASURES[name].is_of_disagreement
+        ]
+        prediction = predict(speaking, volume, measures=measures, device=device)
         wrong = (prediction.labels != truth).ravel()
         chosen = _some(np.flatnonzero(truth != IGNORE), BAND_VOXELS_PER_CASE, generator)
         for name in measures:
@@ -118,12 +128,14 @@ def calibrate_on(
         if progress is not None:
             progress((len(held_out) + index + 1) / steps)
 
-    before, after = _reliability(samples, 1.0), _reliability(samples, temperature)
+    before = _reliability(samples, [1.0] * len(samples))
+    after = _reliability(samples, [temperatures[item.members] for item in held_out])
+    temperature = temperatures[everyone]
     calibration = Calibration(
         temperature=temperature,
         ece_before=before.expected_calibration_error,
         ece_after=after.expected_calibration_error,
-        bands={name: choose_bands(doubts[name], name) for name in measures},
+        bands={name: choose_bands(cases, name) for name, cases in doubts.items() if cases},
     )
     plot_reliability(folder / DIAGRAM, {"T = 1": before, f"T = {temperature:.2f}": after})
     write_description(folder, {**description, "calibration": calibration_to_json(calibration)})
@@ -140,8 +152,9 @@ def _held_out(per_member: Sequence[Sequence[str]], name: str, cases: Collection[
     return [_HeldOut(case, tuple(members)) for case, members in sorted(speakers.items())]
 
 
-def _speaking(ensemble: Ensemble, item: _HeldOut) -> Ensemble:
-    return replace(ensemble, members=[ensemble.members[index] for index in item.members])
+def _speaking(ensemble: Ensemble, item: _HeldOut, temperature: float = 1.0) -> Ensemble:
+    members = [ensemble.members[index] for index in item.members]
+    return replace(ensemble, members=members, calibration=Calibration(temperature=temperature))
 
 
 def _holds_foreground(labels: np.ndarray) -> bool:
@@ -187,6 +200,35 @@ def _some(indices: np.ndarray, most: int, generator: np.random.Generator) -> np.
     return indices if indices.size <= most else np.sort(generator.choice(indices, most, replace=False))
 
 
+def _temperatures(
+    held_out: Sequence[_HeldOut],
+    samples: Sequence[tuple[torch.Tensor, np.ndarray]],
+    everyone: tuple[int, ...],
+) -> dict[tuple[int, ...], float]:
+    """The temperature of all members together, and of each part of them that speaks alone about some case.
+
+    Args:
+        samples: logits and truth of each case.
+        everyone: all members.
+    """
+    parts = {item.members for item in held_out} - {everyone}
+    together = [sample for item, sample in zip(held_out, samples, strict=True) if item.members == everyone]
+    # How many times the temperature of all members a part of them needs.
+    factors = dict.fromkeys((everyone, *parts), 1.0)
+    if parts and together:
+        common = _common_temperature(together)
+        for part in parts:
+            alone = [(logits[list(part)], truth) for logits, truth in together]
+            factors[part] = _common_temperature(alone) / common
+    common = _common_temperature(
+        [
+            (logits / factors[item.members], truth)
+            for item, (logits, truth) in zip(held_out, samples, strict=True)
+        ]
+    )
+    return {members: common * factor for members, factor in factors.items()}
+
+
 def _common_temperature(samples: Sequence[tuple[torch.Tensor, np.ndarray]]) -> float:
     """One temperature for all cases, each with the members that speak about it.
 
@@ -197,9 +239,11 @@ def _common_temperature(samples: Sequence[tuple[torch.Tensor, np.ndarray]]) -> f
     return fit_temperature(logits, torch.from_numpy(np.concatenate([truth for _, truth in samples])))
 
 
-def _reliability(samples: Sequence[tuple[torch.Tensor, np.ndarray]], temperature: float) -> Reliability:
+def _reliability(
+    samples: Sequence[tuple[torch.Tensor, np.ndarray]], temperatures: Sequence[float]
+) -> Reliability:
     confidences, rights = [], []
-    for logits, truth in samples:
+    for (logits, truth), temperature in zip(samples, temperatures, strict=True):
         mean = torch.softmax(logits / temperature, dim=1).mean(dim=0)
         confidence, first = mean.max(dim=0)
         confidences.append(confidence.numpy())

@@ -38,6 +38,11 @@ class Measure:
     upper: Bound
     values: Callable[[OpinionSums], torch.Tensor]
 
+    @property
+    def is_of_disagreement(self) -> bool:
+        """Whether it is about how members differ alone, so that one member has no doubt by it."""
+        return self.upper(1, 2) == 0
+
     def __call__(self, sums: OpinionSums) -> UncertaintyMap:
         """The doubt at every voxel, in [0, upper], on the device of the opinions; `sums` is not changed.
 
