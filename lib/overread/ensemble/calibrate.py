@@ -116,9 +116,7 @@ def calibrate_on(
         volume, truth = read(item.case)
         speaking = _speaking(ensemble, item, temperatures[item.members])
         measures = [
-            name
-            for name in MEASURES
-            if item.members == everyone or not MEASURES[name].is_of_disagreement
+            name for name in MEASURES if item.members == everyone or not MEASURES[name].is_of_disagreement
         ]
         prediction = predict(speaking, volume, measures=measures, device=device)
         wrong = (prediction.labels != truth).ravel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_a_slide_that_had_its_share_waits():
 
 def test_where_nothing_is_scored_chance_decides_and_says_so():
     unseen = some_maps(spots(1, 3), known=np.zeros((8, 24), bool))
-    for name in ("most_uncertain", "clasp_pe", "uga", "pairwise_dice", "adaptive_box"):
+    for name in ("most_uncertain", "clasp_pe", "sure_and_unsure", "uga", "pairwise_dice", "adaptive_box"):
         # The fourth question of `clasp_pe` is about any class.
         found = pick(name, view_of(unseen, asked=3))
         assert found.score is None
@@ -300,9 +301,35 @@ def test_no_strategy_chooses_among_nothing(name):
 
 def test_all_strategies_have_a_sentence_for_people():
     assert set(PATCH_STRATEGIES) == {
-        "most_uncertain", "clasp_pe", "uga", "pairwise_dice", "adaptive_box", "foreground_random", "random",
+        "most_uncertain", "clasp_pe", "sure_and_unsure", "uga", "pairwise_dice", "adaptive_box", "foreground_random",
+        "random",
     }  # fmt: skip
     assert all(PATCH_STRATEGIES[name].description.endswith((".", ").")) for name in PATCH_STRATEGIES)
+
+
+def test_by_turns_where_members_are_surest_and_where_they_doubt():
+    """Doubt lies in patch 0, sure tumour in 2 and 4 and a sure gland in 3; half of any ten questions go to either."""
+    classes = ("background", "Tumor", "Gland")
+    probability = np.stack(
+        [spots(1, 6), spots(1, 6, (0, 2, 0.99), (0, 4, 0.9)), spots(1, 6, (0, 3, 0.95), (0, 5, 0.8))]
+    )
+    doubt = spots(1, 6, (0, 0, 0.6))
+    maps = some_maps(doubt, class_doubt=np.stack([doubt, doubt]), classes=classes)
+    maps = replace(maps, probability=probability.astype(np.float16))
+    asked: list[tuple[int, str, float | None]] = []
+    for had in range(10):
+        # What was asked elsewhere on the slide, beside the patches that stand to choose.
+        before = [Region(1000, 1000 + 64 * n, 64, 64) for n in range(had)]
+        found = pick("sure_and_unsure", view_of(maps, occupied={"a": before}, progress=1.0), seed=3)
+        asked.append((found.location.region.x, found.reason, found.score))
+    sure = [one for one in asked if one[1].startswith("members sure of")]
+    assert len(sure) == 5
+    assert sure[0] == (128, "members sure of Tumor, top 5 % of this slide's patches", None)
+    assert {x for x, _, _ in sure} == {128, 192}, "each class in its turn"
+    assert {x for x, reason, _ in asked if reason.startswith("members unsure")} == {0}
+    # What was asked about is not asked about again.
+    view = view_of(maps, occupied={"a": [Region(128, 0, 64, 64)]})
+    assert pick("sure_and_unsure", view).location.region.x == 256
 
 
 def test_slides_of_which_a_strategy_does_not_know_enough_yet_are_passed_over():

@@ -346,19 +346,23 @@ def test_as_a_process_it_reports_lines_of_json_and_ends_with_its_standard_input(
     place.database.close()
 
 
-# As `main`, but what was done is kept after every row.
+# As `main`, but what was done is kept after every row, and no slide is done before somebody who looks on is awake.
 KEEPS_ALL = """
-import sys, threading
+import sys, threading, time
 from pathlib import Path
 from overread.ensemble.slides.prediction import SlideOptions
 from overread.ensemble.storage import load_ensemble
 from overread.queue.claims import Claims
 from overread.queue.patches.scorer import SlideScorer
 from overread.state.database import Database
+class Slowly(threading.Event):
+    def is_set(self):
+        time.sleep(0.05)
+        return super().is_set()
 folder = Path(sys.argv[1])
 database = Database.open(folder / "overread.db")
 scorer = SlideScorer(database, sys.argv[2], load_ensemble(folder / "champion"), folder / "slides.json",
-    folder / "maps", Claims.for_database(database.url), threading.Event(),
+    folder / "maps", Claims.for_database(database.url), Slowly(),
     options=SlideOptions(batch=4, workers=1), keep_every_s=0.0)
 list(scorer.run())
 """

@@ -44,6 +44,19 @@ def pairwise_dice(table: PatchTable, maps: SlideMaps) -> np.ndarray:
     return np.where(np.isfinite(table.doubt), total / np.maximum(drawn_classes, 1), np.nan)
 
 
+def sureness(table: PatchTable, maps: SlideMaps) -> np.ndarray:
+    """Mean probability of each class in a patch's tissue, `(candidate, class)`; NaN where too little was looked at."""
+    boxes = Boxes.of(maps, table.xs, table.ys, table.size_px)
+    looked = maps.known & maps.tissue
+    cells = np.maximum(boxes.sums(looked)[table.rows, table.columns], 1)
+    sums = [
+        boxes.sums(np.where(looked, maps.probability[number], 0))[table.rows, table.columns]
+        for number in range(1, len(table.classes) + 1)
+    ]
+    means = np.stack(sums, axis=1) / cells[:, None] if sums else np.zeros((len(table), 0))
+    return np.where(np.isfinite(table.doubt)[:, None], means, np.nan)
+
+
 def uga(table: PatchTable, maps: SlideMaps) -> np.ndarray:
     """The score by which UGA chose patches, `(candidate,)`, in the paper's bytes; NaN for those it does not look at.
 

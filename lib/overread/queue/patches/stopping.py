@@ -14,8 +14,8 @@ from overread.queue.stop import StopAdvice, expected_gain
 from overread.state.labels import LabelRow, labels
 from overread.state.schema import LABELS, SERVINGS
 
-# What these rank patches by is the doubt in them.
-BY_DOUBT = ("most_uncertain", "clasp_pe")
+# Where these give a score, it is the doubt in the patch.
+BY_DOUBT = ("most_uncertain", "clasp_pe", "sure_and_unsure")
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,11 +20,14 @@ from overread.queue import clasp
 from overread.queue.patches.adaptive import DoubtField, boxes_by_doubt, doubt_field
 from overread.queue.patches.candidates import PatchTable, PatchView
 from overread.queue.patches.scores import pairwise_dice as pairwise_dice_scores
+from overread.queue.patches.scores import sureness
 from overread.queue.patches.scores import uga as uga_scores
 from overread.queue.reasons import doubt_reason, place, short_name
 from overread.queue.strategies import Strategy, entered
 
 OF_SLIDE = " of this slide's patches"
+# Of the questions of `sure_and_unsure`, this share is about what the members are surest of.
+SURE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class PatchPick:
     Attributes:
         location: slide and rectangle.
         reason: one short clause for the reader: `members unsure about Tumor, top 2 % of this slide's patches`.
-        score: what it was ranked by; None where chance decided.
+        score: what it was ranked by; None where chance decided, or how sure the members are.
     """
 
     location: PatchLocation
@@ -96,6 +99,33 @@ def clasp_pe(view: PatchView, rng: np.random.Generator) -> PatchPick:
         return _unscored(view, rng)
     best = int(possible[clasp.drawn(doubt[possible], view.batch, view.progress, rng)])
     return _by_doubt(view, best, float(doubt[best]), about)
+
+
+@patch_strategy(needs=sureness)
+def sure_and_unsure(view: PatchView, rng: np.random.Generator) -> PatchPick:
+    """By turns where the members are surest of a structure, and where they doubt, as `clasp_pe` asks.
+
+    Under a foreign stain a model is wrong and sure of it: its doubt does not find such errors, and may find no
+    structure. What it is surest of is either structure, to learn from, or its worst error.
+    """
+    had = sum(len(view.occupied.get(table.slide, ())) for table in view.tables)
+    # Spread evenly, and in no step with the turns of classes or centres.
+    places = np.modf(clasp.GOLDEN * np.arange(1, had + 2))[0]
+    is_sure = places < SURE_SHARE
+    if is_sure[-1] and view.classes:
+        column = int(is_sure[:-1].sum()) % len(view.classes)
+        unknown = np.full(len(view.classes), np.nan)
+        sure = [
+            table.extras.get("sure_and_unsure", np.tile(unknown, (len(table), 1)))[:, column]
+            for table in view.tables
+        ]
+        best = _highest(view, view.side_by_side(sure))
+        if best is not None:
+            table, row = view.locate(best)
+            scores = table.extras["sure_and_unsure"][:, column]
+            reason = f"members sure of {short_name(view.classes[column])}, {place(scores, row)}{OF_SLIDE}"
+            return PatchPick(PatchLocation(table.slide, table.region(row)), reason, None)
+    return PATCH_STRATEGIES["clasp_pe"].pick(view, rng)
 
 
 @patch_strategy(needs=uga_scores)

@@ -26,6 +26,7 @@ ARMS = (
     "foreground_random",
     "most_uncertain",
     "clasp_pe",
+    "sure_and_unsure",
     "uga",
     "pairwise_dice",
     HED,
