@@ -18,7 +18,15 @@ from overread.studies.uga.rows import BASELINE, CEILING, UNASKED
 
 PANEL = (4.0, 3.3)
 # Each arm looks the same in the plots of all sets; others come after these.
-KNOWN = ("uga", "most_uncertain", "clasp_pe", "pairwise_dice", "foreground_random", "random", "sure_and_unsure")
+KNOWN = (
+    "uga",
+    "most_uncertain",
+    "clasp_pe",
+    "pairwise_dice",
+    "foreground_random",
+    "random",
+    "sure_and_unsure",
+)
 # Lines of arms that ask for nothing: colour and dashes.
 LEVELS = {
     BASELINE: ("0.45", "--"),
