@@ -26,7 +26,7 @@ def test_info_is_what_qupaths_reader_of_json_can_take(server: Server):
     assert model["labels"] == {TUMOUR: 1, "doubt moderate": 2, "doubt high": 3}
     assert (model["type"], model["dimension"], model["pathology"]) == ("segmentation", 2, True)
     assert set(info["strategies"]) == set(PATCH_STRATEGIES)
-    assert next(iter(info["strategies"])) == "clasp_pe"
+    assert next(iter(info["strategies"])) == "sure_and_unsure"
     for listed in (*info["models"].values(), *info["trainers"].values()):
         for option in listed["config"].values():
             assert option is not None
@@ -82,7 +82,7 @@ def test_when_nothing_is_left_a_sentence_says_so(server: Server):
 @pytest.mark.parametrize(
     ("status", "strategy", "asked", "words"),
     [
-        (404, "oracle", wish(), "no strategy is called 'oracle'; there are clasp_pe, "),
+        (404, "oracle", wish(), "no strategy is called 'oracle'; there are sure_and_unsure, "),
         (404, "random", wish("nobody"), "no image is called 'nobody'"),
         (400, "random", wish(patch_size=[0, 256]), "patch_size is [0, 256], expected 2 numbers from 1"),
         (400, "random", wish("../x"), "looks like a path"),
