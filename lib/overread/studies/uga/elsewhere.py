@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from overread.domain import BadInputError
-from overread.studies.uga.protocol import ARMS, NONE
+from overread.studies.uga.protocol import NONE, in_order
 
 # What two files must have in common to be of one study.
 ALIKE = ("set", "preset", "budgets", "central", "domains", "patch_px", "um_per_px")
@@ -80,10 +80,9 @@ def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         ]
         for part in PARTS
     }
-    arms = {*one["arms"], *other["arms"]}
     study = {
         **one,
-        "arms": [arm for arm in ARMS if arm in arms] + sorted(arms - {*ARMS}),
+        "arms": in_order({*one["arms"], *other["arms"]}),
         "seeds": sorted({*one["seeds"], *other["seeds"]}),
         # What it took in all, nobody measured.
         "seconds": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Literal, get_args
@@ -238,6 +238,11 @@ PRESETS = {
         },
     ),
 }
+
+
+def in_order(arms: Collection[str]) -> list[str]:
+    """Arms as tables have them: those that a study does by itself, then others."""
+    return [arm for arm in ARMS if arm in arms] + sorted({*arms} - {*ARMS})
 
 
 def checked_arms(names: tuple[str, ...], axes: int) -> tuple[str, ...]:

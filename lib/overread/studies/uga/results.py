@@ -10,7 +10,7 @@ from typing import Any
 from overread.domain import BadInputError
 from overread.studies.uga.bench import write_whole
 from overread.studies.uga.elsewhere import put_together, read_files, with_arms
-from overread.studies.uga.protocol import ALL, ARMS, NONE
+from overread.studies.uga.protocol import ALL, NONE, in_order
 from overread.studies.uga.sets import StudySet
 from overread.studies.uga.study import Job, finished, open_set
 
@@ -79,13 +79,12 @@ def write_results(
 def _facts(
     job: Job, study_set: StudySet, pieces: Sequence[dict[str, Any]], command: str, seconds: float | None
 ) -> dict[str, Any]:
-    there = {piece["arm"] for piece in pieces}
     return {
         "set": study_set.name,
         "preset": job.protocol.preset,
         "protocol": job.protocol.key(),
         "budgets": [0, *job.protocol.budgets],
-        "arms": [arm for arm in ARMS if arm in there] + sorted(there - {*ARMS}),
+        "arms": in_order({piece["arm"] for piece in pieces}),
         "seeds": sorted({piece["seed"] for piece in pieces}),
         "central": study_set.central,
         "domains": [study_set.central, *study_set.local_domains],
