@@ -143,7 +143,7 @@ class LoggedProgress(Progress):
         if self.console.is_terminal or time.monotonic() - self._told_at < LOG_EVERY_S:
             return
         self._told_at = time.monotonic()
-        task = self._tasks[task_id]
+        (task,) = (each for each in self.tasks if each.id == task_id)
         line = f"{time.strftime('%H:%M:%S')} {task.percentage:>3.0f} % {task.description}"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 

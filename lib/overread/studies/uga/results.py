@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def write_results(
     command: str,
     seconds: float | None,
     elsewhere: Iterable[Path] = (),
-    only: Iterable[str] = (),
+    only: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Write `<out>/<set>/results.json` of every set of which something is done, and return them.
 
@@ -64,7 +64,7 @@ def write_results(
         here = gather(job, name, command, seconds)
         called = name if here is None else here["study"]["set"]
         mine = [results for results in further if results["study"]["set"] == called]
-        further = [results for results in further if results not in mine]
+        further = [results for results in further if results["study"]["set"] != called]
         if there := [*([] if here is None else [here]), *mine]:
             together = put_together(there)
             several.append(with_arms(together, {NONE, *only}) if only else together)
