@@ -12,7 +12,8 @@ import typer
 from overread.cli import app
 
 PROJECT = Path(__file__).parents[2]
-DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob("*/README.md")])
+PLACES = ("*.md", "*/README.md", "docs/*.md", "docs/results/*.md")
+DOCUMENTS = sorted(path for place in PLACES for path in PROJECT.glob(place))
 named = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
 
 

@@ -316,8 +316,9 @@ def uga(
         str,
         typer.Option(
             help="What to compare, with commas: all (labels), random, foreground_random, most_uncertain, clasp_pe, "
-            "uga, pairwise_dice, adaptive_box, hed (stain augmentation), adabn, pseudo (see `docs/results.md`). "
-            "Told are these, of the seeds that have them all. [default: all but adaptive_box, told is what is done]",
+            "sure_and_unsure, uga, pairwise_dice, adaptive_box, hed (stain augmentation), adabn, pseudo (see "
+            "`docs/results/hospitals.md`). Told are these, of the seeds that have them all. "
+            "[default: all but adaptive_box, told is what is done]",
             show_default=False,
         ),
     ] = "",

@@ -45,7 +45,7 @@ class SlideServing(Serving[SlideTask, SlideStore]):
     """
 
     title = NAME
-    # Of all strategies for patches the one that the study of other hospitals supports (docs/results.md).
+    # Of all strategies for patches the one that the study of other hospitals supports (docs/results/hospitals.md).
     asks_by = "sure_and_unsure"
     # What is sent there is taken for a volume; QuPath sends pictures with its requests.
     not_offered = ("/session",)

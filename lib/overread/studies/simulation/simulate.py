@@ -4,7 +4,7 @@ The queue, the label store, the trainer and the gate of the server run as they a
 seed patients are drawn anew into test, start, protected and waiting cases (`cases`), one starter is trained
 and shared by all strategies, and each strategy then asks `step` cases a round (`arm`).
 
-The two studies of the documentation, with the commands that made them, stand in `docs/results.md`.
+The two studies of the documentation, with the commands that made them, stand in `docs/results/queue.md`.
 
 The work folder keeps every finished round under a key of all that decides it, so that a study that was stopped goes on,
 and one with more seeds or strategies computes only what is new:
