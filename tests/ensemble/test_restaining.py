@@ -65,7 +65,7 @@ def distance(patches: torch.Tensor, case: str, store: PatchStore) -> float:
 def test_patches_get_the_colours_of_the_other_place(store: PatchStore) -> None:
     plain = first_patches(store, None)
     assert distance(plain, HERE, store) < distance(plain, THERE, store)
-    turned = first_patches(store, Restaining(frozenset({HERE}), (THERE,), 1.0))
+    turned = first_patches(store, Restaining(frozenset({HERE}), (Pool((THERE,), 1.0),)))
     assert distance(turned, THERE, store) < distance(turned, HERE, store)
     assert turned.min() >= 0
     assert turned.max() <= 1
@@ -73,8 +73,10 @@ def test_patches_get_the_colours_of_the_other_place(store: PatchStore) -> None:
 
 def test_of_half_of_them_only_half_are_turned_and_of_other_cases_none(store: PatchStore) -> None:
     kept = distance(first_patches(store, None), THERE, store)
-    half = distance(first_patches(store, Restaining(frozenset({HERE}), (THERE,), 0.5)), THERE, store)
-    turned = distance(first_patches(store, Restaining(frozenset({HERE}), (THERE,), 1.0)), THERE, store)
+    half = distance(first_patches(store, Restaining(frozenset({HERE}), (Pool((THERE,), 0.5),))), THERE, store)
+    turned = distance(
+        first_patches(store, Restaining(frozenset({HERE}), (Pool((THERE,), 1.0),))), THERE, store
+    )
     assert turned < half < kept
-    others = first_patches(store, Restaining(frozenset({THERE}), (HERE,), 1.0))
+    others = first_patches(store, Restaining(frozenset({THERE}), (Pool((HERE,), 1.0),)))
     assert torch.equal(others, first_patches(store, None))

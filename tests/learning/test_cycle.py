@@ -21,8 +21,8 @@ from overread.ensemble.storage import load_ensemble, read_description, write_des
 from overread.ensemble.training import StoppedError
 from overread.learning.cycle import CycleProgress, run_cycle
 from overread.learning.gate import Decision, GateOptions
+from overread.learning.options import RetrainingOptions
 from overread.learning.process import BROKEN, BUSY, DECIDED, INTERRUPTED, Request, images_below, main, run
-from overread.learning.retraining import RetrainingOptions
 from overread.state import audit
 from overread.state.decisions import DecisionRow, decisions
 from overread.state.models import ModelRow, models

@@ -25,7 +25,8 @@ from overread.learning.champions import ChampionStore
 from overread.learning.comparison import CaseComparison, Comparison, compare
 from overread.learning.gate import CROSS_VALIDATION, PROTECTED, Decision, GateOptions, decide, judge
 from overread.learning.judging import overlaps
-from overread.learning.retraining import RetrainingOptions, retrain
+from overread.learning.options import RetrainingOptions
+from overread.learning.retraining import retrain
 from overread.learning.training_set import LocalCase, TrainingSet, training_set
 from support.datasets import write_nifti_case
 from support.loop import GOOD, RECIPE, publish_champion, write_central, write_local

@@ -20,8 +20,9 @@ from overread.imaging.dataset import read_dataset
 from overread.imaging.volumes import read_labelmap, read_volume
 from overread.learning import retraining
 from overread.learning.central import take_stock
+from overread.learning.options import RetrainingOptions
 from overread.learning.pseudo_labels import pseudo_cases, pseudo_labelled
-from overread.learning.retraining import RetrainingOptions, retrain
+from overread.learning.retraining import retrain
 from overread.learning.training_set import LocalCase, training_set, with_unlabelled
 from support.pictures import EXACT, TINY, tissue, write_tissue
 

@@ -22,8 +22,8 @@ from overread.learning.central import read_central
 from overread.learning.champions import ChampionStore
 from overread.learning.cycle import run_cycle
 from overread.learning.gate import GateOptions
+from overread.learning.options import RetrainingOptions
 from overread.learning.reteaching import reteach
-from overread.learning.retraining import RetrainingOptions
 from overread.learning.training_set import LocalCase, TrainingSet, training_set
 from overread.meduhip.rated_store import RatedStore
 from overread.meduhip.storage import MEMBERS, load_reader

@@ -26,7 +26,8 @@ from overread.ensemble.training import StoppedError, TrainingProgress
 from overread.imaging.dataset import BrokenDatasetError, Case
 from overread.imaging.volumes import read_labelmap, read_volume
 from overread.learning.central import CentralData
-from overread.learning.retraining import DEFAULT_MINUTES_CPU, RetrainingOptions, retrain
+from overread.learning.options import DEFAULT_MINUTES_CPU, RetrainingOptions
+from overread.learning.retraining import retrain
 from overread.learning.training_set import TrainingSet, patient_key, training_set
 from support.champions import local_balls, train_champion
 from support.datasets import AFFINE, write_balls
@@ -273,7 +274,8 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from overread.learning.central import read_central
-from overread.learning.retraining import RetrainingOptions, retrain
+from overread.learning.options import RetrainingOptions
+from overread.learning.retraining import (retrain)
 from overread.learning.training_set import LocalCase, training_set
 champion, recipe, work = map(Path, sys.argv[1:4])
 local = [

@@ -17,7 +17,7 @@ from overread.imaging.volumes import write_nifti
 from overread.learning.accepted import AcceptedLabels, Submission
 from overread.learning.central import CentralData, remember_central
 from overread.learning.champions import ChampionStore
-from overread.learning.retraining import RetrainingOptions
+from overread.learning.options import RetrainingOptions
 from overread.learning.training_set import LocalCase
 from overread.state.database import Database
 from support.datasets import ball, write_balls, write_nifti_case

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,20 @@ class Pool:
     cases: tuple[str, ...]
     share: float = 1.0
 
+    def draw(self, generator: torch.Generator) -> str:
+        """One of the cases."""
+        return self.cases[int(torch.randint(len(self.cases), (1,), generator=generator))]
+
+
+def drawn_pool(pools: Sequence[Pool], generator: torch.Generator) -> Pool | None:
+    """A pool, as often as its share says; None as often as the shares leave."""
+    drawn = float(torch.rand(1, generator=generator))
+    for pool in pools:
+        drawn -= pool.share
+        if drawn < 0:
+            return pool
+    return None
+
 
 @dataclass(frozen=True)
 class Restaining:
@@ -29,13 +44,11 @@ class Restaining:
 
     Attributes:
         cases: whose patches.
-        like: cases whose colours they are given.
-        share: of the patches that are.
+        like: cases whose colours they are given, each pool's to its share of the patches; the rest stays as it is.
     """
 
     cases: frozenset[str]
-    like: tuple[str, ...]
-    share: float
+    like: tuple[Pool, ...]
 
 
 @dataclass(frozen=True)
@@ -69,16 +82,10 @@ class Lesson:
 
     def draw(self, generator: torch.Generator, pool: Pool | None = None) -> str:
         """A case for the next patch, of a pool that is drawn as well where none is given."""
-        pool = pool or self.draw_pool(generator)
-        return pool.cases[int(torch.randint(len(pool.cases), (1,), generator=generator))]
+        return (pool or self.draw_pool(generator)).draw(generator)
 
     def draw_pool(self, generator: torch.Generator) -> Pool:
         """A pool, as often as its share says."""
-        pool = self.pools[0]
-        if len(self.pools) > 1:
-            drawn = float(torch.rand(1, generator=generator))
-            for pool in self.pools:
-                drawn -= pool.share
-                if drawn < 0:
-                    break
-        return pool
+        if len(self.pools) == 1:
+            return self.pools[0]
+        return drawn_pool(self.pools, generator) or self.pools[-1]

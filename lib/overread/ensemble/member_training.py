@@ -31,7 +31,7 @@ from overread.ensemble.dynunet import (
     member_weights,
     supervised_logits,
 )
-from overread.ensemble.lesson import Lesson
+from overread.ensemble.lesson import Lesson, drawn_pool
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import Plan
 from overread.ensemble.stain import in_colours
@@ -228,10 +228,12 @@ class MemberTraining:
     def _restained(self, case: str, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """A patch of the case, perhaps in another one's colours (see `Restaining`)."""
         rule = self.lesson.restaining
-        if rule is None or case not in rule.cases or float(torch.rand(1, generator=generator)) >= rule.share:
+        if rule is None or case not in rule.cases:
             return image
-        like = rule.like[int(torch.randint(len(rule.like), (1,), generator=generator))]
-        return in_colours(image, self.store.colours(case), self.store.colours(like))
+        pool = drawn_pool(rule.like, generator)
+        if pool is None:
+            return image
+        return in_colours(image, self.store.colours(case), self.store.colours(pool.draw(generator)))
 
     def _batches(self) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Batches from the current iteration on; made ahead by threads where a GPU does the steps."""

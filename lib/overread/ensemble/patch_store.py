@@ -126,6 +126,10 @@ class PatchStore:
         label_patch[target] = torch.from_numpy(np.array(label[source], dtype=np.int64))
         return image_patch, label_patch
 
+    def classes(self, case: str) -> frozenset[int]:
+        """Which structures a case holds: their classes, background left out."""
+        return frozenset(self._mapped(case)[3].tolist()) - {IGNORE}
+
     def colours(self, case: str) -> torch.Tensor:
         """How an RGB case's tissue is coloured, see `stain.colours_of`."""
         return self._colours(case)

@@ -31,8 +31,9 @@ from overread.learning.central import read_central, sha256_of
 from overread.learning.champions import HASH_LENGTH, ChampionStore
 from overread.learning.durable import write_json_durably
 from overread.learning.gate import Decision, GateOptions, judge, too_few
+from overread.learning.options import RetrainingOptions
 from overread.learning.reteaching import reteach
-from overread.learning.retraining import RetrainingOptions, retrain
+from overread.learning.retraining import retrain
 from overread.learning.training_set import LocalCase, TrainingSet, ensure_retrainable, training_set
 from overread.learning.versions import record_decision, settle
 from overread.meduhip.storage import KIND as MEDUHIP

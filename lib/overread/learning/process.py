@@ -39,9 +39,9 @@ from overread.learning.champions import ChampionStore
 from overread.learning.cycle import CycleProgress, run_cycle
 from overread.learning.durable import write_json
 from overread.learning.gate import Decision, GateOptions
+from overread.learning.options import RetrainingOptions
 from overread.learning.patches import PatchImages
 from overread.learning.patients import read_centres
-from overread.learning.retraining import RetrainingOptions
 from overread.lifeline import when_cut
 from overread.state.database import DATABASE_VARIABLE, Database
 

@@ -30,10 +30,10 @@ from overread.ensemble.storage import DESCRIPTION, read_description, write_descr
 from overread.ensemble.training import StoppedError, TrainingProgress
 from overread.imaging.dataset import Case, ensure_sound
 from overread.imaging.volumes import Volume, read_label_of, read_volume
+from overread.learning.options import RetrainingOptions
 from overread.learning.retraining import (
     KEY_LENGTH,
     Report,
-    RetrainingOptions,
     describe,
     digest,
     file_hashes,

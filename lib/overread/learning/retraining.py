@@ -14,7 +14,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal
@@ -25,108 +25,27 @@ import torch
 from overread.domain import BadInputError
 from overread.ensemble.adabn import BATCHES, adapt_member, adaptable_plan
 from overread.ensemble.compute import choose_device
-from overread.ensemble.lesson import Lesson, Pool, Restaining
-from overread.ensemble.member_training import DivergedError, Optimiser, write_json
+from overread.ensemble.lesson import Lesson, Pool
+from overread.ensemble.member_training import DivergedError, write_json
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import Plan
 from overread.ensemble.storage import DESCRIPTION, read_description
 from overread.ensemble.training import (
     StoppedError,
-    TrainingOptions,
     TrainingProgress,
     assemble,
     train_members,
 )
 from overread.imaging.dataset import Case, ensure_sound
 from overread.learning.central import files_of, sha256_of
+from overread.learning.lessons import lessons_of
+from overread.learning.options import RetrainingOptions
 from overread.learning.training_set import TrainingSet, ensure_retrainable, patient_key
 
-# Where neither steps nor minutes are given and members go on from the champion: all members together on the CPU, so
-# that whoever clicks on Train sees the end of it; steps of each member on a GPU.
-DEFAULT_MINUTES_CPU = 4.0
-DEFAULT_ITERATIONS_GPU = 1_000
 # Letters of a sha256 that name a file of prepared cases.
 KEY_LENGTH = 12
 
 Report = Callable[[TrainingProgress], None]
-
-
-@dataclass(frozen=True)
-class RetrainingOptions:
-    """How to retrain.
-
-    Attributes:
-        start: `champion`: member m goes on from the champion's member m; `scratch`: from random weights, with the
-            same plan (a check against drift).
-        iterations, minutes: as in `TrainingOptions`; without either a few minutes on the CPU (see
-            `DEFAULT_MINUTES_CPU`), from scratch as long as `overread train` takes.
-        replay_share: of the patches that are of central cases.
-        rate_factor: of the learning rate, for `champion`.
-        restained: share of the central patches that are shown in the colours of an accepted picture: where only one
-            class was accepted of a place, its colours would stand for that class. RGB pictures only.
-        pseudo_share: of the patches that are not of central cases, of pictures that a model labelled (see
-            `pseudo_labels`), where there are such; all of them where no reader labelled anything.
-        adabn: whether the members' batch statistics are at last those of the local images alone (see
-            `ensemble.adabn`), not of local and central ones together.
-        apart: whether all patches of a step are of one place (the central data are one, each centre of local cases
-            another), so that batch norms see each with its own statistics in training, as they do afterwards where
-            the statistics are a place's own.
-        seed, device, precision, threads, clock, checkpoint_every_s, optimiser: as in `TrainingOptions`.
-    """
-
-    start: Literal["champion", "scratch"] = "champion"
-    iterations: int | None = None
-    minutes: float | None = None
-    replay_share: float = 0.5
-    rate_factor: float = 0.1
-    restained: float = 0.0
-    pseudo_share: float = 0.0
-    adabn: bool = False
-    apart: bool = False
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int | None = None
-    clock: Literal["wall", "processor"] = "wall"
-    checkpoint_every_s: float = 30.0
-    optimiser: Optimiser = "auto"
-
-    def __post_init__(self) -> None:
-        if self.start not in ("champion", "scratch"):
-            raise BadInputError(f"start {self.start!r} is not known; use champion or scratch")
-        if not 0 <= self.replay_share <= 1:
-            raise BadInputError(f"replay_share is {self.replay_share}, expected 0 to 1")
-        for name in ("restained", "pseudo_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadInputError(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        if self.pseudo_share and self.apart:
-            raise BadInputError(
-                "pseudo_share and apart exclude each other: a step shows one place, labelled or not"
-            )
-        if not self.rate_factor > 0:
-            raise BadInputError(f"rate_factor is {self.rate_factor}, expected more than 0")
-        self.budget(1)
-
-    def budget(self, members: int) -> TrainingOptions:
-        """The same for that many members, with what is left open decided."""
-        iterations, minutes = self.iterations, self.minutes
-        if iterations is None and minutes is None and self.start == "champion":
-            if choose_device(self.device).type == "cpu":
-                minutes = DEFAULT_MINUTES_CPU
-            else:
-                iterations = DEFAULT_ITERATIONS_GPU
-        return TrainingOptions(
-            members=members,
-            iterations=iterations,
-            minutes=minutes,
-            seed=self.seed,
-            device=self.device,
-            precision=self.precision,
-            threads=self.threads,
-            checkpoint_every_s=self.checkpoint_every_s,
-            clock=self.clock,
-            optimiser=self.optimiser,
-        )
 
 
 def retrain(
@@ -182,7 +101,7 @@ def retrain(
     keys = {case: f"{case}.{digest(entry)[:KEY_LENGTH]}" for case, entry in files.items()}
     store = _prepare(cases, keys, plan, work / "cases", stage("preparing"))
     try:
-        lessons = _lessons(champion, description, plan, cases, keys, options)
+        lessons = lessons_of(champion, description, plan, cases, keys, store, options)
         train_members(work, plan, lessons, store, options.budget(members), progress or (lambda _: None), stop)
     except DivergedError:
         # Going on from the last checkpoint would end the same way.
@@ -228,54 +147,6 @@ def _batches(store: PatchStore, cases: Sequence[str], plan: Plan, seed: int) -> 
             for _ in range(plan.batch)
         ]
         yield torch.stack(windows)
-
-
-def _lessons(
-    champion: Path,
-    description: Mapping[str, Any],
-    plan: Plan,
-    cases: TrainingSet,
-    keys: Mapping[str, str],
-    options: RetrainingOptions,
-) -> list[Lesson]:
-    lessons = []
-    for member, file in enumerate(description["members"]):
-        central, local = (cases.learnt_by(member, ids) for ids in (cases.central, cases.local))
-        pools = [_pool(central, options.replay_share, keys)]
-        pseudo = sorted(cases.unlabelled) if options.pseudo_share else []
-        pseudo_share = options.pseudo_share if local else 1.0
-        left = 1 - options.replay_share
-        if pseudo:
-            pools.append(_pool(pseudo, left * pseudo_share, keys))
-            left *= 1 - pseudo_share
-        share = left / max(1, len(local))
-        for labelled, beside in _places(local, cases) if options.apart else [(local, [])]:
-            pools.append(_pool([*labelled, *beside], share * len(labelled), keys))
-        given = tuple(pool for pool in pools if pool.cases and pool.share > 0)
-        lesson = Lesson(given, apart=options.apart)
-        if options.start == "champion":
-            lesson = replace(lesson, start=champion / file, rate_factor=options.rate_factor)
-        if options.restained and local and plan.is_rgb:
-            like = tuple(keys[case] for case in local)
-            colours = Restaining(frozenset(keys[case] for case in central), like, options.restained)
-            lesson = replace(lesson, restaining=colours)
-        lessons.append(lesson)
-    return lessons
-
-
-def _pool(cases: Sequence[str], share: float, keys: Mapping[str, str]) -> Pool:
-    return Pool(tuple(keys[case] for case in cases), share)
-
-
-def _places(local: Sequence[str], cases: TrainingSet) -> list[tuple[list[str], list[str]]]:
-    """Labelled cases centre by centre, with its unlabelled ones; those of which no centre is known are one more."""
-    labelled: dict[str, list[str]] = {}
-    for case in local:
-        labelled.setdefault(cases.centres.get(case, ""), []).append(case)
-    return [
-        (labelled[centre], sorted(case for case in cases.unlabelled if cases.centres[case] == centre))
-        for centre in sorted(labelled)
-    ]
 
 
 def _prepare(

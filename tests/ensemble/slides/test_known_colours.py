@@ -19,7 +19,8 @@ from overread.ensemble.training import train_ensemble
 from overread.imaging.dataset import read_dataset
 from overread.imaging.slides.normalised import colours_of_slide
 from overread.learning.central import take_stock
-from overread.learning.retraining import RetrainingOptions, retrain
+from overread.learning.options import RetrainingOptions
+from overread.learning.retraining import retrain
 from overread.learning.training_set import training_set
 from overread.meduhip.lessons import SingleLessons
 from support.pictures import EXACT, TINY, write_tissue

@@ -31,7 +31,8 @@ from overread.learning.central import read_central, remember_central
 from overread.learning.champions import ChampionStore
 from overread.learning.cycle import RETRAINING, CycleProgress, run_cycle
 from overread.learning.gate import GateOptions
-from overread.learning.retraining import RetrainingOptions, retrain
+from overread.learning.options import RetrainingOptions
+from overread.learning.retraining import retrain
 from overread.learning.training_set import LocalCase, training_set
 from overread.metrics.overlap import dice
 from overread.queue.scoring import cold_score, revision_of, score_case

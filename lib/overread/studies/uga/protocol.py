@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from overread.domain import BadInputError
 from overread.ensemble.plan import Hardware
-from overread.learning.retraining import RetrainingOptions
+from overread.learning.options import RetrainingOptions
 from overread.queue.patches.strategies import PATCH_STRATEGIES
 
 # Arms that ask nobody: the model as it is, with stain augmentation, with the place's own batch statistics, and taught
@@ -72,7 +72,7 @@ class Protocol:
         starter_iterations: training steps of each member of the first model.
         iterations: the same of a retraining.
         begin: a retraining goes on from the model before, or from `scratch`.
-        replay_share, rate_factor, restained: see `RetrainingOptions`.
+        replay_share, rate_factor, restained, lent: see `RetrainingOptions`.
         pooled: patches of all places compete, as in the paper; otherwise each place has its own.
         gated: a retraining spares cases to judge by, as at a hospital, and the gate's verdict is told. Without,
             every member learns from every label.
@@ -109,6 +109,7 @@ class Protocol:
     replay_share: float = 0.5
     rate_factor: float = 0.5
     restained: float = 0.0
+    lent: float = 0.0
     pooled: bool = False
     gated: bool = True
     obeyed: bool = False
@@ -185,6 +186,7 @@ class Protocol:
             replay_share=self.replay_share,
             rate_factor=self.rate_factor,
             restained=self.restained,
+            lent=self.lent,
             apart=self.by_place,
             pseudo_share=PSEUDO_SHARE if self.self_taught else 0.0,
             seed=seed,
@@ -201,7 +203,7 @@ class Protocol:
         """A short name of all of it."""
         values = asdict(self)
         # They came later; what was done before is still found.
-        for name in ("obeyed", "restained", "by_place", "beside", "self_taught", "normalised"):
+        for name in ("obeyed", "restained", "lent", "by_place", "beside", "self_taught", "normalised"):
             if not values[name]:
                 del values[name]
         if self.normalised == "slide":
