@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from overread.ensemble.lesson import Lesson, Pool, Restaining
+from overread.ensemble.lesson import Lesson, Pool, Restaining, Stain
 from overread.ensemble.member_training import MemberTraining
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import Normalisation
@@ -69,6 +69,14 @@ def test_patches_get_the_colours_of_the_other_place(store: PatchStore) -> None:
     assert distance(turned, THERE, store) < distance(turned, HERE, store)
     assert turned.min() >= 0
     assert turned.max() <= 1
+
+
+def test_patches_get_the_stain_of_a_place(store: PatchStore) -> None:
+    stain = Stain(1.0, store.colours(HERE), store.colours(THERE))
+    turned = first_patches(store, Restaining(frozenset({HERE}), (stain,)))
+    assert distance(turned, THERE, store) < distance(turned, HERE, store)
+    half = first_patches(store, Restaining(frozenset({HERE}), (replace(stain, share=0.5),)))
+    assert distance(turned, THERE, store) < distance(half, THERE, store)
 
 
 def test_of_half_of_them_only_half_are_turned_and_of_other_cases_none(store: PatchStore) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from overread.domain import BadInputError
+from overread.ensemble.lesson import Stain
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import Normalisation, Plan
 from overread.imaging.dataset import read_dataset
@@ -26,28 +28,33 @@ LENDING = RetrainingOptions(lent=0.4)
 
 
 @pytest.mark.parametrize(
-    ("local", "central", "lack"),
+    ("local", "central", "lack", "structure"),
     [
-        ([()], [(1,), ()], 1.0),
-        ([(1,), ()], [(1,), ()], 0.0),
-        ([(1,)], [(1,), ()], 0.0),
-        ([(1,), (), (), ()], [(1,), ()], 0.5),
+        ([()], [(1,), ()], 1.0, 1),
+        ([(1,), ()], [(1,), ()], 0.0, 0),
+        ([(1,)], [(1,), ()], 0.0, 0),
+        ([(1,), (), (), ()], [(1,), ()], 0.5, 1),
         # Of several structures, the one that is missed most decides.
-        ([(1,), (1,)], [(1, 2), (1,)], 1.0),
-        ([(1, 2), (1,)], [(1, 2), (1, 2)], 0.5),
+        ([(1,), (1,)], [(1, 2), (1,)], 1.0, 2),
+        ([(1, 2), (1,)], [(1, 2), (1, 2)], 0.5, 2),
         # What the centre of training has never seen, nobody can lack.
-        ([(3,)], [(), ()], 0.0),
+        ([(3,)], [(), ()], 0.0, 0),
     ],
 )
-def test_what_a_centre_lacks_is_measured_by_the_central_cases(local: list, central: list, lack: float):
-    assert lacking(local, central) == pytest.approx(lack)
+def test_what_a_centre_lacks_is_measured_by_the_central_cases(
+    local: list, central: list, lack: float, structure: int
+):
+    assert lacking(local, central) == (pytest.approx(lack), structure)
 
 
 @pytest.fixture
 def cases(tmp_path: Path) -> tuple[TrainingSet, PatchStore]:
-    """Two central pictures and two of each of two centres; of the west nothing but background was accepted."""
-    data = write_tissue(tmp_path / "data", 6)
-    for number in (4, 5):
+    """Three central pictures and two of each of two centres; of the west nothing but background was accepted.
+
+    The third central one is background, too.
+    """
+    data = write_tissue(tmp_path / "data", 7)
+    for number in (2, 5, 6):
         file = data / "labelsTr" / f"tissue_{number:02}.png"
         Image.fromarray(np.zeros_like(np.asarray(Image.open(file)))).save(file)
     dataset = read_dataset(data)
@@ -56,12 +63,12 @@ def cases(tmp_path: Path) -> tuple[TrainingSet, PatchStore]:
     store.fill(dataset, RGB, np.random.default_rng(0))
     together = TrainingSet(
         dataset,
-        local=frozenset(ids[2:]),
-        central=frozenset(ids[:2]),
+        local=frozenset(ids[3:]),
+        central=frozenset(ids[:3]),
         protected=frozenset(),
         unseen={},
         patients={case: case for case in ids},
-        centres=dict(zip(ids[2:], ["east", "east", "west", "west"], strict=True)),
+        centres=dict(zip(ids[3:], ["east", "east", "west", "west"], strict=True)),
     )
     return together, store
 
@@ -77,11 +84,25 @@ def taught(cases: tuple[TrainingSet, PatchStore], options: RetrainingOptions, pl
 def test_central_patches_are_shown_in_the_colours_of_the_centre_without_structures(cases):
     restaining = taught(cases, LENDING).restaining
     assert restaining is not None
-    assert restaining.cases == {"tissue_00", "tissue_01"}
+    assert restaining.cases == {"tissue_00", "tissue_01", "tissue_02"}
     (west,) = restaining.like
-    assert west.cases == ("tissue_04", "tissue_05")
+    assert isinstance(west, Stain)
     # One of two centres lends all of its part.
     assert west.share == pytest.approx(0.2)
+    # Background is compared with background.
+    colours = cases[1].colours
+    torch.testing.assert_close(west.here, colours("tissue_02"))
+    torch.testing.assert_close(west.there, (colours("tissue_05") + colours("tissue_06")) / 2)
+
+
+def test_where_every_central_case_holds_the_structure_all_of_them_are_compared(cases):
+    together, store = cases
+    central = replace(together, central=frozenset({"tissue_00", "tissue_01"}))
+    restaining = taught((central, store), LENDING).restaining
+    assert restaining is not None
+    (west,) = restaining.like
+    assert isinstance(west, Stain)
+    torch.testing.assert_close(west.here, (store.colours("tissue_00") + store.colours("tissue_01")) / 2)
 
 
 def test_no_colours_are_lent_unasked_nor_where_there_are_none(cases):

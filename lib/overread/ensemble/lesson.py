@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -28,13 +29,30 @@ class Pool:
         return self.cases[int(torch.randint(len(self.cases), (1,), generator=generator))]
 
 
-def drawn_pool(pools: Sequence[Pool], generator: torch.Generator) -> Pool | None:
-    """A pool, as often as its share says; None as often as the shares leave."""
+@dataclass(frozen=True, eq=False)
+class Stain:
+    """How the same tissue is coloured at one place and at another, see `stain.colours_of`.
+
+    Attributes:
+        share: of the patches that are shown in the other's colours.
+        here, there: moments `(3, 3)`.
+    """
+
+    share: float
+    here: torch.Tensor
+    there: torch.Tensor
+
+
+Shared = TypeVar("Shared", Pool, Pool | Stain)
+
+
+def drawn_by_share(several: Sequence[Shared], generator: torch.Generator) -> Shared | None:
+    """One of them, as often as its share says; None as often as the shares leave."""
     drawn = float(torch.rand(1, generator=generator))
-    for pool in pools:
-        drawn -= pool.share
+    for one in several:
+        drawn -= one.share
         if drawn < 0:
-            return pool
+            return one
     return None
 
 
@@ -44,11 +62,12 @@ class Restaining:
 
     Attributes:
         cases: whose patches.
-        like: cases whose colours they are given, each pool's to its share of the patches; the rest stays as it is.
+        like: cases whose colours they are given, as they themselves are coloured, or the stain of a place, each to its
+            share of the patches; the rest stays as it is.
     """
 
     cases: frozenset[str]
-    like: tuple[Pool, ...]
+    like: tuple[Pool | Stain, ...]
 
 
 @dataclass(frozen=True)
@@ -88,4 +107,4 @@ class Lesson:
         """A pool, as often as its share says."""
         if len(self.pools) == 1:
             return self.pools[0]
-        return drawn_pool(self.pools, generator) or self.pools[-1]
+        return drawn_by_share(self.pools, generator) or self.pools[-1]

@@ -31,7 +31,7 @@ from overread.ensemble.dynunet import (
     member_weights,
     supervised_logits,
 )
-from overread.ensemble.lesson import Lesson, drawn_pool
+from overread.ensemble.lesson import Lesson, Stain, drawn_by_share
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import Plan
 from overread.ensemble.stain import in_colours
@@ -230,10 +230,12 @@ class MemberTraining:
         rule = self.lesson.restaining
         if rule is None or case not in rule.cases:
             return image
-        pool = drawn_pool(rule.like, generator)
-        if pool is None:
+        like = drawn_by_share(rule.like, generator)
+        if like is None:
             return image
-        return in_colours(image, self.store.colours(case), self.store.colours(pool.draw(generator)))
+        if isinstance(like, Stain):
+            return in_colours(image, like.here, like.there)
+        return in_colours(image, self.store.colours(case), self.store.colours(like.draw(generator)))
 
     def _batches(self) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Batches from the current iteration on; made ahead by threads where a GPU does the steps."""

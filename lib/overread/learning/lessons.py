@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from overread.ensemble.lesson import Lesson, Pool, Restaining
+import torch
+
+from overread.ensemble.lesson import Lesson, Pool, Restaining, Stain
 from overread.ensemble.patch_store import PatchStore
 from overread.ensemble.plan import Plan
 from overread.learning.options import RetrainingOptions
@@ -70,32 +72,45 @@ def _colours_to_show(
     keys: Mapping[str, str],
     store: PatchStore,
     options: RetrainingOptions,
-) -> tuple[Pool, ...]:
+) -> tuple[Pool | Stain, ...]:
     """Whose colours the central patches are given, and how many of them."""
-    pools = [_pool(local, options.restained, keys)]
+    shown: list[Pool | Stain] = []
+    if options.restained:
+        shown.append(_pool(local, options.restained, keys))
     if options.lent:
         held = {case: store.classes(keys[case]) for case in (*central, *local)}
         places = [labelled for labelled, _ in _places(local, cases)]
         for labelled in places:
-            lack = lacking([held[case] for case in labelled], [held[case] for case in central])
-            pools.append(_pool(labelled, options.lent / len(places) * lack, keys))
-    return tuple(pool for pool in pools if pool.share > 0)
+            lack, structure = lacking([held[case] for case in labelled], [held[case] for case in central])
+            if not lack:
+                continue
+            # Colours also tell how much of a structure there is: what holds none of it is compared.
+            here, there = (
+                [case for case in group if structure not in held[case]] for group in (central, labelled)
+            )
+            colours = [
+                torch.stack([store.colours(keys[case]) for case in group]).mean(dim=0)
+                for group in (here or central, there)
+            ]
+            shown.append(Stain(options.lent / len(places) * lack, *colours))
+    return tuple(shown)
 
 
-def lacking(local: Sequence[Collection[int]], central: Sequence[Collection[int]]) -> float:
-    """How much rarer structures are among a place's cases than among central ones, 0 to 1.
+def lacking(local: Sequence[Collection[int]], central: Sequence[Collection[int]]) -> tuple[float, int]:
+    """How much rarer a structure is among a place's cases than among central ones.
 
     Args:
         local, central: structures that each case holds.
 
     Returns:
-        Of the structure that is missed most, 1 - its share of the local cases over that of the central ones; 0 where
-        none is rarer.
+        Of the structure that is missed most, 1 - its share of the local cases over that of the central ones, and which
+        it is; 0 and 0 where none is rarer.
     """
-    worst = 0.0
-    for structure in {structure for held in central for structure in held}:
+    worst = 0.0, 0
+    for structure in sorted({structure for held in central for structure in held}):
         here, there = (sum(structure in held for held in group) / len(group) for group in (local, central))
-        worst = max(worst, 1 - here / there)
+        if 1 - here / there > worst[0]:
+            worst = 1 - here / there, structure
     return worst
 
 
