@@ -105,8 +105,18 @@ def test_where_every_central_case_holds_the_structure_all_of_them_are_compared(c
     torch.testing.assert_close(west.here, (store.colours("tissue_00") + store.colours("tissue_01")) / 2)
 
 
+def test_a_centre_that_lacks_half_lends_a_quarter(cases):
+    together, store = cases
+    centres = {**together.centres, "tissue_04": "west"}
+    restaining = taught((replace(together, centres=centres), store), LENDING).restaining
+    assert restaining is not None
+    # A third of its cases hold the structure, of the central ones two thirds.
+    assert [one.share for one in restaining.like] == pytest.approx([0.2 * 0.5**2])
+
+
 def test_no_colours_are_lent_unasked_nor_where_there_are_none(cases):
-    assert taught(cases, RetrainingOptions()).restaining is None
+    assert taught(cases, replace(LENDING, lent=0.0)).restaining is None
+    assert taught(cases, replace(LENDING, apart=True)).restaining is None
     assert (
         taught(cases, LENDING, replace(RGB, normalisation=(Normalisation("zscore"),) * 3)).restaining is None
     )
@@ -118,11 +128,9 @@ def test_nothing_is_lent_where_every_centre_shows_what_the_central_cases_show(ca
     assert taught((replace(together, local=frozenset(east), centres=east), store), LENDING).restaining is None
 
 
-def test_all_colours_and_lent_ones_add_up(cases):
+def test_colours_are_lent_to_patches_that_are_not_shown_in_others(cases):
     restaining = taught(cases, replace(LENDING, restained=0.5)).restaining
     assert restaining is not None
-    assert [pool.share for pool in restaining.like] == pytest.approx([0.5, 0.2])
-    with pytest.raises(BadInputError, match=r"lent 0\.6 are shares of the same patches"):
-        RetrainingOptions(restained=0.5, lent=0.6)
+    assert [one.share for one in restaining.like] == pytest.approx([0.5, 0.1])
     with pytest.raises(BadInputError, match=r"lent is -0\.1, expected 0 to 1"):
         RetrainingOptions(lent=-0.1)

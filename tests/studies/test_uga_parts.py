@@ -108,7 +108,7 @@ def test_changes_of_a_protocol():
         ("small", "members=0", "members is 0"),
         ("small", "replay_share=2", "replay_share is 2"),
         ("small", "restained=2", "restained is 2"),
-        ("small", "restained=0.6 lent=0.5", "exceed 1"),
+        ("small", "lent=-1", "lent is -1"),
         ("small", "begin=middle", "start 'middle' is not known"),
     ],
 )

@@ -85,6 +85,15 @@ def retrain(
             help="Share of the central patches of slides that are shown in the colours of accepted ones.",
         ),
     ] = 0.0,
+    lent: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the central patches of slides that are shown, at the most, in the colours of centres of "
+            "which hardly anything but background was accepted.",
+        ),
+    ] = 1.0,
     assumed_um_per_px: Annotated[
         float | None,
         typer.Option(
@@ -122,6 +131,7 @@ def retrain(
         "adabn": adabn,
         "apart": apart,
         "restained": restained,
+        "lent": lent,
         "seed": seed,
     }
     request = Request(

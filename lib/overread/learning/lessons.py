@@ -77,7 +77,7 @@ def _colours_to_show(
     shown: list[Pool | Stain] = []
     if options.restained:
         shown.append(_pool(local, options.restained, keys))
-    if options.lent:
+    if options.lent and not options.apart:
         held = {case: store.classes(keys[case]) for case in (*central, *local)}
         places = [labelled for labelled, _ in _places(local, cases)]
         for labelled in places:
@@ -92,7 +92,8 @@ def _colours_to_show(
                 torch.stack([store.colours(keys[case]) for case in group]).mean(dim=0)
                 for group in (here or central, there)
             ]
-            shown.append(Stain(options.lent / len(places) * lack, *colours))
+            share = (1 - options.restained) * options.lent / len(places) * lack**2
+            shown.append(Stain(share, *colours))
     return tuple(shown)
 
 

@@ -29,9 +29,10 @@ class RetrainingOptions:
         rate_factor: of the learning rate, for `champion`.
         restained: share of the central patches that are shown in the colours of an accepted picture, so that colours
             do not tell where a patch is from. RGB pictures only.
-        lent: the same for the colours of centres that lack structures: where only background was accepted of a place,
-            its colours would stand for background. Each of n centres lends its colours to `lent` / n of the central
-            patches, times what it lacks (see `lacking`). RGB pictures only.
+        lent: the same for the colours of centres that lack a structure: where hardly anything but background was
+            accepted of a place, its colours would stand for background. Each of n centres lends its colours to
+            `lent` / n of the central patches that are not `restained`, times the square of what it lacks (see
+            `lacking`). RGB pictures only, and not with `apart`, where each place is normalised by itself.
         pseudo_share: of the patches that are not of central cases, of pictures that a model labelled (see
             `pseudo_labels`), where there are such; all of them where no reader labelled anything.
         adabn: whether the members' batch statistics are at last those of the local images alone (see
@@ -48,7 +49,7 @@ class RetrainingOptions:
     replay_share: float = 0.5
     rate_factor: float = 0.1
     restained: float = 0.0
-    lent: float = 0.0
+    lent: float = 1.0
     pseudo_share: float = 0.0
     adabn: bool = False
     apart: bool = False
@@ -68,10 +69,6 @@ class RetrainingOptions:
         for name in ("restained", "lent", "pseudo_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInputError(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        if self.restained + self.lent > 1:
-            raise BadInputError(
-                f"restained {self.restained} and lent {self.lent} are shares of the same patches and exceed 1"
-            )
         if self.pseudo_share and self.apart:
             raise BadInputError(
                 "pseudo_share and apart exclude each other: a step shows one place, labelled or not"
