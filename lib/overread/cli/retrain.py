@@ -93,7 +93,7 @@ def retrain(
             help="Share of the central patches of slides that are shown, at the most, in the colours of centres of "
             "which hardly anything but background was accepted.",
         ),
-    ] = 1.0,
+    ] = 0.0,
     assumed_um_per_px: Annotated[
         float | None,
         typer.Option(

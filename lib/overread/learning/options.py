@@ -49,7 +49,7 @@ class RetrainingOptions:
     replay_share: float = 0.5
     rate_factor: float = 0.1
     restained: float = 0.0
-    lent: float = 1.0
+    lent: float = 0.0
     pseudo_share: float = 0.0
     adabn: bool = False
     apart: bool = False
