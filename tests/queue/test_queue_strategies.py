@@ -183,6 +183,38 @@ def test_quality_does_not_decide_who_is_asked():
         assert pick("most_uncertain", some_cases(3, doubt=doubt, quality=quality)).case_id == "case1"
 
 
+# pairwise_dice
+
+
+def test_what_the_members_draw_most_differently_is_asked_whatever_their_entropy():
+    quality = np.linspace(0.1, 0.9, 100)
+    taken = pick("pairwise_dice", some_cases(100, doubt=np.linspace(1, 0.1, 100), quality=quality))
+    assert taken == Pick("case99", "members draw it differently, top 1 %", 0.9)
+
+
+def test_cases_that_members_draw_alike_come_last_and_unknown_ones_wait():
+    assert pick("pairwise_dice", some_cases(3, quality=[np.nan, 0.0, 0.2])).case_id == "case2"
+    assert pick("pairwise_dice", some_cases(2, quality=[np.nan, 0.0])).case_id == "case1"
+
+
+def test_a_single_member_has_nobody_to_differ_from_and_is_asked_by_its_doubt():
+    waiting = some_cases(3, doubt=[0.1, 0.3, 0.2])
+    assert pick("pairwise_dice", waiting) == pick("most_uncertain", waiting)
+
+
+def test_disagreement_too_passes_over_near_duplicates_and_patients_who_had_their_share():
+    cases = known_cases(50)
+    cases.quality[:] = np.linspace(0.5, 0.6, 50)
+    asked = some_cases(1, prefix="asked", features=cases.features[49:] + 0.1)
+    assert pick("pairwise_dice", cases).case_id == "case49"
+    assert pick("pairwise_dice", cases, asked).case_id == "case48"
+    full = some_cases(5, quality=[0.9, 0.1, 0.2, 0.3, 0.0], patients=list("abcde"))
+    assert pick("pairwise_dice", full, some_cases(4, prefix="asked", patients=["a"] * 4)).case_id == "case3"
+
+
+# for people who review
+
+
 def test_the_worst_predictions_come_first_for_review_and_unknown_ones_last():
     cases = some_cases(4, quality=[0.1, np.nan, 0.9, 0.5], doubt=[9, 9, 0, 0])
     assert worst_first(cases).tolist() == [2, 3, 0, 1]

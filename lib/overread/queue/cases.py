@@ -16,8 +16,7 @@ class Cases:
         patients: whose they are; a case without a known patient is its own.
         classes: foreground classes, the columns of `class_doubt` and `foreground_mm3`.
         doubt: `(case,)` how much the champion doubts in and near the structures: the acquisition score, in nat.
-        quality: `(case,)` 1 - mean pairwise Dice of the members: worst predictions highest. For sorting, not for
-            asking.
+        quality: `(case,)` 1 - mean pairwise Dice of the members: worst predictions highest.
         class_doubt: `(case, class)` doubt weighted by the class's probability, in nat.
         foreground_mm3: `(case, class)` predicted volume.
         features: `(case, feature)` where the case lies among others; near duplicates lie close together.
