@@ -133,6 +133,7 @@ def test_as_an_ensemble_its_members_are_draws(reader: Reader) -> None:
     assert reader.folder is not None
     ensemble: Ensemble = load_ensemble(reader.folder)
     assert len(ensemble.members) == MEMBERS
+    assert ensemble.differ_by_style
     assert ensemble.identity == reader.identity
     prediction = predict(ensemble, volume((36, 40, 20), np.eye(4)), measures=("mutual_information",))
     assert prediction.labels.shape == (36, 40, 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,14 @@ def test_the_quality_is_the_disagreement_of_the_members(tmp_path):
 
 def test_one_member_alone_has_no_quality(tmp_path):
     assert scored(tmp_path, doubtful(), offsets=(0.0,)).quality is None
+
+
+def test_members_that_differ_by_style_have_no_quality(tmp_path):
+    styles = replace(ensemble(tmp_path), differ_by_style=True)
+    row = score_case(styles, volume(doubtful()), "phantom", "case1", "12-34", 99.0)
+    assert row.quality is None
+    assert row.doubt is not None
+    assert row.doubt > 0
 
 
 def test_where_nothing_is_predicted_the_doubt_is_a_mean_over_the_image(tmp_path):

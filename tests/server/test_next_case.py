@@ -79,8 +79,8 @@ def eventually(found: Callable[[], Any], what: str) -> Any:
 def test_every_strategy_is_listed_the_default_first(url):
     listed = requests.get(f"{url}/info/", timeout=60).json()["strategies"]
     assert set(listed) == set(STRATEGIES)
-    assert next(iter(listed)) == "most_uncertain"
-    assert listed["most_uncertain"]["description"].endswith("(the default)")
+    assert next(iter(listed)) == "pairwise_dice"
+    assert listed["pairwise_dice"]["description"].endswith("(the default)")
     assert all(set(info) == {"description"} for info in listed.values())
 
 
@@ -111,7 +111,7 @@ def test_two_readers_get_cases_of_their_own_with_the_reason_as_the_volumes_name(
 def test_ohif_that_can_only_ask_for_random_gets_the_default_and_others_get_random(url):
     ohif = requests.post(f"{url}/activelearning/random", json={}, timeout=60).json()
     slicer = MONAILabelClient(url, client_id="anna").next_sample("random", {})
-    assert (ohif["strategy"], slicer["strategy"]) == ("most_uncertain", "random")
+    assert (ohif["strategy"], slicer["strategy"]) == ("pairwise_dice", "random")
     assert ohif["id"] != slicer["id"]
 
 
@@ -139,7 +139,7 @@ def test_when_all_is_scored_the_reason_names_the_structure_that_the_members_are_
 def test_an_unknown_strategy_is_refused_with_the_known_ones(url):
     answer = requests.post(f"{url}/activelearning/oracle", json={"client_id": "anna"}, timeout=60)
     assert answer.status_code == 404
-    assert "no strategy is called 'oracle'; there are most_uncertain, " in answer.json()["detail"]
+    assert "no strategy is called 'oracle'; there are pairwise_dice, " in answer.json()["detail"]
 
 
 def test_leases_outlive_the_server_and_the_control_arm_is_drawn_by_chance(url, place, tmp_path):

@@ -352,7 +352,7 @@ def test_a_body_without_a_length_is_counted_as_it_comes(server):
 
 def test_unknown_strategies_and_trainers(refused):
     sentence = refused(404, "POST", "/activelearning/oracle")
-    assert sentence.startswith("no strategy is called 'oracle'; there are most_uncertain, ")
+    assert sentence.startswith("no strategy is called 'oracle'; there are pairwise_dice, ")
     assert "no trainer is called 'unet'" in refused(404, "POST", "/train/unet")
     assert refused(404, "GET", "/train/")
 

@@ -269,7 +269,7 @@ def test_the_next_sample_is_opened_and_training_starts_and_stops(
     series = {MARKER: MARKER_STUDY, SHELLS: SHELLS_STUDY} | {uid: study for study, uid in BALLS.items()}
     assert fields["Study Instance UID"] == series[fields["Series Instance UID"]]
     assert fields["Series Instance UID"] not in list(BALLS.values())[:3]
-    assert "most_uncertain" in fields["Patient ID"]
+    assert "pairwise_dice" in fields["Patient ID"]
     with ohif.page.expect_navigation():
         ohif.page.get_by_role("button", name="OK").click()
     ohif.wait_for_volume()

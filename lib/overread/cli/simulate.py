@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WORK = Path(".simulation")
 QUICK_STRATEGIES = ("most_uncertain", "random")
-ALL_STRATEGIES = ("most_uncertain", "clasp_pe", "foreground_random", "random")
+ALL_STRATEGIES = ("most_uncertain", "pairwise_dice", "clasp_pe", "foreground_random", "random")
 QUICK = "a minute's taste instead of a study: 1 seed, 2 strategies, 2 rounds, a small network"
 
 
@@ -35,7 +35,7 @@ def simulate(
     strategy: Annotated[
         list[str] | None,
         typer.Option(
-            help="Strategy of the queue; give it several times to compare. [default: all four]",
+            help="Strategy of the queue; give it several times to compare. [default: all five]",
             show_default=False,
         ),
     ] = None,

@@ -72,6 +72,8 @@ class Ensemble:
             `imaging.slides.colours`); None: as they are.
         asked_by: the measure by whose doubt the queue asks for labels. Of all, predictive entropy asked best in
             comparisons of strategies (nnActive, arXiv:2511.19183).
+        differ_by_style: the members are draws of one network, and where they differ it is a matter of style, which a
+            label does not settle.
     """
 
     name: str
@@ -89,3 +91,4 @@ class Ensemble:
     colours: Callable[[torch.Tensor], torch.Tensor] | None = None
     reference: np.ndarray | None = None
     asked_by: str = "predictive_entropy"
+    differ_by_style: bool = False

@@ -162,8 +162,9 @@ def load(folder: Path, description: dict[str, Any], device: torch.device) -> Ens
         metadata={"training": description["plan"]["training"]},
         um_per_px=plan.um_per_px,
         colours=(lambda windows: normalise_colours(plan.normalisation, windows)) if plan.is_rgb else None,
-        # Where the draws differ it is a matter of style, which a label does not settle (see `doubt`).
+        # What is no matter of style (see `doubt`).
         asked_by="expected_entropy",
+        differ_by_style=True,
     )
 
 

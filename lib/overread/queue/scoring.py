@@ -39,7 +39,7 @@ def score_case(
     - `doubt`: mean of the ensemble's `asked_by`, an entropy, in and near the predicted structures
       (`foreground_mean`), in nat;
     - `class_doubt`: the same of the entropy times the class's probability (ClaSP PE);
-    - `quality`: 1 - mean pairwise Dice of the members; None for an ensemble of one;
+    - `quality`: 1 - mean pairwise Dice of the members; None for an ensemble of one, or whose members differ by style;
     - `foreground_mm3`: predicted volume (area in mm² for a picture).
 
     Args:
@@ -54,6 +54,8 @@ def score_case(
     prediction = predict(ensemble, volume, measures=(ensemble.asked_by,), device=device, progress=progress)
     doubt, class_doubt = doubt_near_foreground(prediction, ensemble.asked_by)
     foreground = ensemble.classes[1:]
+    disagreement = prediction.scores["pairwise_dice_disagreement"]
+    disagree = len(ensemble.members) > 1 and not ensemble.differ_by_style
     voxels = np.bincount(prediction.labels.ravel(), minlength=len(ensemble.classes))[1:]
     return ScoreRow(
         recipe=recipe,
@@ -61,7 +63,7 @@ def score_case(
         case_id=case_id,
         revision=revision,
         doubt=doubt,
-        quality=prediction.scores["pairwise_dice_disagreement"] if len(ensemble.members) > 1 else None,
+        quality=disagreement if disagree else None,
         class_doubt=dict(zip(foreground, class_doubt, strict=True)),
         foreground_mm3={
             name: float(n) * volume.grid.voxel_volume_mm3 for name, n in zip(foreground, voxels, strict=True)

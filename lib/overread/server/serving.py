@@ -98,7 +98,7 @@ class Serving(ABC, Generic[Task, Store]):
     loop: Loop
     not_offered: tuple[str, ...] = ()
     serves_pacs = False
-    asks_by = "most_uncertain"
+    asks_by = "pairwise_dice"
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.app_dir, self.studies = Path(app_dir), Path(studies)

@@ -82,7 +82,7 @@ class Settings:
     threads: int | None = None
     database: str | None = None
     queue_recipe: str | None = None
-    strategy: str = "most_uncertain"
+    strategy: str = "pairwise_dice"
     control_share: float = 0.2
     lease_s: float = 1800.0
     scoring: bool = True
