@@ -26,15 +26,18 @@ def test_it_reports_every_strategy_while_scoring_and_afterwards():
     lines = ran.stdout.splitlines()
     assert lines[0].startswith("first start with 12 studies: ")
     assert [line.split(":")[0] for line in lines[1:]] == [
+        "just started, pairwise_dice",
         "just started, most_uncertain",
         "just started, clasp_pe",
         "just started, foreground_random",
+        "while scoring, pairwise_dice",
         "while scoring, most_uncertain",
         "while scoring, clasp_pe",
         "while scoring, foreground_random",
         "next start",
+        "all scored, pairwise_dice",
         "all scored, most_uncertain",
         "all scored, clasp_pe",
         "all scored, foreground_random",
     ]
-    assert all(line.endswith("12 to 12 of 12 scored") for line in lines[8:])
+    assert all(line.endswith("12 to 12 of 12 scored") for line in lines[10:])

@@ -27,7 +27,7 @@ from overread.state.database import Database, default_path
 from overread.state.scores import ScoreRow, put_score
 from overread.studies.local_server import app_with_champion, local_server
 
-STRATEGIES = ("most_uncertain", "clasp_pe", "foreground_random")
+STRATEGIES = ("pairwise_dice", "most_uncertain", "clasp_pe", "foreground_random")
 # As many as `image_features` gives matters little; this many numbers are read for each case.
 FEATURES = 24
 
