@@ -68,6 +68,14 @@ def test_the_quality_is_the_disagreement_of_the_members(tmp_path):
     assert scored(tmp_path, doubtful()).quality == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize(("count", "quality"), [(1, 0.0), (2, 2 / 3)])
+def test_members_are_not_said_to_disagree_about_a_speck(tmp_path, count, quality):
+    # A voxel has 6 mm³, a speck less than 10.
+    voxels = np.zeros((20, 20, 20))
+    voxels[8, 8, 8 : 8 + count] = 61
+    assert scored(tmp_path, voxels).quality == pytest.approx(quality)
+
+
 def test_one_member_alone_has_no_quality(tmp_path):
     assert scored(tmp_path, doubtful(), offsets=(0.0,)).quality is None
 

@@ -52,6 +52,17 @@ def test_one_member_agrees_with_itself():
     assert disagreement([[0, 1]]) == 0
 
 
+def test_a_member_who_draws_a_speck_draws_nothing():
+    counts = AgreementCounts(3, 3)
+    # Class 1: a speck of one member. Class 2: two members share 3 of 4 voxels, the third draws a speck of it.
+    counts.add(torch.tensor([[0, 1, 2, 2, 2, 2, 0, 0], [0, 0, 0, 2, 2, 2, 2, 0], [0, 0, 0, 0, 0, 0, 0, 2]]))
+    assert counts.pairwise_dice_disagreement(2) == pytest.approx(1 - (3 / 4 + 0 + 0) / 3)
+    # As it is: class 1 has Dice 0, 0 and 1.
+    plain = 1 - ((0 + 0 + 1) / 3 + (3 / 4 + 0 + 0) / 3) / 2
+    assert counts.pairwise_dice_disagreement() == pytest.approx(plain)
+    assert counts.pairwise_dice_disagreement(5) == 0
+
+
 def test_agrees_with_sets_of_voxels_compared_pair_by_pair():
     maps = np.random.default_rng(0).integers(0, 4, (5, 6, 7, 8))
     dices = []

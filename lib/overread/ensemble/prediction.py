@@ -20,7 +20,7 @@ from overread.imaging.windows import (
     padding_to,
     window_starts,
 )
-from overread.uncertainty.agreement import AgreementCounts
+from overread.uncertainty.agreement import SPECK_MM3, AgreementCounts
 from overread.uncertainty.measures import MEASURES
 
 # Called for each finished block: the members' logits `(member, class, *block)` before any temperature, valid until it
@@ -36,7 +36,8 @@ class Prediction:
         probabilities: mean over members `(class, *space)`, float32.
         labels: class index of the largest mean probability, `(*space)` uint8.
         maps: uncertainty maps by measure name.
-        scores: whole-case scores by name: `pairwise_dice_disagreement`.
+        scores: whole-case scores by name: `pairwise_dice_disagreement`, in volumes without members' specks
+            (`SPECK_MM3`).
         grid: the input's grid.
         timing_s: seconds by stage: `prepare`, `members`, `total`.
         members_spared: share of the members' window evaluations that the cascade left out (0 without).
@@ -122,6 +123,8 @@ def predict(
 
     full_probabilities = to_input_grid(probabilities, prepared, background=True)
     labels = first_choice(full_probabilities).numpy()
+    # A picture's pixels have no volume.
+    speck = SPECK_MM3 / volume.grid.voxel_volume_mm3 if len(volume.grid.shape) == 3 else 0.0
     maps = {
         field.name: UncertaintyMap(
             to_input_grid(values[field.name][None], prepared, background=False)[0],
@@ -134,7 +137,7 @@ def predict(
         probabilities=full_probabilities,
         labels=labels,
         maps=maps,
-        scores={"pairwise_dice_disagreement": counts.pairwise_dice_disagreement()},
+        scores={"pairwise_dice_disagreement": counts.pairwise_dice_disagreement(speck)},
         grid=volume.grid,
         timing_s={
             "prepare": prepared_at - started,

@@ -20,9 +20,8 @@ from overread.queue.cases import Cases, Pick, View
 from overread.queue.reasons import doubt_reason, place, short_name
 from overread.queue.shares import within_share
 from overread.queue.space import BLOCK, FeatureSpace, distances, evenly_spaced, nearest_distances
+from overread.uncertainty.agreement import SPECK_MM3
 
-# Predicted structures below this are taken for specks: a ball of 2.7 mm.
-SMALLEST_FOREGROUND_MM3 = 10.0
 # Waiting cases that a case for a cold start should stand for.
 REFERENCES = 400
 
@@ -130,7 +129,7 @@ def clasp_pe(view: View, rng: np.random.Generator) -> Pick:
     possible = _scored_within_cap(view, cases.doubt)
     if not len(possible):
         return _unscored(view, rng)
-    seen_foreground = bool((asked.foreground_mm3 > SMALLEST_FOREGROUND_MM3).any())
+    seen_foreground = bool((asked.foreground_mm3 > SPECK_MM3).any())
     kind = clasp.kind_of_question(len(asked), len(cases.classes), seen_foreground)
     if kind == clasp.AT_RANDOM:
         return STRATEGIES["foreground_random"].pick(view, rng)
@@ -154,7 +153,7 @@ def foreground_random(view: View, rng: np.random.Generator) -> Pick:
     predicted anywhere, any case.
     """
     cases = view.waiting
-    possible = np.isnan(cases.foreground_mm3) | (cases.foreground_mm3 > SMALLEST_FOREGROUND_MM3)
+    possible = np.isnan(cases.foreground_mm3) | (cases.foreground_mm3 > SPECK_MM3)
     columns = np.flatnonzero(possible.any(axis=0))
     if not len(columns):
         return Pick(_any(cases, rng), "drawn at random, no case shows a structure", None)

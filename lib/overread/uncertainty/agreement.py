@@ -10,6 +10,8 @@ from overread.uncertainty.tensors import class_numbers
 
 # Counts up to 2^24 are exact in float32, also where a GPU multiplies in TF32.
 VOXELS_AT_ONCE = 1 << 22
+# Predicted structures of a volume below this are taken for specks: a ball of 2.7 mm.
+SPECK_MM3 = 10.0
 
 
 class AgreementCounts:
@@ -55,17 +57,24 @@ class AgreementCounts:
                 mask = (foreground == index).float()
                 self._overlap[index] += (mask @ mask.T).round().to("cpu", torch.int64)
 
-    def pairwise_dice_disagreement(self) -> float:
+    def pairwise_dice_disagreement(self, fewest_voxels: float = 0.0) -> float:
         """One minus the mean Dice over pairs of members and foreground classes; 0 means they draw the same.
 
         A pair in which neither draws the class has Dice 1. A class that no member draws is left out, as it would
         only dilute the others; where that leaves none, all agree that nothing is there: 0. One member gives 0.
+
+        Args:
+            fewest_voxels: of a class in the whole case; a member who draws fewer draws none of it. Else a speck that
+                one of them sees where nothing is would count as much as a structure that each draws otherwise.
         """
         if self.voxels == 0:
             raise BadInputError("no label maps were added: there is nothing to compare")
         first, second = torch.triu_indices(self.members, self.members, offset=1)
         overlap = self._overlap[1:].double()
         size = overlap.diagonal(dim1=1, dim2=2)
+        seen = size >= fewest_voxels
+        size = size * seen
+        overlap = overlap * seen[:, :, None] * seen[:, None, :]
         drawn = size.sum(dim=1) > 0
         if self.members == 1 or not bool(drawn.any()):
             return 0.0
