@@ -126,13 +126,14 @@ def test_a_long_class_name_is_cut():
     assert "t" * LONGEST_NAME not in reason
 
 
-def test_a_near_duplicate_of_an_asked_case_is_not_asked():
+@pytest.mark.parametrize(("name", "by"), [("most_uncertain", "doubt"), ("pairwise_dice", "quality")])
+def test_a_near_duplicate_of_an_asked_case_is_not_asked(name, by):
     cases = known_cases(50)
-    cases.doubt[:] = np.linspace(0.5, 0.6, 50)
-    # The most doubtful case is the asked one again, but for noise.
+    getattr(cases, by)[:] = np.linspace(0.5, 0.6, 50)
+    # The first in line is the asked one again, but for noise.
     asked = some_cases(1, prefix="asked", features=cases.features[49:] + 0.1)
-    assert pick("most_uncertain", cases).case_id == "case49"
-    assert pick("most_uncertain", cases, asked).case_id == "case48"
+    assert pick(name, cases).case_id == "case49"
+    assert pick(name, cases, asked).case_id == "case48"
 
 
 def test_of_each_pair_of_duplicates_one_is_asked_before_any_other_comes_twice():
@@ -202,12 +203,7 @@ def test_a_single_member_has_nobody_to_differ_from_and_is_asked_by_its_doubt():
     assert pick("pairwise_dice", waiting) == pick("most_uncertain", waiting)
 
 
-def test_disagreement_too_passes_over_near_duplicates_and_patients_who_had_their_share():
-    cases = known_cases(50)
-    cases.quality[:] = np.linspace(0.5, 0.6, 50)
-    asked = some_cases(1, prefix="asked", features=cases.features[49:] + 0.1)
-    assert pick("pairwise_dice", cases).case_id == "case49"
-    assert pick("pairwise_dice", cases, asked).case_id == "case48"
+def test_disagreement_too_passes_over_patients_who_had_their_share():
     full = some_cases(5, quality=[0.9, 0.1, 0.2, 0.3, 0.0], patients=list("abcde"))
     assert pick("pairwise_dice", full, some_cases(4, prefix="asked", patients=["a"] * 4)).case_id == "case3"
 
