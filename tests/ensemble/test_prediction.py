@@ -206,6 +206,54 @@ def test_cascade_asks_the_others_only_where_the_first_is_unsure():
     assert (prediction.labels[4:] == 1).all()
 
 
+def test_windows_are_shown_several_at_a_time_as_memory_allows(monkeypatch):
+    """As many as fit the limit, the last of a slab what is left; what comes out is the same."""
+    counts = []
+    inner = convolution(0, 3)
+
+    def member(windows: torch.Tensor) -> torch.Tensor:
+        counts.append(len(windows))
+        return inner(windows)
+
+    volume = a_volume((9, 15, 6), seed=2)
+    monkeypatch.setattr("overread.ensemble.prediction.SHOWN_AT_ONCE", 3 * 27)
+    ensemble = an_ensemble([member], as_it_is, (3, 3, 3), step=1.0)
+    said = predict(ensemble, volume, precision="full")
+    # The pass runs along the longest axis: five slabs of 3 x 2 windows.
+    assert counts == [3, 3] * 5
+    torch.testing.assert_close(
+        said.probabilities, literal_opinions(ensemble, as_it_is(volume))[0], atol=2e-5, rtol=0
+    )
+    counts.clear()
+    monkeypatch.setattr("overread.ensemble.prediction.SHOWN_AT_ONCE", 4 * 27)
+    predict(ensemble, volume, precision="full")
+    assert counts == [4, 2] * 5
+
+
+def test_cascade_asks_about_single_windows_of_those_shown_together():
+    """Beside each other: the first member is torn in one window of four, and the second sees only that one."""
+    asked = []
+
+    def first(windows: torch.Tensor) -> torch.Tensor:
+        torn = (windows > 0).float()
+        return torch.cat([20 * (1 - torn), torch.zeros_like(windows), torch.full_like(windows, -20)], dim=1)
+
+    def second(windows: torch.Tensor) -> torch.Tensor:
+        asked.append(len(windows))
+        return torch.cat([-windows * 20, windows * 20, torch.full_like(windows, -20)], dim=1)
+
+    voxels = np.zeros((1, 4, 8, 8), np.float32)
+    voxels[:, :, 4:, :4] = 1
+    volume = Volume(voxels, Grid((4, 8, 8), np.eye(4)))
+    ensemble = an_ensemble([first, second], as_it_is, (4, 4, 4), step=1.0)
+    said = predict(ensemble, volume, precision="full", cascade=0.1)
+    assert asked == [1]
+    assert said.members_spared == pytest.approx(3 / 8)
+    expected = np.zeros((4, 8, 8), int)
+    expected[:, 4:, :4] = 1
+    assert (said.labels == expected).all()
+
+
 def test_a_subset_of_members_can_be_asked():
     members = [convolution(seed, 3) for seed in range(3)]
     volume = a_volume((6, 6, 6))
