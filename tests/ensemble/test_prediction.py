@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overread.domain import BadInputError, Grid, Opinions
+from overread.domain import BadInputError, Grid, Opinions, OverreadError
 from overread.ensemble.ensemble import Calibration, Ensemble, Prepared
 from overread.ensemble.prediction import predict
 from overread.imaging.volumes import Volume
@@ -182,24 +182,30 @@ def test_visitor_sees_every_voxel_once_with_the_same_block_of_the_truth():
     assert sorted(np.concatenate(seen)) == list(range(truth.size))
 
 
-def test_cascade_asks_the_others_only_where_the_first_is_unsure():
-    """The first member is sure on the left half and torn on the right; only there the second one counts."""
-    asked = []
+def sure_but_where_it_is_bright() -> tuple[list, list[torch.Tensor]]:
+    """Two members, the first torn where the image is above 0, and the windows that the second is shown."""
+    asked: list[torch.Tensor] = []
 
     def first(windows: torch.Tensor) -> torch.Tensor:
         torn = (windows > 0).float()
         return torch.cat([20 * (1 - torn), torch.zeros_like(windows), torch.full_like(windows, -20)], dim=1)
 
     def second(windows: torch.Tensor) -> torch.Tensor:
-        asked.append(float(windows.max()))
+        asked.append(windows)
         return torch.cat([-windows * 20, windows * 20, torch.full_like(windows, -20)], dim=1)
 
+    return [first, second], asked
+
+
+def test_cascade_asks_the_others_only_where_the_first_is_unsure():
+    """The first member is sure on the left half and torn on the right; only there the second one counts."""
+    members, asked = sure_but_where_it_is_bright()
     voxels = np.zeros((1, 8, 4, 4), np.float32)
     voxels[:, 4:] = 1
     volume = Volume(voxels, Grid((8, 4, 4), np.eye(4)))
-    ensemble = an_ensemble([first, second], as_it_is, (4, 4, 4), step=1.0)
+    ensemble = an_ensemble(members, as_it_is, (4, 4, 4), step=1.0)
     prediction = predict(ensemble, volume, precision="full", cascade=0.1)
-    assert asked == [1.0]
+    assert [float(windows.max()) for windows in asked] == [1.0]
     assert prediction.members_spared == pytest.approx(0.25)
     everybody = predict(ensemble, volume, precision="full")
     assert (prediction.labels == everybody.labels).all()
@@ -216,7 +222,7 @@ def test_windows_are_shown_several_at_a_time_as_memory_allows(monkeypatch):
         return inner(windows)
 
     volume = a_volume((9, 15, 6), seed=2)
-    monkeypatch.setattr("overread.ensemble.prediction.SHOWN_AT_ONCE", 3 * 27)
+    monkeypatch.setattr("overread.ensemble.prediction.VOXELS_SHOWN", 3 * 27)
     ensemble = an_ensemble([member], as_it_is, (3, 3, 3), step=1.0)
     said = predict(ensemble, volume, precision="full")
     # The pass runs along the longest axis: five slabs of 3 x 2 windows.
@@ -225,33 +231,40 @@ def test_windows_are_shown_several_at_a_time_as_memory_allows(monkeypatch):
         said.probabilities, literal_opinions(ensemble, as_it_is(volume))[0], atol=2e-5, rtol=0
     )
     counts.clear()
-    monkeypatch.setattr("overread.ensemble.prediction.SHOWN_AT_ONCE", 4 * 27)
+    monkeypatch.setattr("overread.ensemble.prediction.VOXELS_SHOWN", 4 * 27)
     predict(ensemble, volume, precision="full")
     assert counts == [4, 2] * 5
 
 
 def test_cascade_asks_about_single_windows_of_those_shown_together():
     """Beside each other: the first member is torn in one window of four, and the second sees only that one."""
-    asked = []
-
-    def first(windows: torch.Tensor) -> torch.Tensor:
-        torn = (windows > 0).float()
-        return torch.cat([20 * (1 - torn), torch.zeros_like(windows), torch.full_like(windows, -20)], dim=1)
-
-    def second(windows: torch.Tensor) -> torch.Tensor:
-        asked.append(len(windows))
-        return torch.cat([-windows * 20, windows * 20, torch.full_like(windows, -20)], dim=1)
-
+    members, asked = sure_but_where_it_is_bright()
     voxels = np.zeros((1, 4, 8, 8), np.float32)
     voxels[:, :, 4:, :4] = 1
     volume = Volume(voxels, Grid((4, 8, 8), np.eye(4)))
-    ensemble = an_ensemble([first, second], as_it_is, (4, 4, 4), step=1.0)
+    ensemble = an_ensemble(members, as_it_is, (4, 4, 4), step=1.0)
     said = predict(ensemble, volume, precision="full", cascade=0.1)
-    assert asked == [1]
+    assert [len(windows) for windows in asked] == [1]
     assert said.members_spared == pytest.approx(3 / 8)
     expected = np.zeros((4, 8, 8), int)
     expected[:, 4:, :4] = 1
     assert (said.labels == expected).all()
+
+
+def test_cascade_asks_the_others_where_the_first_has_no_answer():
+    asked = []
+
+    def broken(windows: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(windows), 3, *windows.shape[2:]), float("nan"))
+
+    def whole(windows: torch.Tensor) -> torch.Tensor:
+        asked.append(len(windows))
+        return torch.zeros(len(windows), 3, *windows.shape[2:])
+
+    ensemble = an_ensemble([broken, whole], as_it_is, (4, 4, 4))
+    with pytest.raises(OverreadError):
+        predict(ensemble, a_volume((4, 4, 4)), precision="full", cascade=0.1)
+    assert asked == [1]
 
 
 def test_a_subset_of_members_can_be_asked():

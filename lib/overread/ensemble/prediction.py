@@ -27,9 +27,9 @@ from overread.uncertainty.measures import MEASURES
 # Called for each finished block: the members' logits `(member, class, *block)` before any temperature, valid until it
 # returns, and a function that cuts the same block out of an array `(*space)` on the input grid.
 Visitor = Callable[[torch.Tensor, Callable[[np.ndarray], np.ndarray]], None]
-# Windows of fewer voxels than this are shown to a network several at a time: for one small volume PyTorch takes its
-# slowest convolution on processors, by which a window took up to five times as long as one of a few.
-SHOWN_AT_ONCE = 1 << 18
+# A network is shown as many windows at a time as hold so many voxels together, and one at least: for one small volume
+# PyTorch takes its slowest convolution on processors, by which a window took up to five times as long as one of a few.
+VOXELS_SHOWN = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ class _MemberWindows:
         self.sums = torch.float16 if half_sums else torch.float32
         self.device = device
         # nnunetv2's predictor shows its networks one window at a time.
-        self.at_once = 1 if half_sums else max(1, SHOWN_AT_ONCE // math.prod(patch))
+        self.at_once = 1 if half_sums else max(1, VOXELS_SHOWN // math.prod(patch))
         self.evaluations = 0
         self.spared = 0
 
@@ -285,7 +285,8 @@ class _MemberWindows:
             if self.cascade is None or not others:
                 return torch.stack([first, *(member(batch).float() for member in others)], dim=1)
             doubt = (1 - torch.softmax(first, dim=1).amax(dim=1)).flatten(1).amax(dim=1)
-            asked = (doubt >= self.cascade).nonzero().flatten()
+            # Not `>=`: where the first has no answer (NaN) the others are asked.
+            asked = (~(doubt < self.cascade)).nonzero().flatten()
             self.spared += (len(windows) - len(asked)) * len(others)
             logits = torch.stack([first] * len(self.members), dim=1)
             if len(asked):
