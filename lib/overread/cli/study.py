@@ -125,8 +125,8 @@ def meduhip(
     """
     from overread.imaging.rated import ensure_rated_sound
     from overread.studies.meduhip.pieces import FILE, pack, unpack
-    from overread.studies.meduhip.report import markdown, plot, read_sessions, summary
-    from overread.studies.meduhip.study import Protocol, run_study
+    from overread.studies.meduhip.report import markdown, plot, read_sessions, summary, who_rated
+    from overread.studies.meduhip.study import Protocol, run_study, some_of
 
     dataset = rated_in(data, layout, option)
     folder = work or WORK / f"meduhip-{dataset.name}"
@@ -155,10 +155,13 @@ def meduhip(
 
             run_study(dataset, folder, protocol, report, _part(part))
     lines = summary(folder, threshold or (0.88, 0.9))
-    tables = markdown(lines)
+    done = json.loads((folder / "study.json").read_text())
+    raters = who_rated(some_of(dataset, done["protocol"]["cases"]))
+    tables = markdown(lines, raters)
     told: dict[str, Any] = {
         "dataset": dataset.name,
-        "study": json.loads((folder / "study.json").read_text()),
+        "raters": raters,
+        "study": done,
         "lines": [asdict(line) for line in lines],
     }
     if out is not None:

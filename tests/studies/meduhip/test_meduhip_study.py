@@ -20,7 +20,7 @@ from overread.studies.meduhip.arms import ARMS, arms_named
 from overread.studies.meduhip.clinicians import CLICKS, EITHER, PICKS, Clinician
 from overread.studies.meduhip.pieces import pack, unpack
 from overread.studies.meduhip.players import FixedPlayer, MedUHIPPlayer, PickingPlayer, dice
-from overread.studies.meduhip.report import markdown, read_sessions, summary
+from overread.studies.meduhip.report import markdown, read_sessions, summary, who_rated
 from overread.studies.meduhip.study import Protocol, prepare_study, run_study, some_of, study_plan
 from support.rated import disc, write_picture
 
@@ -125,6 +125,9 @@ def test_where_one_person_labelled_pseudo_raters_stand_for_several(tmp_path: Pat
     _, masks = RatedStore(tmp_path / "work" / "data" / "cases").whole(dataset.cases[0].id)
     assert len(masks) > 1
     assert len({int(mask.sum()) for mask in masks}) > 1
+    said = who_rated(dataset)
+    assert said.startswith(f"{dataset.name}, 4 cases of 4 patients, one label each: ")
+    assert f"the raters are {len(masks)} pseudo-raters, computed from it" in said
 
 
 def test_the_summary_pairs_by_case_and_counts_interactions(studied: Path) -> None:
@@ -139,8 +142,9 @@ def test_the_summary_pairs_by_case_and_counts_interactions(studied: Path) -> Non
     assert fixed.interactions["0"] == (0.0, 0.0)
     assert fixed.interactions["1"] == (10.0, 1.0)
     assert len(fixed.by_raters) == 3
-    text = markdown(list(lines.values()))
-    assert text.count("\n") == len(lines) + 2
+    text = markdown(list(lines.values()), "seven people")
+    assert text.startswith("seven people.\n\n| system |")
+    assert text.count("\n") == len(lines) + 4
 
 
 def test_the_command_reports_what_is_there(folder: Path, studied: Path, tmp_path: Path) -> None:
@@ -150,7 +154,10 @@ def test_the_command_reports_what_is_there(folder: Path, studied: Path, tmp_path
     told = json.loads((tmp_path / "out" / "meduhip.json").read_text())
     assert told["study"]["protocol"]["folds"] == 2
     assert (tmp_path / "out" / "meduhip.png").stat().st_size > 1000
-    assert "| MedUHIP |" in (tmp_path / "out" / "meduhip.md").read_text()
+    written = (tmp_path / "out" / "meduhip.md").read_text()
+    assert "| MedUHIP |" in written
+    assert told["raters"].endswith("6 cases of 6 patients, each labelled by 3 people")
+    assert written.startswith(told["raters"])
 
 
 def test_a_study_goes_on_from_its_sessions_alone(folder: Path, studied: Path, tmp_path: Path) -> None:
@@ -177,7 +184,7 @@ def test_a_study_goes_on_from_its_sessions_alone(folder: Path, studied: Path, tm
     # Nothing is trained again, and the tables are the same.
     run_study(read_rated(folder), again, protocol)
     assert not list(again.rglob("*.pt"))
-    assert markdown(summary(again)) == markdown(summary(studied))
+    assert markdown(summary(again), "") == markdown(summary(studied), "")
 
     told = CliRunner().invoke(
         app,

@@ -72,6 +72,9 @@ def test_cases_of_other_people_and_too_few_are_refused(tmp_path: Path) -> None:
     (mixed / "masks" / "case3_r1.png").unlink()
     with pytest.raises(BadInputError, match="labelled by 1 to 2 people"):
         run_raters(read_rated(mixed), tmp_path / "work_mixed", Protocol(seeds=1, minutes=MINUTES))
+    alone = read_rated(discs(tmp_path / "alone", 4, raters=1))
+    with pytest.raises(BadInputError, match="were labelled by one person"):
+        run_raters(alone, tmp_path / "work_alone", Protocol(seeds=1, minutes=MINUTES))
 
 
 def row(condition: str, rater: int, first: float, interactions: int) -> dict[str, Any]:

@@ -61,8 +61,14 @@ def run_raters(
         shown before any.
 
     Raises:
-        BadInputError: too few cases, or cases that different numbers of people labelled: nobody knows who is who.
+        BadInputError: too few cases, or cases that one person or different numbers of people labelled: nobody knows
+            who is who.
     """
+    if len(dataset.raters) < 2:
+        raise BadInputError(
+            f"cases of {dataset.name} were labelled by one person; a study of people's habits needs several, and "
+            "without --data there is one of computed raters"
+        )
     plan, configuration = prepare_study(dataset, work, protocol, progress)
     store = RatedStore(work / "data" / "cases")
     raters = {len(store.whole(case.id)[1]) for case in dataset.cases}

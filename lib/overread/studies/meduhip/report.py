@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from overread.domain import NotFoundError
+from overread.imaging.rated import RatedDataset
+from overread.meduhip.lessons import RatedLessons
 from overread.metrics.correlation import Interval, bootstrap_interval
 from overread.metrics.interactions import MOST_INTERACTIONS, summarise
 from overread.studies.sheets import signed
@@ -155,12 +157,26 @@ def _mean(sessions: list[dict[str, Any]], what: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def markdown(lines: Sequence[Line]) -> str:
-    """The tables as Markdown."""
+def who_rated(dataset: RatedDataset) -> str:
+    """Whose opinions a study of this data set is about, in a sentence: of people, or of pseudo-raters."""
+    cases = f"{dataset.name}, {len(dataset.cases)} cases of {len(dataset.patients)} patients"
+    if styles := RatedLessons(dataset, "structure").styles:
+        return (
+            f"{cases}, one label each: the raters are {len(styles)} pseudo-raters, computed from it, "
+            "with the same habits in training and test"
+        )
+    counts = sorted({len(case.raters) for case in dataset.cases})
+    return f"{cases}, each labelled by {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} people"
+
+
+def markdown(lines: Sequence[Line], raters: str) -> str:
+    """The tables as Markdown, below what was rated by whom (see `who_rated`)."""
     turns = lines[0].turns
     heads = [f"t = {turn}" for turn in turns]
     thresholds = list(lines[0].interactions)
     rows = [
+        f"{raters}.",
+        "",
         "| system | "
         + " | ".join(heads)
         + " | MedUHIP ahead at t = 3 | "
