@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from overread.domain import BadInputError
-from overread.ensemble.compute import choose_device, choose_precision, cpu_has_fast_bfloat16, leave_a_core
+from overread.ensemble.compute import (
+    choose_device,
+    choose_precision,
+    cpu_has_fast_bfloat16,
+    lay_out,
+    leave_a_core,
+)
 
 CPU = torch.device("cpu")
 
@@ -35,6 +41,24 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         BadInputError, match=rf"device 'cuda:{there}' is not there: torch .* sees {there} GPUs"
     ):
         choose_device(f"cuda:{there}")
+
+
+@pytest.mark.parametrize(
+    ("axes", "precision", "layout"),
+    [
+        (2, torch.float32, torch.channels_last),
+        (2, torch.bfloat16, torch.channels_last),
+        (3, torch.float32, torch.channels_last_3d),
+        # A training of small volumes ended in NaN with channels side by side.
+        (3, torch.bfloat16, torch.contiguous_format),
+    ],
+)
+def test_weights_lie_as_is_fastest_on_a_processor(
+    axes: int, precision: torch.dtype, layout: torch.memory_format
+) -> None:
+    network = (torch.nn.Conv2d if axes == 2 else torch.nn.Conv3d)(4, 4, 3)
+    assert lay_out(network, CPU, axes, precision) == layout
+    assert network.weight.is_contiguous(memory_format=layout)
 
 
 def test_a_core_is_left_to_others_unless_told_otherwise() -> None:

@@ -62,14 +62,20 @@ def cpu_has_fast_bfloat16() -> bool:
     )
 
 
-def lay_out(network: nn.Module, device: torch.device, axes: int) -> torch.memory_format:
+def lay_out(
+    network: nn.Module, device: torch.device, axes: int, precision: torch.dtype
+) -> torch.memory_format:
     """Move a network to where it learns, with its weights in memory as is fastest there; its images are to lie alike.
 
-    For pictures on processors the channels of a pixel side by side: forward and backward took a fifth to a third less
-    time so. Volumes as well, but with bfloat16 a training of small ones ended in NaN so; they stay as they are.
+    On processors that is the channels of a pixel or voxel side by side: forward and backward took a fifth to a third
+    less time so with pictures, a seventh to a fifth less with volumes in float32. In bfloat16 a training of small
+    volumes ended in NaN so; there volumes stay as they are.
     """
-    is_picture = device.type == "cpu" and axes == 2
-    layout = torch.channels_last if is_picture else torch.contiguous_format
+    layout = torch.contiguous_format
+    if device.type == "cpu" and axes == 2:
+        layout = torch.channels_last
+    elif device.type == "cpu" and precision == torch.float32:
+        layout = torch.channels_last_3d
     network.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     return layout
 

@@ -115,7 +115,7 @@ class MemberTraining:
             self.network = build_network(plan, for_training=lesson.start is None)
         if lesson.start is not None:
             fill_network(self.network, lesson.start)
-        self.layout = lay_out(self.network, device, len(plan.patch))
+        self.layout = lay_out(self.network, device, len(plan.patch), precision)
         self.network.train()
         self.average = {name: value.detach().clone() for name, value in self.network.named_parameters()}
         self.criterion = SupervisedLoss()

@@ -253,7 +253,7 @@ class _Training:
             torch.manual_seed(_seed(options.seed, "weights"))
             self.model = MedUHIP(configuration)
         self.precision = options.multiplies_in(self.device, configuration.axes)
-        self.layout = lay_out(self.model, self.device, configuration.axes)
+        self.layout = lay_out(self.model, self.device, configuration.axes, self.precision)
         if start is not None:
             self.model.load_state_dict(start.state_dict())
         self.model.train()

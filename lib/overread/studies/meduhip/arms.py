@@ -248,8 +248,8 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
         return model.eval()
     source = PatchSource(bench.data, bench.cases, bench.plan, bench.seed)
     options, device = MedUHIPOptions(), choose_device(bench.device)
-    lay_out(model, device, configuration.axes)
     precision = options.multiplies_in(device, configuration.axes)
+    lay_out(model, device, configuration.axes, precision)
     optimiser = torch.optim.AdamW(model.parameters(), options.learning_rate, betas=(0.9, 0.99))
     average = {name: value.detach().clone() for name, value in averaged(model)}
     began, iteration = time.thread_time(), 0
