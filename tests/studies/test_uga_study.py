@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from overread.cli import app
@@ -20,10 +21,12 @@ from overread.domain import BadInputError
 from overread.ensemble.training import train_members
 from overread.learning import retraining
 from overread.learning.gate import judge
+from overread.state.schema import SCORES, SERVINGS
 from overread.studies.uga import rounds
 from overread.studies.uga.protocol import PRESETS
 from overread.studies.uga.report import write_report
 from overread.studies.uga.results import RESULTS, gather, write_results
+from overread.studies.uga.rounds import opened_database
 from overread.studies.uga.rows import read_results
 from overread.studies.uga.study import finished, run_study, units_of
 from support.tiny_study import EDGE_PX, PATCH_PX, PROTOCOL, balls, discs, job
@@ -246,7 +249,7 @@ def test_normalised_everything_is_seen_in_the_colours_of_the_slides_that_teach(
 @pytest.mark.parametrize("change", ["by_place", "self_taught", "normalised"])
 def test_volumes_have_no_statistics_of_a_place(tmp_path: Path, change: str):
     value = "slide" if change == "normalised" else True
-    with pytest.raises(BadInputError, match=f"{change} is for pictures, and balls holds volumes"):
+    with pytest.raises(BadInputError, match=f"balls: {change} is for pictures, not for volumes"):
         run_study(job(tmp_path, ("none",), ("balls",), **{change: value}))
 
 
@@ -342,6 +345,41 @@ def test_the_command_tells_what_is_there(work: Path, tmp_path: Path, monkeypatch
     empty = runner.invoke(app, [*asked, "--work", str(tmp_path / "work"), "--report"])
     assert empty.exit_code != 0
     assert "nothing is done" in empty.output
+
+
+def test_volumes_are_asked_about_by_the_queue_that_serves_them(tmp_path: Path):
+    assert balls.name == "balls"
+    arms = ("none", "pairwise_dice", "uga")
+    here = job(tmp_path, arms, ("balls",), gated=False)
+    run_study(here)
+    found = gather(here, "balls", "", None)
+    assert found is not None
+    [folder] = (tmp_path / "balls").glob("*/seed_0")
+    rounds = folder / "pairwise_dice" / "rounds"
+    for number in (1, 2):
+        with opened_database(rounds / f"{number:02d}" / "state") as database, database.reading() as c:
+            servings = c.execute(select(SERVINGS)).all()
+            scored = c.execute(select(SCORES.c.champion, SCORES.c.case_id)).all()
+            assert {row.outcome for row in servings} == {"submitted"}
+            assert {row.case_id for row in servings} <= {"south_0", "south_1", "south_2", "south_3"}
+            # Each model scored what was waiting; of what was asked, where it lies among others is known.
+            by_champion = Counter(champion for champion, _case in scored)
+            assert by_champion.pop("", 0) == number - 1
+            assert list(by_champion.values()) == [2, 1][:number]
+    picks = {arm: [pick for pick in found["picks"] if pick["arm"] == arm] for arm in arms[1:]}
+    assert all("members draw it differently" in pick["reason"] for pick in picks["pairwise_dice"])
+    # The paper's score is none of cases: its volumes are one patch each.
+    assert all("members draw it differently" not in pick["reason"] for pick in picks["uga"])
+    assert len({pick["case"] for pick in picks["uga"]}) == 2
+
+
+def test_tables_made_by_the_queue_of_patches_keep_their_name_and_pictures_have_no_other():
+    assert PROTOCOL.of_axes(2).key() == PROTOCOL.changed({"queue": "patches"}).of_axes(3).key()
+    assert PROTOCOL.of_axes(3).key() != PROTOCOL.of_axes(2).key()
+    with pytest.raises(BadInputError, match="the queue of cases is for volumes"):
+        PROTOCOL.changed({"queue": "cases"}).of_axes(2)
+    with pytest.raises(BadInputError, match="queue is 'slides', expected patches or cases"):
+        PROTOCOL.changed({"queue": "slides"})
 
 
 def test_volumes_are_asked_about_as_a_whole(tmp_path: Path):

@@ -37,6 +37,8 @@ ARMS = (
 STAINED = (HED, ADABN, PSEUDO)
 # What colours are measured on.
 Normalised = Literal["", "slide", "place"]
+# Which queue asks.
+Queue = Literal["", "patches", "cases"]
 # Of the patches that are not central ones in a retraining from a self-taught model.
 PSEUDO_SHARE = 0.5
 
@@ -87,6 +89,9 @@ class Protocol:
             slides of its `place`, as in service where centres are known; empty: as it is. Pictures only.
         obeyed: as at a hospital, what the gate rejects is not served: the model before it goes on to ask, to be trained
             and to be judged. Otherwise every training counts.
+        queue: which queue of the server asks: that of `cases` asks about volumes, that of `patches` about pictures.
+            With `patches` a volume is one patch, its slices side by side, as in tables made before there was a choice,
+            and where a strategy is none of cases (`uga`). Empty: the one that would ask at a hospital.
         stain: strength of the stain augmentation of all arms but `hed`.
         hed: that of the arm `hed`.
         batch: windows of a volume in a training step.
@@ -113,6 +118,7 @@ class Protocol:
     pooled: bool = False
     gated: bool = True
     obeyed: bool = False
+    queue: Queue = ""
     by_place: bool = False
     beside: bool = False
     self_taught: bool = False
@@ -151,6 +157,8 @@ class Protocol:
             )
         if self.normalised not in get_args(Normalised):
             raise BadInputError(f"normalised is {self.normalised!r}, expected slide or place")
+        if self.queue not in get_args(Queue):
+            raise BadInputError(f"queue is {self.queue!r}, expected patches or cases")
         if self.self_taught and self.by_place:
             raise BadInputError(
                 "self_taught and by_place are both yes: what taught itself needs no statistics"
@@ -162,6 +170,20 @@ class Protocol:
     def before_asking(self) -> tuple[str, ...]:
         """Arms that must be done before one that asks."""
         return (NONE, PSEUDO) if self.self_taught else (NONE,)
+
+    def of_axes(self, axes: int) -> Protocol:
+        """The same for pictures (2) or volumes (3), with the queue that asks about these.
+
+        Raises:
+            BadInputError: something in it is not for volumes, or not for pictures.
+        """
+        if axes == 3:
+            for change in ("by_place", "self_taught", "normalised"):
+                if getattr(self, change):
+                    raise BadInputError(f"{change} is for pictures, not for volumes")
+        elif self.queue == "cases":
+            raise BadInputError("the queue of cases is for volumes; pictures are asked about by patches")
+        return self.changed({"queue": self.queue or ("cases" if axes == 3 else "patches")})
 
     def scale_of(self, set_name: str) -> Scale:
         """How finely a set is seen."""
@@ -206,6 +228,8 @@ class Protocol:
         for name in ("obeyed", "restained", "lent", "by_place", "beside", "self_taught", "normalised"):
             if not values[name]:
                 del values[name]
+        if self.queue != "cases":
+            del values["queue"]
         if self.normalised == "slide":
             # What it was before places came.
             values["normalised"] = True

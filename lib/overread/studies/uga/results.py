@@ -82,7 +82,7 @@ def _facts(
     return {
         "set": study_set.name,
         "preset": job.protocol.preset,
-        "protocol": job.protocol.key(),
+        "protocol": job.protocol.of_axes(study_set.axes).key(),
         "budgets": [0, *job.protocol.budgets],
         "arms": in_order({piece["arm"] for piece in pieces}),
         "seeds": sorted({piece["seed"] for piece in pieces}),

@@ -22,12 +22,15 @@ from overread.learning.central import read_central
 from overread.learning.gate import GateOptions, judge
 from overread.learning.retraining import retrain
 from overread.learning.training_set import LocalCase, training_set, with_unlabelled
-from overread.queue.patches.serving import PatchQueue, ServedPatch
+from overread.queue.patches.serving import PatchQueue
 from overread.queue.patches.strategies import EXTRAS
 from overread.queue.patches.tables import SlideEntry
 from overread.queue.settings import QueueSettings
+from overread.queue.strategies import STRATEGIES
 from overread.raters.robot import RobotRater
 from overread.state.database import Database
+from overread.state.servings import Serving
+from overread.studies.uga.asking import ROBOT, Patches, Volumes, queue_of, score_volume
 from overread.studies.uga.bench import RECIPE, Bench, Told
 from overread.studies.uga.judging import judge_cases, judge_doubt, patch_px0, voxel_mm
 from overread.studies.uga.looking import whole
@@ -37,7 +40,6 @@ from overread.studies.uga.self_taught import taught_cases
 
 # The clock of the study: its first day, and what passes between two rounds and two questions.
 FIRST_DAY_S, DAY_S, QUESTION_S = 1_700_000_000.0, 86_400.0, 60.0
-ROBOT = "robot"
 # Strategies that look at no map.
 BLIND = ("random",)
 # More than any case has along an edge.
@@ -86,32 +88,50 @@ class Round:
             }
 
     def ask(self) -> list[dict[str, Any]]:
-        """Serve the round's patches one after the other, and accept what the robot says of each."""
+        """Serve the round's patches or volumes one after the other, and accept what the robot says of each."""
         bench, protocol = self.bench, self.bench.protocol
         places = [""] if protocol.pooled else list(bench.division.pool)
         had = protocol.budgets[self.number - 2] if self.number > 1 else 0
         each = (self.budget - had) * (len(bench.division.pool) if protocol.pooled else 1)
         ensemble = bench.load(self.model)
-        entries, maps = self.entries()
         # No budget, as at a hospital that has planned none: the queue shares out what comes before the next training.
         settings = QueueSettings(strategy=self.arm, control_share=0.0, batch=each)
-        queue = PatchQueue(self.database, RECIPE, self.model.name, settings)
+        # The paper's score is one of patches only.
+        is_of_cases = protocol.queue == "cases" and self.arm in STRATEGIES
+        asking = self.cases(ensemble, settings) if is_of_cases else self.patches(settings)
         rng = np.random.default_rng([bench.seed, self.number, 1])
         now = FIRST_DAY_S + self.number * DAY_S
+        picks: list[dict[str, Any]] = []
+        for place in places * each:
+            served = asking.serve(place, now, rng)
+            if served is None:
+                continue
+            now += QUESTION_S
+            picks.append(self.accept(*served, ensemble, asking.maps, now))
+            self.told("asking", len(picks) / (each * len(places)))
+        return picks
+
+    def patches(self, settings: QueueSettings) -> Patches:
+        """The queue of patches over the pool."""
+        entries, maps = self.entries()
+        queue = PatchQueue(self.database, RECIPE, self.model.name, settings)
         size = self.patch_px(entries)
         if self.arm in EXTRAS:
             # What a strategy needs beside is computed for every slide before the first question, as in service.
             queue.warm(entries, size)
-        picks: list[dict[str, Any]] = []
-        for place in places * each:
-            asked = {name: e for name, e in entries.items() if place in ("", e.centre)}
-            served = queue.ask(self.arm, ROBOT, asked, None, size, now, rng)
-            if not isinstance(served, ServedPatch):
-                continue
-            now += QUESTION_S
-            picks.append(self.accept(served.location, served.score, served, ensemble, maps, now))
-            self.told("asking", len(picks) / (each * len(places)))
-        return picks
+        return Patches(self.arm, queue, entries, maps, size)
+
+    def cases(self, ensemble: Ensemble, settings: QueueSettings) -> Volumes:
+        """The queue of cases over the pool, which the model in service has scored."""
+        bench = self.bench
+        labelled = self.accepted.cases(RECIPE, bench.image_of, classes=bench.study_set.classes)
+        asked = {slide_of(case.id) for case in labelled}
+        if self.arm not in BLIND:
+            for index, case in enumerate(bench.pool):
+                score_volume(self.database, ensemble, case, case.id in asked, bench.device)
+                self.told("looking at the pool", (index + 1) / len(bench.pool))
+        maps = {case.id: bench.first_maps(case) for case in bench.pool}
+        return Volumes(self.arm, queue_of(self.database, ensemble, settings), bench.pool, maps, asked)
 
     def patch_px(self, entries: Mapping[str, SlideEntry]) -> tuple[int, int]:
         """Width and height of what is asked about, in level-0 pixels of most slides; a volume is asked about whole."""
@@ -159,15 +179,14 @@ class Round:
         for index, case in enumerate(bench.pool):
             now = FIRST_DAY_S + self.number * DAY_S + index * QUESTION_S
             location = PatchLocation(case.id, whole(maps[case.id]))
-            picks.append(self.accept(location, None, None, ensemble, maps, now))
+            picks.append(self.accept(location, None, ensemble, maps, now))
             self.told("labelling everything", (index + 1) / len(bench.pool))
         return picks
 
     def accept(
         self,
         location: PatchLocation,
-        score: float | None,
-        served: ServedPatch | None,
+        serving: Serving | None,
         ensemble: Ensemble,
         maps: Mapping[str, SlideMaps],
         now: float,
@@ -187,7 +206,7 @@ class Round:
             client_id=ROBOT,
             recipe=RECIPE,
             champion=ensemble.identity,
-            serving=served.serving if served else None,
+            serving=serving,
             classes=ensemble.classes,
         )
         self.accepted.add(label, grid, origin, now)
@@ -199,8 +218,8 @@ class Round:
             "domain": case.domain,
             "case": case.id,
             "box": None if is_volume else list(location.region.bbox),
-            "score": score,
-            "reason": served.reason if served else "",
+            "score": serving.score if serving else None,
+            "reason": serving.reason if serving else "",
             "mm2": label.size * voxel_mm(bench, case),
             "tissue_share": float(inside) / max(of_domain, 1.0),
             "foreground_share": float(((label > 0) & (label != IGNORE)).mean()),

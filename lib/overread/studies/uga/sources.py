@@ -25,6 +25,8 @@ from overread.studies.uga.sets import StudyCase, StudySet
 RGB = ("R", "G", "B")
 NUCLEI = ("background", "Nucleus")
 TUMOUR = "Tumor"
+# Says in the folder of a set that it is in order, and what it was made from.
+ORIGIN = "origin.json"
 # Pixels of the pictures in the set, which have half the resolution of those published: at about 20x, and at 40x.
 DSB_UM, MONUSEG_UM = 1.0, 0.5
 SHRINK = 2
@@ -246,6 +248,11 @@ def _some_volumes(cases: Sequence[StudyCase], folder: Path) -> tuple[StudyCase, 
     return tuple(copied)
 
 
+def is_ready(folder: Path) -> bool:
+    """Whether a set lies there in order."""
+    return (folder / ORIGIN).exists()
+
+
 def prepare_set(
     name: str, data: Path | None, folder: Path, progress: Progress = lambda _: None, central: str = ""
 ) -> StudySet:
@@ -259,8 +266,8 @@ def prepare_set(
         NotFoundError, BadInputError: there is no such set, or its data are not there or not as expected.
     """
     made = SOURCES[name]
-    marker = folder / "origin.json"
-    if not marker.exists():
+    marker = folder / ORIGIN
+    if not is_ready(folder):
         found = made.find(data)
         folder.mkdir(parents=True, exist_ok=True)
         made.make(found, folder, progress).save(folder)

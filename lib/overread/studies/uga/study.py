@@ -27,11 +27,13 @@ from overread.studies.uga.arms import run_unit
 from overread.studies.uga.bench import Bench, write_whole
 from overread.studies.uga.protocol import NONE, UNASKED, Protocol, checked_arms
 from overread.studies.uga.sets import StudySet
-from overread.studies.uga.sources import prepare_set
+from overread.studies.uga.sources import is_ready, prepare_set
 
 logger = logging.getLogger(__name__)
 
 WAIT_S = 0.5
+# Where a set lies in order, in its part of the work folder.
+SET = "set"
 Report = Callable[[str, float], None]
 
 
@@ -85,14 +87,15 @@ class Unit:
         return f"{self.bench.study_set.name}, seed {self.bench.seed}, {self.arm}"
 
 
-def study_folder(job: Job, set_name: str) -> Path:
+def study_folder(job: Job, set_name: str, axes: int) -> Path:
     """Where a set's seeds lie under this protocol."""
-    return Path(job.work) / set_name / f"{job.protocol.key()}{f'-{job.central}' if job.central else ''}"
+    key = job.protocol.of_axes(axes).key()
+    return Path(job.work) / set_name / f"{key}{f'-{job.central}' if job.central else ''}"
 
 
 def open_set(job: Job, name: str, report: Report = lambda _what, _share: None) -> StudySet:
     """The set, put in order by one process while the others wait, at the protocol's pixel and patch size."""
-    folder = Path(job.work) / name / "set"
+    folder = Path(job.work) / name / SET
     folder.mkdir(parents=True, exist_ok=True)
     claims = Claims(folder / "claims")
     while True:
@@ -113,15 +116,15 @@ def units_of(job: Job, report: Report = lambda _what, _share: None) -> list[Unit
     found = []
     for name in job.sets:
         study_set = open_set(job, name, report)
-        if study_set.axes == 3:
-            for change in ("by_place", "self_taught", "normalised"):
-                if getattr(job.protocol, change):
-                    raise BadInputError(f"{change} is for pictures, and {name} holds volumes")
-        folder = study_folder(job, name)
-        write_whole(json.dumps(asdict(job.protocol), indent=1), folder / "protocol.json")
+        try:
+            protocol = job.protocol.of_axes(study_set.axes)
+        except BadInputError as error:
+            raise BadInputError(f"{name}: {error}") from error
+        folder = study_folder(job, name, study_set.axes)
+        write_whole(json.dumps(asdict(protocol), indent=1), folder / "protocol.json")
         wanted = (*job.protocol.before_asking, *job.arms)
         for seed in job.seeds:
-            bench = Bench(study_set, job.protocol, seed, folder / f"seed_{seed}", device)
+            bench = Bench(study_set, protocol, seed, folder / f"seed_{seed}", device)
             found += [Unit(name, bench, arm) for arm in checked_arms(wanted, study_set.axes)]
     order = {name: place for place, name in enumerate(job.sets)}
     return sorted(found, key=lambda u: (u.bench.seed, u.arm != NONE, order[u.set_name]))
@@ -165,4 +168,6 @@ def _try(unit: Unit, claims: Claims, report: Report, done: Callable[[], float]) 
 
 def finished(job: Job, name: str) -> Sequence[Path]:
     """Results of a set's pieces that are done, whatever was asked for now."""
-    return sorted(study_folder(job, name).glob("seed_*/*/unit.json"))
+    if not is_ready(Path(job.work) / name / SET):
+        return []
+    return sorted(study_folder(job, name, open_set(job, name).axes).glob("seed_*/*/unit.json"))
