@@ -62,6 +62,8 @@ def test_seeds_that_lack_an_arm_count_where_it_is_left_out():
     assert read_results(some).complete_seeds == (0, 1)
     assert pieces(some) == pieces(only(whole, arms=few))
     assert some["patches"], "they are the first model's"
+    assert with_arms(whole, whole["study"]["arms"])["study"]["seconds"] == 5400
+    assert with_arms(whole, few)["study"]["seconds"] is None
 
 
 def test_what_is_of_another_study_is_refused():

@@ -164,7 +164,14 @@ def test_seeds_that_are_not_finished_are_left_out():
     results["rows"] = [
         row for row in results["rows"] if (row["seed"], row["arm"], row["budget"]) != (1, "uga", 10)
     ]
-    assert findings_of(results).seeds == (0, 2, 3)
+    findings = findings_of(results)
+    assert findings.seeds == (0, 2, 3)
+    pairs, rho = findings.doubt_against_dice("pairwise_dice", POOLED)
+    # Two domains of five patches that have a Dice.
+    assert len(pairs) == 2 * 3 * 5
+    assert rho is not None
+    told = {(patch.uncertainty, patch.dice) for patch in findings.results.patches if patch.seed in (0, 2, 3)}
+    assert {tuple(pair) for pair in pairs} <= told
 
 
 @pytest.mark.parametrize(

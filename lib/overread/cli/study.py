@@ -382,8 +382,6 @@ def uga(
 
         overread study uga --data CAMELYON --sets camelyon --preset paper --device cuda
     """
-    import time
-
     from overread.studies.uga.protocol import ARMS, changed_protocol
     from overread.studies.uga.report import TABLES, write_report
     from overread.studies.uga.results import write_results
@@ -400,14 +398,12 @@ def uga(
         device=device,
         central=central,
     )
-    began = time.monotonic()
     if not report_only:
         with progress_bar() as bar:
             task = bar.add_task("starting", total=1)
             run_with(job, workers, lambda what, share: bar.update(task, description=what, completed=share))
-    seconds = None if report_only else round(time.monotonic() - began, 1)
     folder = out or work / "report"
-    results = write_results(job, folder, _command(), seconds, also or (), _listed(arms))
+    results = write_results(job, folder, _command(), also or (), _listed(arms))
     if not results:
         raise typer.BadParameter(f"nothing is done in {work} yet; give the same command without --report")
     write_report(results, folder)

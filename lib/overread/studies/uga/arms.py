@@ -4,7 +4,7 @@
     <arm>/rounds/05/model/      what was trained from them
     <arm>/rounds/05/round.json  what was asked, what the gate said, what the judges say; with it the round is done
     <arm>/training/             prepared cases and members in training
-    <arm>/unit.json             all rounds; with it the arm is done
+    <arm>/unit.json             all rounds and the seconds that they took; with it the arm is done
 
 A round works on a copy of the state that the round before left and takes its place in one step, so that whatever
 kills it, the next start begins that round again from the same state.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,7 @@ def run_unit(bench: Bench, arm: str, told: Told) -> None:
     finished = bench.folder / arm / "unit.json"
     if finished.exists():
         return
+    began = time.monotonic()
     if arm == NONE:
         rounds = [_first_model(bench, told)]
     elif arm == HED:
@@ -46,8 +48,19 @@ def run_unit(bench: Bench, arm: str, told: Told) -> None:
         rounds = [_self_taught(bench, told)]
     else:
         rounds = list(_rounds(bench, arm, told))
-    write_whole(json.dumps({"arm": arm, "seed": bench.seed, "rounds": rounds}, allow_nan=False), finished)
+    unit = {"arm": arm, "seed": bench.seed, "rounds": rounds, "seconds": _seconds(rounds, began)}
+    write_whole(json.dumps(unit, allow_nan=False), finished)
     shutil.rmtree(bench.folder / arm / "training", ignore_errors=True)
+
+
+def _seconds(rounds: list[dict[str, Any]], began: float) -> float | None:
+    """What all rounds took, whenever they were done; None where one of them was not timed.
+
+    What was stopped counts from its last start. A round in which nobody is asked is the only one of its arm.
+    """
+    taken = [one.get("seconds") if one["budget"] else round(time.monotonic() - began, 1) for one in rounds]
+    told = [seconds for seconds in taken if seconds is not None]
+    return round(sum(told), 1) if len(told) == len(taken) else None
 
 
 def _first_model(bench: Bench, told: Told) -> dict[str, Any]:
@@ -107,10 +120,12 @@ def _rounds(bench: Bench, arm: str, told: Told) -> Iterator[dict[str, Any]]:
             working = folder / "rounds" / ".working"
             shutil.rmtree(working, ignore_errors=True)
             working.mkdir(parents=True)
+            began = time.monotonic()
             if before is not None:
                 shutil.copytree(before / "state", working / "state")
             with opened_database(working / "state") as database:
                 done = Round(bench, arm, number, budget, model, database, working, told).run()
+            done["seconds"] = round(time.monotonic() - began, 1)
             write_whole(json.dumps(done, allow_nan=False), working / "round.json")
             working.rename(finished)
         before, model = finished, finished / "model"

@@ -54,6 +54,9 @@ def put_together(several: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def with_arms(results: dict[str, Any], arms: Container[str]) -> dict[str, Any]:
     """The results of some arms, as if no other had been done."""
     study = results["study"]
+    if not all(arm in arms for arm in study["arms"]):
+        # That was of all of them.
+        study = study | {"seconds": None}
     kept = {part: [row for row in results.get(part, ()) if row.get("arm", NONE) in arms] for part in PARTS}
     return {"study": study | {"arms": [arm for arm in study["arms"] if arm in arms]}, **kept}
 

@@ -184,7 +184,10 @@ class Findings:
         patches = [
             patch
             for patch in self.results.patches
-            if patch.measure == measure and patch.domain in domains and patch.dice is not None
+            if patch.measure == measure
+            and patch.seed in self.seeds
+            and patch.domain in domains
+            and patch.dice is not None
         ]
         pairs = np.array([(patch.uncertainty, patch.dice) for patch in patches], float).reshape(-1, 2)
         try:

@@ -81,7 +81,7 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
     if study.patch_px and study.um_per_px:
         facts.append(("patch", f"{study.patch_px} px of {study.um_per_px:g} µm"))
     if study.seconds is not None:
-        facts.append(("time", f"{study.seconds / 60:.0f} min"))
+        facts.append(("time of all pieces", f"{study.seconds / 60:.0f} min"))
     return [*facts, *([("command", study.command)] if study.command else [])]
 
 

@@ -18,18 +18,19 @@ RESULTS = "results.json"
 PARTS = ("rows", "picks", "patches", "doubt")
 
 
-def gather(job: Job, name: str, command: str, seconds: float | None) -> dict[str, Any] | None:
+def gather(job: Job, name: str, command: str, only: Collection[str] = ()) -> dict[str, Any] | None:
     """The results of all pieces of a set that are done; None where nothing is.
 
     Args:
         command: that makes them.
-        seconds: that it took this time.
+        only: these arms, beside the one without labels; all that are done where none is named.
     """
     pieces = [json.loads(path.read_text()) for path in finished(job, name)]
+    pieces = [piece for piece in pieces if not only or piece["arm"] in {NONE, *only}]
     if not pieces:
         return None
     study_set = open_set(job, name)
-    found: dict[str, Any] = {"study": _facts(job, study_set, pieces, command, seconds)}
+    found: dict[str, Any] = {"study": _facts(job, study_set, pieces, command)}
     for part in PARTS:
         found[part] = list(_rows(pieces, part))
     found["gate"] = [
@@ -45,7 +46,6 @@ def write_results(
     job: Job,
     out: Path,
     command: str,
-    seconds: float | None,
     elsewhere: Iterable[Path] = (),
     only: Collection[str] = (),
 ) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def write_results(
 
     Args:
         elsewhere: results of further pieces of the same study, which count as done.
-        only: these arms, beside the one without labels; all that are done where none is named.
+        only: see `gather`.
 
     Raises:
         BadInputError: results from elsewhere are of another study or another set.
@@ -61,7 +61,7 @@ def write_results(
     further = read_files(elsewhere)
     several = []
     for name in job.sets:
-        here = gather(job, name, command, seconds)
+        here = gather(job, name, command, only)
         called = name if here is None else here["study"]["set"]
         mine = [results for results in further if results["study"]["set"] == called]
         further = [results for results in further if results["study"]["set"] != called]
@@ -76,9 +76,9 @@ def write_results(
     return several
 
 
-def _facts(
-    job: Job, study_set: StudySet, pieces: Sequence[dict[str, Any]], command: str, seconds: float | None
-) -> dict[str, Any]:
+def _facts(job: Job, study_set: StudySet, pieces: Sequence[dict[str, Any]], command: str) -> dict[str, Any]:
+    # Pieces that an earlier version did were not timed.
+    seconds = [piece.get("seconds") for piece in pieces]
     return {
         "set": study_set.name,
         "preset": job.protocol.preset,
@@ -91,7 +91,7 @@ def _facts(
         "patch_px": study_set.patch_px,
         "um_per_px": study_set.um_per_px,
         "command": command,
-        "seconds": seconds,
+        "seconds": None if None in seconds else round(sum(seconds), 1),
     }
 
 

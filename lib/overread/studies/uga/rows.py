@@ -31,7 +31,7 @@ class Study:
         domains: where cases were held out; the central one may be among them.
         patch_px, um_per_px: of the patches; None for volumes, which are asked about as a whole.
         command: that made it.
-        seconds: that it took.
+        seconds: that its pieces took, one after another; None where that was not measured.
     """
 
     set: str
