@@ -1,9 +1,10 @@
-"""Which settings of an episode are worth it: variants of MedUHIP on validation cases, none of which the study tests on.
+"""Which settings of an episode are worth it: variants of MedUHIP on validation cases.
 
     python -m overread.studies.meduhip.tune --data DIR --work DIR --device cuda --minutes 1 --variant "as in the study"
     … --variant "as in the study" --worth 0.1 --worth 0.2      # share of the missing Dice that makes picking worth it
 
 Of the training cases of the study's first fold, a third is held out; what is learnt from the rest plays with these.
+The study's other folds test on them, so that its figures are of cases that settings were chosen on.
 Each variant and seed leaves a file, so that several processes share the work, and the table shows what is there.
 """
 
