@@ -78,7 +78,7 @@ def write_results(
 
 def _facts(job: Job, study_set: StudySet, pieces: Sequence[dict[str, Any]], command: str) -> dict[str, Any]:
     # Pieces that an earlier version did were not timed.
-    seconds = [piece.get("seconds") for piece in pieces]
+    seconds: list[float] = [piece["seconds"] for piece in pieces if piece.get("seconds") is not None]
     return {
         "set": study_set.name,
         "preset": job.protocol.preset,
@@ -91,7 +91,7 @@ def _facts(job: Job, study_set: StudySet, pieces: Sequence[dict[str, Any]], comm
         "patch_px": study_set.patch_px,
         "um_per_px": study_set.um_per_px,
         "command": command,
-        "seconds": None if None in seconds else round(sum(seconds), 1),
+        "seconds": round(sum(seconds), 1) if len(seconds) == len(pieces) else None,
     }
 
 
