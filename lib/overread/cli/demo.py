@@ -71,7 +71,7 @@ def demo(
     """Make sample data, train a starter model, serve it, and say what to click in 3D Slicer or QuPath.
 
     The first run trains for a few minutes; later ones reuse data and model. The server works on a copy of the
-    sample studies in .demo/studies, so the sample data stay as they are. Stop it with Ctrl-C.
+    sample studies in .demo/studies (.demo-pathology/studies), so the sample data stay as they are. Stop it with Ctrl-C.
 
     Examples:
 
