@@ -18,7 +18,7 @@ help:
 	@echo "make check                ruff, pyright, import-linter"
 	@echo "make format               let ruff put the code in order"
 	@echo "make wheelhouse           download everything once, for machines without a network"
-	@echo "make clean                remove .venv and the demo's working copy"
+	@echo "make clean                remove .venv and the demos' working copies"
 
 demo: $(VENV)/.installed-runtime
 	@$(BIN)/overread demo $(APP) $(ARGS)
@@ -50,4 +50,4 @@ wheelhouse: $(VENV)/.installed-runtime
 		".[dev]" hatchling editables pip setuptools wheel uv
 
 clean:
-	rm -rf $(VENV) .demo
+	rm -rf $(VENV) .demo .demo-pathology

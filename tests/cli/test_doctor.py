@@ -12,6 +12,8 @@ from packaging.specifiers import SpecifierSet
 from typer.testing import CliRunner
 
 from overread.cli import app, checks
+from support.certificates import write_certificate
+from support.servers import app_copy, publish_threshold, running_server
 
 PROJECT = Path(__file__).parents[2]
 runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200"})
@@ -57,6 +59,27 @@ def test_a_port_in_use_fails_and_names_the_process(app_dir: Path):
     assert found["port"]["verdict"] == "fail"
     assert re.search(r"is in use by process \d+", found["port"]["message"])
     assert f"--port {port + 1}" in found["port"]["remedy"]
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+def test_a_port_where_our_own_server_answers_is_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secure: bool
+):
+    served, studies = app_copy(tmp_path / "served"), tmp_path / "studies"
+    publish_threshold(served)
+    studies.mkdir()
+    certificate, key = write_certificate(tmp_path)
+    # For who waits until the server is up; the doctor takes any certificate.
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    options = ["--ssl_certfile", str(certificate), "--ssl_keyfile", str(key)] if secure else []
+    with running_server(served, studies, ["scoring", "no"], options=options) as url:
+        _, found = findings("--app", str(served), "--port", url.rpartition(":")[2])
+        assert found["port"]["verdict"] == "ok"
+        assert "is where Overread is served now" in found["port"]["message"]
+        # Damaged, it is our server still; nobody is told to stop it.
+        (served / "model" / "phantom" / "champion.json").write_text("{")
+        _, found = findings("--app", str(served), "--port", url.rpartition(":")[2])
+        assert (found["port"]["verdict"], found["model phantom"]["verdict"]) == ("warn", "fail")
 
 
 def test_studies_that_are_a_file_fail(app_dir: Path, tmp_path: Path):

@@ -132,6 +132,15 @@ def test_a_port_in_use_is_refused_with_a_remedy(tmp_path: Path, busy_port: int):
     assert f"--port {busy_port + 1}" in sentence
 
 
+def test_a_demo_shows_its_own_app_whatever_the_other_commands_mean(tmp_path: Path, busy_port: int):
+    elsewhere = {"OVERREAD_APP": str(tmp_path / "pathology")}
+    refused = runner.invoke(app, ["serve", "--studies", str(tmp_path)], env=elsewhere)
+    assert "holds no main.py" in refused.stderr
+    # The app was found where the port is what stands in the way.
+    result = runner.invoke(app, ["demo", "--port", str(busy_port)], env=elsewhere)
+    assert f"port {busy_port} on 127.0.0.1 is in use" in " ".join(result.stderr.split())
+
+
 def test_a_port_is_free_again_once_its_server_is_gone(busy_port: int):
     assert is_port_in_use("127.0.0.1", busy_port)
     with socket.socket() as other:

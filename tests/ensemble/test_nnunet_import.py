@@ -241,9 +241,9 @@ def test_says_how_to_install_nnunetv2_where_it_is_missing(
     folder = import_nnunet(model, "tiny", tmp_path / "ensemble")
     monkeypatch.setitem(sys.modules, "nnunetv2", None)
     monkeypatch.delitem(sys.modules, "nnunetv2.utilities.plans_handling.plans_handler")
-    with pytest.raises(OverreadError, match=r"pip install overread\[nnunet\]"):
+    with pytest.raises(OverreadError, match=r"pip install -c constraints.txt -e '\.\[nnunet\]'"):
         load_ensemble(folder)
-    with pytest.raises(OverreadError, match=r"pip install overread\[nnunet\]"):
+    with pytest.raises(OverreadError, match=r"pip install -c constraints.txt -e '\.\[nnunet\]'"):
         import_nnunet(model, "tiny", tmp_path / "again")
 
 

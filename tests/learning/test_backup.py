@@ -13,7 +13,7 @@ from overread.domain import BadInputError, OverreadError
 from overread.ensemble.storage import load_ensemble
 from overread.learning import restoring
 from overread.learning.accepted import AcceptedLabels
-from overread.learning.backup import Manifest, make_backup, read_manifest
+from overread.learning.backup import LEDGERS, Manifest, make_backup, read_manifest
 from overread.learning.champions import ChampionStore
 from overread.learning.label_files import sha256_of
 from overread.learning.restoring import check_backup, restore_backup
@@ -101,6 +101,26 @@ def test_it_comes_back_as_it_was(ward: Ward, tmp_path: Path):
         assert verify(c, manifest.audit_hash) == []
     assert AcceptedLabels(studies / "accepted", database).settle(0).restored == ()
     database.close()
+
+
+def test_what_was_exchanged_with_a_pacs_comes_back_and_stays_where_the_backup_knows_nothing_of_it(
+    ward: Ward, tmp_path: Path
+):
+    without = tmp_path / "without"
+    ward.backup(without)
+    ledgers = {name: f'["{name}", 1]\n'.encode() for name in LEDGERS}
+    for name, lines in ledgers.items():
+        (ward.studies / name).write_bytes(lines)
+    manifest = ward.backup(tmp_path / "backup")
+    assert {
+        f"studies/{name}" for name in ("seen.jsonl", "sent.jsonl", "senders.jsonl")
+    } <= manifest.files.keys()
+    studies = tmp_path / "new"
+    restore_backup(tmp_path / "backup", studies, tmp_path / "model", tmp_path / "a.db")
+    assert {name: (studies / name).read_bytes() for name in LEDGERS} == ledgers
+    restored = restore_backup(without, studies, tmp_path / "model", tmp_path / "a.db", overwrite=True)
+    assert not any(path.name.startswith(LEDGERS) for path in restored.set_aside)
+    assert {name: (studies / name).read_bytes() for name in LEDGERS} == ledgers
 
 
 def test_labels_that_come_in_meanwhile_are_whole_or_not_in_it(ward: Ward, tmp_path: Path):

@@ -293,7 +293,7 @@ except BadInputError as error:
     print(error)
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip().endswith("pip install overread[sam]")
+    assert ran.stdout.strip().endswith("pip install -c constraints.txt -e '.[sam]' in the project's folder")
     assert "needs the package transformers" in ran.stdout
 
 

@@ -239,7 +239,8 @@ def test_a_server_that_does_not_answer_is_named_without_its_password():
 def test_a_missing_driver_is_told_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(
-        StateError, match=r"psycopg, which is not installed: pip install 'overread\[postgres\]'"
+        StateError,
+        match=r"psycopg, which is not installed: \S*pip install -c constraints.txt -e '\.\[postgres\]'",
     ):
         Database.open("postgresql://me@127.0.0.1/overread")
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import shutil
+import ssl
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -36,6 +41,9 @@ VERSIONS = {
 }
 GIB = 2**30
 DISK_FAIL_GIB, DISK_WARN_GIB = 1, 10  # a champion is 0.1-1 GiB, training keeps patches of every case
+# By which an answer at /healthz is known for our server's, see `overread.server.watch.health`.
+CHECKS = {"database", "store", "champion", "children"}
+ANSWER_S, MOST_BYTES = 5.0, 1 << 20
 RAM_WARN_GIB = 8  # five members on a 512x512x300 CT need about that
 GPU_WARN_GIB = 4  # a window of 128³ through a full-size network in float16
 
@@ -165,15 +173,46 @@ def check_folder(topic: str, folder: Path) -> Iterator[Finding]:
 
 
 def check_port(host: str, port: int) -> Finding:
-    """Whether the server can listen."""
+    """Whether the server can listen, or listens already."""
     if not is_port_in_use(host, port):
         return Finding("port", "ok", f"{port} on {host} is free")
+    if status := status_of_server(host, port):
+        served = f"{port} on {host} is where Overread is served now, and its health is {status}"
+        if status == "ok":
+            return Finding("port", "ok", served)
+        return Finding("port", "warn", served, "its address /healthz says what is wrong")
     return Finding(
         "port",
         "fail",
         f"{port} on {host} is in use{_owner_of(port)}",
         f"stop that program, or serve with --port {port + 1} and enter that address in the viewer",
     )
+
+
+def status_of_server(host: str, port: int) -> str:
+    """What an Overread server there says of its health, over http or https; empty where none answers."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    address = f"{f'[{name}]' if ':' in name else name}:{port}"
+    # Nothing secret is said: a certificate that only this ward trusts will do. A proxy knows nothing of this machine.
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    https = urllib.request.HTTPSHandler(context=trusting)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
+    for scheme in ("http", "https"):
+        try:
+            found = json.loads(_read(opener, f"{scheme}://{address}/healthz"))
+        except TimeoutError:
+            # Neither: who speaks https answers plain words at once.
+            return ""
+        except (OSError, HTTPException, ValueError):
+            continue
+        if (
+            isinstance(found, dict)
+            and isinstance(found.get("checks"), dict)
+            and found["checks"].keys() >= CHECKS
+        ):
+            return str(found.get("status"))
+    return ""
 
 
 def check_models(store: ChampionStore, device: str) -> Iterator[Finding]:
@@ -214,6 +253,16 @@ def _try_model(folder: Path, device: str) -> str:
     noise = np.random.default_rng(0).normal(size=(len(ensemble.channels), *shape)).astype(np.float32)
     predict(ensemble, Volume(noise, Grid(shape, np.eye(4))), measures=(), device=device)
     return f"{len(ensemble.members)} members load and predict on {device} (champion {folder.name})"
+
+
+def _read(opener: urllib.request.OpenerDirector, address: str) -> bytes:
+    """The body of an answer, of a refusal too: a server that cannot do its work answers 503."""
+    try:
+        with opener.open(address, timeout=ANSWER_S) as answer:
+            return answer.read(MOST_BYTES)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.read(MOST_BYTES)
 
 
 def _owner_of(port: int) -> str:

@@ -15,7 +15,6 @@ import typer
 from rich.panel import Panel
 
 from overread.cli.console import (
-    AppOption,
     DeviceOption,
     app_folder,
     champion_store,
@@ -39,7 +38,11 @@ def demo(
     ] = RADIOLOGY.app,
     host: HostOption = HOST,
     port: PortOption = PORT,
-    app: AppOption = None,
+    # Not by OVERREAD_APP: which app is shown is said already.
+    app: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the app. [default: that of the demo below apps/]", show_default=False),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -71,7 +74,7 @@ def demo(
     """Make sample data, train a starter model, serve it, and say what to click in 3D Slicer or QuPath.
 
     The first run trains for a few minutes; later ones reuse data and model. The server works on a copy of the
-    sample studies in .demo/studies, so the sample data stay as they are. Stop it with Ctrl-C.
+    sample studies in .demo/studies (.demo-pathology/studies), so the sample data stay as they are. Stop it with Ctrl-C.
 
     Examples:
 

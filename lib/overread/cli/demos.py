@@ -90,7 +90,7 @@ RADIOLOGY = Demo(
         "  4. [bold]Next Sample[/bold] loads a study.\n"
         "  5. Auto Segmentation > model [bold]{recipe}[/bold] > [bold]Run[/bold].\n"
         "     `doubt: high` and `doubt: moderate` mark the regions to look at.\n"
-        "  6. Correct with the Segment Editor below, then [bold]Submit Label[/bold].\n"
+        "  6. Open [bold]Segment Editor[/bold] above Auto Segmentation, correct, then [bold]Submit Label[/bold].\n"
         "     Doubt is not saved with the label.\n"
         "  7. [bold]Next Sample[/bold] again: the volume's name says why this study was chosen.\n"
         "  8. After a few labels [bold]Train[/bold]: the networks learn from them for some minutes, and what they\n"
@@ -113,10 +113,10 @@ PATHOLOGY = Demo(
     cases="patches",
     copy=lambda sample, studies: copy_slides(sample / "studies", studies),
     clicks=(
-        "In QuPath (0.3 or 0.4) with the MONAI Label extension:\n"
+        "In QuPath (0.3 or 0.4) with the MONAI Label extension 0.3.1:\n"
         "  1. Once: drag the extension's jar onto QuPath, restart; Edit > Preferences > MONAI Label >\n"
         "     Server URL: [bold]{address}[/bold].\n"
-        "  2. Extensions > MONAI Label > [bold]Next Sample/ROI[/bold] (Ctrl+N), strategy\n"
+        "  2. Menu MONAI Label > [bold]Next Sample/Patch…[/bold] (Ctrl+N), strategy\n"
         "     [bold]sure_and_unsure[/bold]: opens the slide that holds the patch to be asked about first.\n"
         "  3. Ctrl+N again, with `Next Patch` ticked: a rectangle is drawn where the members doubt, or are surest.\n"
         "     Double-click it in the list of annotations to go there.\n"
@@ -124,10 +124,10 @@ PATHOLOGY = Demo(
         "     Outlines of `Tumor`, and of `doubt high` and `doubt moderate`, the places to look at.\n"
         "  5. Correct the outlines of `Tumor`. Points of class Positive or Negative inside a rectangle steer the\n"
         "     next Ctrl+M. Nothing to outline? Give the rectangle itself the class `background`.\n"
-        "  6. [bold]Submit Annotation[/bold] (Alt+M), answer [bold]No[/bold]: learnt from is what you outlined in\n"
+        "  6. [bold]Submit Label[/bold] (Alt+M), answer [bold]No[/bold]: learnt from is what you outlined in\n"
         "     the patches that you were shown, and nothing outside. `Yes` submits a rectangle that you selected.\n"
-        "  7. After patches of three slides [bold]Train[/bold] (Ctrl+T): what the networks become is served only if\n"
-        "     it is better here, in no hospital worse, and forgets nothing.\n"
+        "  7. After patches of three slides [bold]Training…[/bold] (Ctrl+T): what the networks become is served only\n"
+        "     if it is better here, in no hospital worse, and forgets nothing.\n"
     ),
 )
 

@@ -35,7 +35,8 @@ def simulate(
     strategy: Annotated[
         list[str] | None,
         typer.Option(
-            help="Strategy of the queue; give it several times to compare. [default: all five]",
+            help="Strategy of the queue; give it several times to compare. [default: "
+            f"{', '.join(ALL_STRATEGIES)}]",
             show_default=False,
         ),
     ] = None,

@@ -1,6 +1,12 @@
 """The words of the project as frozen values. Knows numpy and torch, nothing of ours."""
 
-from overread.domain.errors import BadInputError, NotFoundError, OverreadError, UnavailableError
+from overread.domain.errors import (
+    BadInputError,
+    NotFoundError,
+    OverreadError,
+    UnavailableError,
+    install_command,
+)
 from overread.domain.geometry import Grid
 from overread.domain.opinions import Opinions, OpinionSums, first_choice
 from overread.domain.registry import Registry
@@ -21,4 +27,5 @@ __all__ = [
     "UnavailableError",
     "UncertaintyMap",
     "first_choice",
+    "install_command",
 ]

@@ -15,3 +15,8 @@ class UnavailableError(OverreadError):
 
 class NotFoundError(BadInputError):
     """A model, case, map or file that was named does not exist (HTTP 404)."""
+
+
+def install_command(extra: str) -> str:
+    """What installs an extra of the project, which lies in a folder of its own and in no registry."""
+    return f".venv/bin/pip install -c constraints.txt -e '.[{extra}]' in the project's folder"

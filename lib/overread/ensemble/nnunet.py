@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from overread.domain import BadInputError, NotFoundError, OverreadError
+from overread.domain import BadInputError, NotFoundError, OverreadError, install_command
 from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.importing import whole_folder
 from overread.ensemble.nnunet_model import NnunetModel, last_line
@@ -138,7 +138,7 @@ def _require_nnunetv2() -> None:
             import nnunetv2.utilities.plans_handling.plans_handler  # noqa: F401
     except ImportError as error:
         raise OverreadError(
-            f"nnU-Net models need the package nnunetv2 ({error}): pip install overread[nnunet]"
+            f"nnU-Net models need the package nnunetv2 ({error}): {install_command('nnunet')}"
         ) from error
 
 

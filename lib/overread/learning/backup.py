@@ -3,12 +3,14 @@
     <folder>/manifest.json          every other file with its sha256 and size, and what the database was
     <folder>/database/overread.db   where the database is SQLite
     <folder>/model/                 champions
-    <folder>/studies/               accepted labels, the labels that viewers see and their index, patients.csv
+    <folder>/studies/               accepted labels, the labels that viewers see and their index, patients.csv,
+                                    the ledgers of what was exchanged with a PACS
 
-The order makes it one state. The database comes first: a label's file is on the disk before its row is in the database,
-and is never written over, so every row that was copied finds its file. A label that is accepted during the copy is in
-it without its row, which the next start writes anew from its sidecar. Of champions the manifest comes first, which
-names folders that are in the store already and stay as they are.
+The order makes it one state. The ledgers of a PACS come first: what they note is in the database by then, and what they
+do not note yet is exchanged again, which changes nothing. Then the database: a label's file is on the disk before its
+row is in the database, and is never written over, so every row that was copied finds its file. A label that is accepted
+during the copy is in it without its row, which the next start writes anew from its sidecar. Of champions the manifest
+comes first, which names folders that are in the store already and stay as they are.
 
 The folder appears under its name when it is complete.
 """
@@ -41,6 +43,8 @@ FORMAT = 1
 STUDIES, MODELS, DATABASE = "studies", "model", "database/overread.db"
 # What a studies folder holds beside the images.
 FOLDERS, FILES = (ACCEPTED, "labels"), ("datastore_v2.json", PATIENTS)
+# And over a PACS: the segmentations that were looked at, those that are ours, and who stored the others.
+LEDGERS = SEEN, SENT, SENDERS = "seen.jsonl", "sent.jsonl", "senders.jsonl"
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 BLOCK_BYTES = 1 << 20
 # What is done, and which share of it is done.
@@ -113,12 +117,14 @@ def make_backup(
 
 def _copy_all(part: Path, studies: Path, models: Path, database: Database, report: Report) -> Manifest:
     report("database", 0.0)
+    files: dict[str, Kept] = {}
+    for name in (name for name in LEDGERS if (studies / name).is_file()):
+        files[f"{STUDIES}/{name}"] = copy_hashed(studies / name, part / STUDIES / name)
     facts, rows = _copy_database(part / DATABASE, database)
     champions = {}
     for recipe in (store := ChampionStore(models)).recipes():
         with suppress(BadInputError):
             champions[recipe] = store.current(recipe).name
-    files: dict[str, Kept] = {}
     # Before the folders are listed: what they name is in the store by then.
     for path in sorted(models.glob(f"*/{CHAMPION}")):
         name = f"{MODELS}/{path.relative_to(models).as_posix()}"

@@ -17,6 +17,7 @@ from overread.learning.backup import (
     DATABASE,
     FILES,
     FOLDERS,
+    LEDGERS,
     MODELS,
     POSTGRESQL,
     SQLITE,
@@ -98,7 +99,7 @@ def restore_backup(
     """
     folder, studies, models = Path(folder), Path(studies), Path(models)
     manifest = check_backup(folder, report)
-    places = {f"{STUDIES}/{name}": studies / name for name in (*FOLDERS, *FILES)} | {MODELS: models}
+    places = {f"{STUDIES}/{name}": studies / name for name in (*FOLDERS, *FILES, *LEDGERS)} | {MODELS: models}
     if manifest.database == SQLITE:
         places[DATABASE] = _sqlite_file(database)
     kept = [name for name in places if any(_belongs(file, name) for file in manifest.files)]
@@ -220,7 +221,7 @@ def _belongs(file: str, name: str) -> bool:
 
 def _is_neutral(name: str) -> bool:
     """Whether what is there may stay where the backup holds nothing of the name."""
-    return name == f"{STUDIES}/{PATIENTS}"
+    return name in {f"{STUDIES}/{each}" for each in (PATIENTS, *LEDGERS)}
 
 
 def _is_something(place: Path) -> bool:

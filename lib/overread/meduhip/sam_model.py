@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from overread.domain import BadInputError
+from overread.domain import BadInputError, install_command
 from overread.meduhip.sam_weights import POSITIONS, read_weights
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _transformers() -> ModuleType:
             from transformers import SamModel  # noqa: F401
     except ImportError as error:
         raise BadInputError(
-            f"the MedUHIP backend 'sam' needs the package transformers ({error}): pip install overread[sam]"
+            f"the MedUHIP backend 'sam' needs the package transformers ({error}): {install_command('sam')}"
         ) from error
     return transformers
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from overread.domain import BadInputError, NotFoundError
+from overread.domain import BadInputError, NotFoundError, install_command
 
 # What transformers' folder may hold, best first.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -190,7 +190,7 @@ def _loaded(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
         raise BadInputError(
-            f"{path} needs the package safetensors ({error}): pip install overread[sam]"
+            f"{path} needs the package safetensors ({error}): {install_command('sam')}"
         ) from error
     except (pickle.UnpicklingError, EOFError, KeyError, ValueError, RuntimeError, OSError) as error:
         raise _unreadable(path, error) from error

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
-from overread.domain.errors import BadInputError
+from overread.domain.errors import BadInputError, install_command
 from overread.state.failures import StateError
 
 # A writer waits this long for the others; they hold the database for milliseconds.
@@ -73,7 +73,7 @@ def make_engine(url: URL) -> Engine:
     except ImportError as error:
         raise StateError(
             f"the database {url.render_as_string()} needs the driver psycopg, which is not installed: "
-            "pip install 'overread[postgres]'"
+            f"{install_command('postgres')}"
         ) from error
     event.listen(engine, "begin", _begin_postgresql)
     return engine

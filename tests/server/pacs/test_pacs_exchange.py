@@ -24,7 +24,9 @@ from overread.imaging.dicom.origin import Origin
 from overread.imaging.dicom.segmentation import Segments, label_segmentation
 from overread.imaging.volumes import read_array, read_labelmap, write_nifti
 from overread.learning.accepted import AcceptedLabels
+from overread.learning.backup import make_backup
 from overread.learning.champions import ChampionStore
+from overread.learning.restoring import restore_backup
 from overread.server.maps import MapStore
 from overread.server.models import ServedModels
 from overread.server.pacs.client import Pacs
@@ -242,6 +244,20 @@ def test_a_label_of_ours_is_stored_once_and_never_taken_in(side, upload, orthanc
     assert set(orthanc.series()) - before == {ours}
     assert len(orthanc.instances(ours)) == 1
     assert [row.rater for row in side.rows(uid)] == ["anna"]
+
+
+def test_a_withdrawn_label_of_ours_is_not_taken_in_after_a_restore(side, upload, tmp_path):
+    uid = upload()
+    side.submit(uid, LABELS)
+    side.exchange.look()
+    side.accepted.withdraw(uid, None, "anna", "the wrong patient", time.time())
+    backup, fresh = tmp_path / "backup", tmp_path / "fresh"
+    make_backup(backup, side.folder / "pacs", side.folder / "model", side.database)
+    restore_backup(backup, fresh / "pacs", fresh / "model", fresh / "overread.db")
+    there = Side(fresh, side.url, side.settings)
+    there.store.known_image(uid)
+    there.exchange.look()
+    assert [row.status for row in there.rows(uid)] == [WITHDRAWN]
 
 
 def test_a_correction_is_a_second_object(side, upload, orthanc):

@@ -9,6 +9,7 @@ from typing import Any
 
 from overread.domain import BadInputError, UnavailableError
 from overread.learning.accepted import AcceptedLabels
+from overread.learning.backup import SEEN, SENDERS, SENT
 from overread.server.maps import MapStore
 from overread.server.models import ServedModels
 from overread.server.pacs.client import Pacs, SeriesEntry
@@ -21,7 +22,6 @@ from overread.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-SEEN, SENT, SENDERS = "seen.jsonl", "sent.jsonl", "senders.jsonl"
 # Of series that cannot be served and of others' labels, this many are told in `/info/`; the log has all.
 MOST_TOLD = 20
 
