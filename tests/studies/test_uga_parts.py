@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +11,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from overread.cli.study import _numbers
 from overread.domain import BadInputError, NotFoundError
 from overread.ensemble.ensemble import Ensemble, Prepared
 from overread.imaging.volumes import Volume
+from overread.studies.made_from import changes
 from overread.studies.uga.looking import look_at
 from overread.studies.uga.protocol import ARMS, PRESETS, changed_protocol, checked_arms
 from overread.studies.uga.sets import StudyCase, StudySet
-from overread.studies.uga.sources import SOURCES, prepare_set
+from overread.studies.uga.sources import ORIGIN, SOURCES, prepare_set
 from overread.studies.uga.splits import Division, divide
 
 
@@ -136,6 +140,48 @@ def test_sets_say_what_is_missing(tmp_path: Path):
     with pytest.raises(NotFoundError, match="no set for the study"):
         prepare_set("mnist", tmp_path, tmp_path)
     assert {"dsb2018", "monuseg", "slides", "hippocampus", "lidc"} <= {*SOURCES}
+
+
+def test_a_set_made_from_files_that_changed_is_refused(tmp_path: Path):
+    data, folder = tmp_path / "data", tmp_path / "data" / "work" / "set"
+    for part in ("images", "masks"):
+        (data / part).mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.fromarray(np.full((16, 16, 3), 200, np.uint8)).save(data / "images" / f"{name}.png")
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(data / "masks" / f"{name}.png")
+    (data / "index.csv").write_text("id,domain\na,violet\nb,grey\n")
+    apart = (data / "work",)
+    made = prepare_set("dsb2018", data, folder, apart=apart)
+    (data / "work" / "report.html").write_text("of the study")
+    (data / ".DS_Store").write_text("of a desktop")
+    assert prepare_set("dsb2018", data, folder, apart=apart) == made
+    picture = data / "images" / "a.png"
+    before = picture.stat()
+    Image.fromarray(np.full((16, 16, 3), 100, np.uint8)).save(picture)
+    os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    (data / "masks" / "b.png").unlink()
+    (data / "images" / "c.png").write_bytes(b"")
+    words = (
+        rf"{folder} was made from {data}, whose files are not the same any more \(changed: images/a\.png; "
+        r"gone: masks/b\.png; new: images/c\.png\); give another --work"
+    )
+    with pytest.raises(BadInputError, match=words):
+        prepare_set("dsb2018", data, folder, apart=apart)
+    # Without data it is told; and so is what was made before files were kept.
+    assert prepare_set("dsb2018", None, folder) == made
+    marker = folder / ORIGIN
+    marker.write_text(json.dumps({k: v for k, v in json.loads(marker.read_text()).items() if k != "files"}))
+    assert prepare_set("dsb2018", data, folder, apart=apart) == made
+    with pytest.raises(
+        BadInputError, match=f"{folder} was made from {data}; give another --work for {tmp_path}"
+    ):
+        prepare_set("dsb2018", tmp_path, folder)
+
+
+def test_many_changed_files_are_counted():
+    before = {f"{n}.png": [1, n] for n in range(9)}
+    assert changes(before, before) == ""
+    assert changes(before, {name: [2, 0] for name in before}) == "changed: 0.png, 1.png, 2.png and 6 more"
 
 
 class Says:

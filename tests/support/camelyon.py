@@ -11,6 +11,8 @@ from overread.imaging.slides.pyramid import write_pyramid
 
 PIXELS = np.random.default_rng(5).integers(0, 256, (150, 200, 3)).astype(np.uint8)
 BIG, HOLE, SMALL = (20, 30, 60, 40), (30, 40, 10, 10), (120, 100, 20, 20)
+# Slides with tissue, in pixels; their tumour.
+EDGE_PX, LESION = 768, (200, 240, 260, 220)
 
 
 def write_slide(path: Path) -> None:
@@ -71,4 +73,40 @@ def write_camelyon17(folder: Path) -> Path:
         )
     write_slide(folder / "testing" / "patient_140_node_0.tif")
     (folder / "training" / "stage_labels.csv").write_text("\n".join(stages) + "\n")
+    return folder
+
+
+def write_tissue(path: Path, seed: int, ink: tuple[int, int, int], tumour: bool) -> None:
+    """A pyramid of 0.25 µm, 192 µm wide: glass round stained tissue, and a dark square of tumour in it."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((EDGE_PX, EDGE_PX, 3), 244.0)
+    picture[64:-64, 64:-64] = ink
+    if tumour:
+        x, y, width, height = LESION
+        picture[y : y + height, x : x + width] = np.array(ink) * 0.6
+    # Of 8 pixels, so that the levels keep it.
+    noise = rng.normal(0, 8, (EDGE_PX // 8, EDGE_PX // 8, 1)).repeat(8, axis=0).repeat(8, axis=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_pyramid(path, (picture + noise).clip(0, 255).astype(np.uint8), PixelSize(0.25), tile=128)
+
+
+def write_both_camelyons(folder: Path) -> Path:
+    """Enough to learn from and to judge by: RUMC of Camelyon16 and two centres of Camelyon17, each with its stain."""
+    first = folder / "CAMELYON16" / "training"
+    for number in range(1, 7):
+        kind, name = ("tumor", f"tumor_{number:03d}") if number > 2 else ("normal", f"normal_{number:03d}")
+        write_tissue(first / kind / f"{name}.tif", number, (200, 120, 180), kind == "tumor")
+        if kind == "tumor":
+            write_xml(first / "lesion_annotations" / f"{name}.xml", ("Tumor", LESION))
+    second = folder / "CAMELYON17" / "training"
+    stages = ["patient,stage"]
+    for centre, ink in ((0, (160, 130, 200)), (1, (210, 150, 160))):
+        for patient in range(20 * centre, 20 * centre + 4):
+            name = f"patient_{patient:03d}_node_{patient % 5}"
+            tumour = patient % 4 != 0
+            write_tissue(second / f"center_{centre}" / f"{name}.tif", 100 + patient, ink, tumour)
+            if tumour:
+                write_xml(second / "lesion_annotations" / f"{name}.xml", ("metastases", LESION))
+            stages += [f"patient_{patient:03d}.zip,pN1", f"{name}.tif,{'macro' if tumour else 'negative'}"]
+    (second / "stage_labels.csv").write_text("\n".join(stages) + "\n")
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from overread.imaging.rated import RatedDataset
 
 WORK = Path(".study")
+# Options that name places on the machine, and what stands for them in a command that is published.
+PLACES = {"--data": "FOLDER", "--work": "FOLDER", "--out": "FOLDER", "--also": "FILE"}
 
 study = typer.Typer(no_args_is_help=True, help="Repeat the papers' experiments, on your own data.")
 
@@ -43,6 +46,19 @@ def meduhip(
         ),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Of the cross-validation, by patient.")] = 5,
+    train_subset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Published part of the data to learn from, in place of folds; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    test_subset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Published part of the data to be tested on; may be given several times.", show_default=False
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions of every training.")] = 3,
     minutes: Annotated[
         float, typer.Option(min=0.01, help="Training budget of an arm, of one core's time.")
@@ -122,11 +138,13 @@ def meduhip(
         overread study meduhip --data brain_growth --out docs/results/meduhip
 
         overread study meduhip --data QUBIQ/brain-growth --layout qubiq --option task=1 --seeds 1 --arm meduhip
+
+        overread study meduhip --data REFUGE2 --train-subset Training --test-subset Test --out results
     """
     from overread.imaging.rated import ensure_rated_sound
     from overread.studies.meduhip.pieces import FILE, pack, unpack
     from overread.studies.meduhip.report import markdown, plot, read_sessions, summary, who_rated
-    from overread.studies.meduhip.study import Protocol, run_study, some_of
+    from overread.studies.meduhip.study import Protocol, part_studied, run_study
 
     dataset = rated_in(data, layout, option)
     folder = work or WORK / f"meduhip-{dataset.name}"
@@ -134,7 +152,7 @@ def meduhip(
         unpack(sessions, folder)
     if not report_only:
         protocol = Protocol(
-            folds=folds,
+            folds=1 if train_subset or test_subset else folds,
             seeds=seeds,
             minutes=minutes,
             turns=turns,
@@ -144,6 +162,8 @@ def meduhip(
             device=device,
             cases=cases,
             crop=crop,
+            train_subsets=tuple(train_subset or ()),
+            test_subsets=tuple(test_subset or ()),
         )
         with progress_bar() as bar:
             task = bar.add_task("checking", total=1)
@@ -156,12 +176,14 @@ def meduhip(
             run_study(dataset, folder, protocol, report, _part(part))
     lines = summary(folder, threshold or (0.88, 0.9))
     done = json.loads((folder / "study.json").read_text())
-    raters = who_rated(some_of(dataset, done["protocol"]["cases"]))
+    parts = [done["protocol"].get(name, ()) for name in ("train_subsets", "test_subsets")]
+    raters = who_rated(part_studied(dataset, done["protocol"]["cases"], *parts), *parts)
     tables = markdown(lines, raters)
     told: dict[str, Any] = {
         "dataset": dataset.name,
         "raters": raters,
         "study": done,
+        "command": _command(),
         "lines": [asdict(line) for line in lines],
     }
     if out is not None:
@@ -433,4 +455,12 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _command() -> str:
     """As it was typed, without where files lie."""
-    return " ".join(["overread", *sys.argv[1:]])
+    said, before = ["overread"], ""
+    for word in sys.argv[1:]:
+        name, sign, _ = word.partition("=")
+        if before in PLACES:
+            said.append(PLACES[before])
+        else:
+            said.append(f"{name}={PLACES[name]}" if sign and name in PLACES else word)
+        before = word
+    return shlex.join(said)

@@ -87,10 +87,17 @@ def last_wrong(
         else:
             inside = np.argwhere(largest)
             place = tuple(int(n) for n in inside[int(rng.integers(len(inside)))])
+    return click_at(chooser, place, wanted, rng)
+
+
+def click_at(
+    chooser: Chooser, place: tuple[int, ...], wanted: torch.Tensor, rng: np.random.Generator
+) -> tuple[tuple[int, ...], bool]:
+    """Where a click meant for a voxel lands, and the side that it says: the voxel's, but for lapses."""
     side = bool(wanted[place])
     if chooser.jitter_voxel > 0:
         moved = np.array(place) + rng.normal(0, chooser.jitter_voxel, len(place))
-        place = tuple(int(n) for n in np.clip(np.rint(moved), 0, np.array(shown.shape) - 1))
+        place = tuple(int(n) for n in np.clip(np.rint(moved), 0, np.array(wanted.shape) - 1))
     if rng.random() < chooser.lapse:
         side = not side
     return place, side

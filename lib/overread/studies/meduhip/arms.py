@@ -28,10 +28,13 @@ from overread.meduhip.training import (
 from overread.meduhip.vote import log_soft_vote
 from overread.studies.meduhip.clinicians import (
     CLICKS,
+    CLINICIAN_DISAGREEMENT,
     EITHER,
     NOISY_CLICKS,
     NOISY_EITHER,
+    NOISY_PICKS,
     PICKS,
+    RANDOM_SELECT,
     Clinician,
 )
 from overread.studies.meduhip.players import FixedPlayer, MedUHIPPlayer, PickingPlayer, Player
@@ -152,6 +155,7 @@ def unet(bench: Bench) -> Sequence[Contest]:
     return [
         Contest("U-Net", FixedPlayer(logits), CLICKS, interacts=False),
         Contest("U-Net, clicks painted in", FixedPlayer(logits, honours=True), CLICKS),
+        Contest("U-Net, clicks painted in, noisy clinician", FixedPlayer(logits, honours=True), NOISY_CLICKS),
     ]
 
 
@@ -170,7 +174,14 @@ def meduhip(bench: Bench) -> Sequence[Contest]:
         Contest("MedUHIP, clicks only", full, CLICKS),
         Contest("MedUHIP, picks only", full, PICKS),
         Contest("MedUHIP, noisy clinician", full, NOISY_EITHER),
+        Contest("MedUHIP, Random Select clicks", full, RANDOM_SELECT),
+        Contest("MedUHIP, Clinician Disagreement clicks", full, CLINICIAN_DISAGREEMENT),
         Contest("MedUHIP without adaptation (best of K)", PickingPlayer(draw), PICKS),
+        Contest(
+            "MedUHIP without adaptation, picks, and clicks painted in",
+            PickingPlayer(draw, honours=True),
+            EITHER,
+        ),
         Contest(
             "MedUHIP, no Mean-Variance Network",
             MedUHIPPlayer(model, ablation="no Mean-Variance Network"),
@@ -216,12 +227,17 @@ def ensemble(bench: Bench) -> Sequence[Contest]:
     return [
         Contest("Ensemble of 5", FixedPlayer(logits), CLICKS, interacts=False),
         Contest("Ensemble of 5, clicks painted in", FixedPlayer(logits, honours=True), CLICKS),
+        Contest(
+            "Ensemble of 5, clicks painted in, noisy clinician",
+            FixedPlayer(logits, honours=True),
+            NOISY_CLICKS,
+        ),
     ]
 
 
 @ARMS.register("probunet")
 def probunet(bench: Bench) -> Sequence[Contest]:
-    """The Probabilistic U-Net; the clinician picks, nothing is learnt from it."""
+    """The Probabilistic U-Net; the clinician picks, or picks and paints clicks in; nothing is learnt from it."""
     model = _train_probunet(bench)
     last: list[tuple[torch.Tensor, Cache]] = []
 
@@ -232,7 +248,13 @@ def probunet(bench: Bench) -> Sequence[Contest]:
         generator = torch.Generator().manual_seed(seed)
         return model.draw(last[0][1], bench.configuration.samples, generator)[0]
 
-    return [Contest("Probabilistic U-Net (best of K)", PickingPlayer(draw), PICKS)]
+    picking, painting = PickingPlayer(draw), PickingPlayer(draw, honours=True)
+    return [
+        Contest("Probabilistic U-Net (best of K)", picking, PICKS),
+        Contest("Probabilistic U-Net (best of K), noisy clinician", picking, NOISY_PICKS),
+        Contest("Probabilistic U-Net, picks, and clicks painted in", painting, EITHER),
+        Contest("Probabilistic U-Net, picks, and clicks painted in, noisy clinician", painting, NOISY_EITHER),
+    ]
 
 
 def _train_probunet(bench: Bench) -> ProbabilisticUNet:

@@ -199,10 +199,13 @@ class PickingPlayer:
     Attributes:
         draw: image `(channel, *space)` and a seed to logits `(sample, *space)`.
         candidates: K.
+        honours: whether clicks are honoured, in what is shown and in all that is offered later (see `honour`);
+            otherwise they change nothing.
     """
 
     draw: Callable[[torch.Tensor, int], torch.Tensor]
     candidates: int = 4
+    honours: bool = False
 
     def samples(self, image: torch.Tensor) -> torch.Tensor | None:
         """See `Player`."""
@@ -219,27 +222,33 @@ class PickingPlayer:
         """See `Player`."""
         logits = self.draw(image, int(rng.integers(2**31)))
         inside, outside = log_soft_vote(logits[None])
-        shown = (inside - outside)[0] > 0
+        said = (inside - outside)[0]
+        shown = said > 0
+        clicks: list[Click] = []
         dices = [dice(shown, wanted)]
         best_sample = max(dice(sample > 0, wanted) for sample in logits)
         best_candidate = float("nan")
         for turn in range(turns):
-            masks = _offered(logits, self.candidates)
+            offered = _offered(logits, self.candidates)
+            masks = torch.stack([honour(one, clicks) > 0 for one in offered])
             if turn == 0:
                 best_candidate = max(dice(mask, wanted) for mask in masks)
             reaction = clinician.reacts(shown, masks, wanted, rng)
             if isinstance(reaction, int):
-                shown = masks[reaction]
+                said = offered[reaction]
+            elif isinstance(reaction, Click) and self.honours:
+                clicks.append(reaction)
+            shown = honour(said, clicks) > 0
             dices.append(dice(shown, wanted))
             logits = self.draw(image, int(rng.integers(2**31)))
         return Trace(tuple(dices), best_sample, best_candidate)
 
 
 def _offered(logits: torch.Tensor, most: int) -> torch.Tensor:
-    """The masks `(candidate, *space)` that samples `(sample, *space)` are offered as, by the rules of the server."""
+    """Logits `(candidate, *space)` of what samples `(sample, *space)` are offered as, by the rules of the server."""
     vote = vote_log_odds(logits)
     found = propose_from_logits(logits, most, levels=True)
-    return torch.stack([vote > one.level if one.level else logits[one.medoid] > 0 for one in found])
+    return torch.stack([vote - one.level if one.level else logits[one.medoid] for one in found])
 
 
 def dice(mask: torch.Tensor, wanted: torch.Tensor) -> float:

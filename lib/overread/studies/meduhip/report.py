@@ -18,6 +18,8 @@ from overread.metrics.interactions import MOST_INTERACTIONS, summarise
 from overread.studies.sheets import signed
 
 SHOWN_TURNS = (0, 1, 3, 6)
+# Of the table by number of fused raters.
+TURNS_BY_RATERS = (0, 1, 3)
 OURS = "MedUHIP"
 BOOTSTRAP_SEED = 1
 
@@ -28,7 +30,11 @@ class Line:
 
     Attributes:
         name: of the contest.
-        dice: at each of `turns`, the mean over numbers of raters of the mean over cases; intervals over patients.
+        dice: at each of `turns`, the mean over numbers of raters of the mean over cases; intervals over patients. Where
+            the truth and what is shown are empty, it is 1.
+        dice_non_empty: the same over truths that mark something; None where none does.
+        shown_though_empty: of the sessions whose truth is empty, the share in which something is shown at each of
+            `turns`; None where no truth is.
         turns: interactions.
         by_raters: Dice at those turns for truths of 1, 2, … raters, `(raters, turn)`.
         against: ours minus this at each turn, paired by case; None for ours.
@@ -40,6 +46,8 @@ class Line:
 
     name: str
     dice: tuple[Interval, ...]
+    dice_non_empty: tuple[Interval, ...] | None
+    shown_though_empty: tuple[float, ...] | None
     turns: tuple[int, ...]
     by_raters: tuple[tuple[float, ...], ...]
     against: tuple[Interval, ...] | None
@@ -89,15 +97,21 @@ def _line(
     turns: tuple[int, ...],
     thresholds: Sequence[float],
 ) -> Line:
-    table, patients = _table(sessions, turns)
-    intervals = tuple(_interval(table[..., index], patients) for index in range(len(turns)))
+    table, _ = _table(sessions, turns)
+    marked = [session for session in sessions if not session["empty"]]
+    empty = [session["dice"] for session in sessions if session["empty"]]
     dice = np.array([session["dice"] for session in sessions])
     most = min(MOST_INTERACTIONS, dice.shape[1] - 1)
     counted = {f"{t:g}": summarise(dice, t, most=most) for t in thresholds}
     sets = [session["set"] for session in sessions if session["set"] is not None]
     return Line(
         name=name,
-        dice=intervals,
+        dice=_intervals(sessions, turns),
+        dice_non_empty=_intervals(marked, turns) if marked else None,
+        # Of an empty truth, whatever is shown has a Dice of 0, and nothing one of 1.
+        shown_though_empty=tuple(float(np.mean([d[t] < 0.5 for d in empty])) for t in turns)
+        if empty
+        else None,
         turns=turns,
         by_raters=tuple(
             tuple(float(np.nanmean(table[:, row, column])) for column in range(len(turns)))
@@ -130,6 +144,11 @@ def _table(sessions: list[dict[str, Any]], turns: tuple[int, ...]) -> tuple[np.n
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0), patients
 
 
+def _intervals(sessions: list[dict[str, Any]], turns: tuple[int, ...]) -> tuple[Interval, ...]:
+    table, patients = _table(sessions, turns)
+    return tuple(_interval(table[..., index], patients) for index in range(len(turns)))
+
+
 def _differences(
     ours: list[dict[str, Any]], theirs: list[dict[str, Any]], turns: tuple[int, ...]
 ) -> tuple[Interval, ...]:
@@ -157,8 +176,23 @@ def _mean(sessions: list[dict[str, Any]], what: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def who_rated(dataset: RatedDataset) -> str:
-    """Whose opinions a study of this data set is about, in a sentence: of people, or of pseudo-raters."""
+def who_rated(dataset: RatedDataset, train: Sequence[str] = (), test: Sequence[str] = ()) -> str:
+    """Whose opinions a study of this data set is about, in a sentence: of people, or of pseudo-raters.
+
+    Args:
+        train, test: the published parts that were learnt from and tested on; none where folds were made.
+    """
+    said = _who_rated(dataset)
+    if not test:
+        return said
+    learnt, tested = (
+        f"{' and '.join(names)} ({sum(case.subset in names for case in dataset.cases)} cases)"
+        for names in (train, test)
+    )
+    return f"{said}; learnt from the published part {learnt}, tested on {tested}"
+
+
+def _who_rated(dataset: RatedDataset) -> str:
     cases = f"{dataset.name}, {len(dataset.cases)} cases of {len(dataset.patients)} patients"
     if styles := RatedLessons(dataset, "structure").styles:
         return (
@@ -171,27 +205,78 @@ def who_rated(dataset: RatedDataset) -> str:
 
 def markdown(lines: Sequence[Line], raters: str) -> str:
     """The tables as Markdown, below what was rated by whom (see `who_rated`)."""
+    return "\n".join([f"{raters}.", "", *_main_table(lines), *_tables_by_raters(lines)]) + "\n"
+
+
+def _main_table(lines: Sequence[Line]) -> list[str]:
     turns = lines[0].turns
-    heads = [f"t = {turn}" for turn in turns]
-    thresholds = list(lines[0].interactions)
-    rows = [
-        f"{raters}.",
-        "",
-        "| system | "
-        + " | ".join(heads)
-        + " | MedUHIP ahead at t = 3 | "
-        + " | ".join(f"interactions to {t} (failed)" for t in thresholds)
-        + " | GED² | D_max | folds × seeds |",
-        "|" + "---|" * (len(turns) + 5 + len(thresholds)),
-    ]
     at = turns.index(3) if 3 in turns else len(turns) - 1
-    for line in lines:
-        ahead = "" if line.against is None else signed(line.against[at])
-        counts = [f"{mean:.2f} ({failed:.0%})" for mean, failed in line.interactions.values()]
-        cells = [line.name, *(str(interval) for interval in line.dice), ahead, *counts]
-        cells += [_number(line.ged_squared), _number(line.d_max), f"{line.folds} × {line.seeds}"]
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
+    some_are_empty = any(line.shown_though_empty is not None for line in lines)
+    of_all = "all truths, " if some_are_empty else ""
+    columns: list[tuple[str, list[str]]] = [("system", [line.name for line in lines])]
+    columns += [
+        (f"{of_all}t = {turn}", [str(line.dice[i]) for line in lines]) for i, turn in enumerate(turns)
+    ]
+    if some_are_empty:
+        for name, values in (
+            ("truth not empty", [line.dice_non_empty for line in lines]),
+            ("truth empty: something shown", [line.shown_though_empty for line in lines]),
+        ):
+            columns += [
+                (f"{name}, t = {turn}", ["" if value is None else _said(value[i]) for value in values])
+                for i, turn in enumerate(turns)
+            ]
+    ahead = ["" if line.against is None else signed(line.against[at]) for line in lines]
+    columns.append(("MedUHIP ahead at t = 3", ahead))
+    for threshold in lines[0].interactions:
+        counts = [line.interactions[threshold] for line in lines]
+        columns.append(
+            (
+                f"interactions to {threshold} (failed)",
+                [f"{mean:.2f} ({failed:.0%})" for mean, failed in counts],
+            )
+        )
+    for name, values in (
+        ("best of N", [line.best_of_samples for line in lines]),
+        ("best of K", [line.best_of_candidates for line in lines]),
+    ):
+        if any(value is not None for value in values):
+            columns.append((name, [_number(value) for value in values]))
+    columns += [
+        ("GED²", [_number(line.ged_squared) for line in lines]),
+        ("D_max", [_number(line.d_max) for line in lines]),
+        ("folds × seeds", [f"{line.folds} × {line.seeds}" for line in lines]),
+    ]
+    return _table_of(columns)
+
+
+def _tables_by_raters(lines: Sequence[Line]) -> list[str]:
+    """As the paper's Table 1: a column for each number of raters whose fused opinion is wanted."""
+    most = max(len(line.by_raters) for line in lines)
+    if most < 2:
+        return []
+    rows: list[str] = []
+    for index, turn in enumerate(lines[0].turns):
+        if turn not in TURNS_BY_RATERS:
+            continue
+        columns = [("system", [line.name for line in lines])]
+        columns += [(f"n = {n + 1}", [_by_raters(line, n, index) for line in lines]) for n in range(most)]
+        rows += ["", f"Dice at t = {turn} by the number n of raters fused:", "", *_table_of(columns)]
+    return rows
+
+
+def _by_raters(line: Line, row: int, turn: int) -> str:
+    return _number(line.by_raters[row][turn]) if row < len(line.by_raters) else ""
+
+
+def _table_of(columns: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    rows = [[name for name, _ in columns], *zip(*(cells for _, cells in columns), strict=True)]
+    told = ["| " + " | ".join(row) + " |" for row in rows]
+    return [told[0], "|" + "---|" * len(columns), *told[1:]]
+
+
+def _said(value: Interval | float) -> str:
+    return str(value) if isinstance(value, Interval) else f"{value:.1%}"
 
 
 def plot(lines: Sequence[Line], path: Path, sessions: dict[str, list[dict[str, Any]]]) -> None:
@@ -206,7 +291,7 @@ def plot(lines: Sequence[Line], path: Path, sessions: dict[str, list[dict[str, A
         curve = np.nanmean(np.nanmean(table, axis=0), axis=0)
         width, opacity = (2.5, 1.0) if line.name == OURS else (1.2, 0.85)
         # There are ten colours.
-        style = ("-", "--")[len(axes.lines) // 10 % 2]
+        style = ("-", "--", ":")[len(axes.lines) // 10 % 3]
         axes.plot(
             range(most),
             curve,

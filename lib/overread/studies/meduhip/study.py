@@ -24,7 +24,7 @@ from overread.ensemble.compute import choose_device
 from overread.ensemble.member_training import write_json
 from overread.ensemble.orientation import nonzero_box
 from overread.ensemble.plan import Normalisation, Plan
-from overread.imaging.rated import RatedCase, RatedDataset
+from overread.imaging.rated import Fold, RatedCase, RatedDataset
 from overread.imaging.rated.cropped import cropped
 from overread.imaging.volumes import Volume
 from overread.meduhip.lessons import RatedLessons
@@ -33,6 +33,7 @@ from overread.meduhip.rated_store import RatedStore
 from overread.metrics.set_distance import set_distance
 from overread.raters.chance import generator_of
 from overread.raters.ground_truth import draw_ground_truth
+from overread.studies.made_from import changes, stamps_of
 from overread.studies.meduhip.arms import ARMS, Bench, Contest, arms_named
 
 LARGEST_PATCH = {2: 192, 3: 64}
@@ -42,6 +43,8 @@ PATCH_STEP = 16
 BATCH = {"cpu": {2: 4, 3: 2}, "cuda": {2: 16, 3: 4}}
 WIDTH = {2: 16, 3: 12}
 FOLDS_SEED = 20240803
+# Below `work/data`: what the cases there were prepared from.
+ORIGIN = "origin.json"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Protocol:
         ct: whether intensities are Hounsfield units.
         cases: of the data set at the most, whole patients drawn by chance; None takes all.
         crop: edge in voxels that cases are cut to, about what any rater marked; None leaves them whole.
+        train_subsets, test_subsets: the published parts to learn from and to be tested on, in place of folds; none of
+            either for folds.
     """
 
     folds: int = 5
@@ -71,12 +76,21 @@ class Protocol:
     device: str = "cpu"
     cases: int | None = None
     crop: int | None = None
+    train_subsets: tuple[str, ...] = ()
+    test_subsets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.crop is not None and self.crop < SMALLEST_PATCH:
             raise BadInputError(f"crop is {self.crop}, expected at least {SMALLEST_PATCH} voxels")
         if self.turns < 1 or self.repetitions < 1 or self.seeds < 1 or self.minutes <= 0:
             raise BadInputError("a study needs at least one turn, one repetition, one seed and some minutes")
+        if bool(self.train_subsets) != bool(self.test_subsets):
+            raise BadInputError(
+                "a published split needs a part to learn from and one to be tested on: give both --train-subset and "
+                "--test-subset"
+            )
+        if self.train_subsets and self.folds != 1:
+            raise BadInputError(f"folds is {self.folds}, and a published split has one")
 
 
 def run_study(
@@ -97,16 +111,16 @@ def run_study(
         BadInputError: the folder holds a study of other data or another protocol, or an arm is not known.
     """
     arms = arms_named(protocol.arms)
-    dataset = some_of(dataset, protocol.cases)
+    dataset = part_studied(dataset, protocol.cases, protocol.train_subsets, protocol.test_subsets)
+    folds = folds_of(dataset, protocol)
     if protocol.crop is not None:
         dataset = cropped(dataset, protocol.crop)
     _open(work, dataset, protocol)
     plan, configuration = prepare_study(dataset, work, protocol, progress)
-    folds = dataset.folds(protocol.folds, np.random.default_rng(FOLDS_SEED))
     number, of = part
     if not 1 <= number <= of:
         raise BadInputError(f"there is no part {number} of {of}")
-    places = [(seed, fold) for seed in range(protocol.seeds) for fold in range(protocol.folds)]
+    places = [(seed, fold) for seed in range(protocol.seeds) for fold in range(len(folds))]
     mine = places[number - 1 :: of]
     # A seed is finished with all arms before the next begins.
     pieces = [
@@ -118,7 +132,7 @@ def run_study(
     ]
     for done, (arm, seed, fold) in enumerate(pieces):
         folder = work / f"seed_{seed}" / f"fold_{fold}"
-        progress(f"{arm}, seed {seed}, fold {fold + 1} of {protocol.folds}", done / len(pieces))
+        progress(f"{arm}, seed {seed}, fold {fold + 1} of {len(folds)}", done / len(pieces))
         if (folder / f"{arm}.json").exists():
             continue
         bench = Bench(
@@ -153,10 +167,12 @@ def play_contest(
             sets.append({"case": case.id, **asdict(set_distance(samples.numpy(), masks.numpy()))})
         for count in range(1, len(masks) + 1):
             for repetition in range(protocol.repetitions if count < len(masks) else 1):
-                wanted = torch.from_numpy(draw_ground_truth(masks.numpy(), count, case.id, repetition).mask)
+                truth = draw_ground_truth(masks.numpy(), count, case.id, repetition)
+                wanted = torch.from_numpy(truth.mask)
+                clinician = contest.clinician.before(masks.numpy(), truth.raters)
                 rng = generator_of(case.id, count, repetition, seed)
                 turns = protocol.turns if contest.interacts else 0
-                trace = contest.player.play(image, wanted, contest.clinician, turns, rng)
+                trace = contest.player.play(image, wanted, clinician, turns, rng)
                 dice = list(trace.dice) + [trace.dice[-1]] * (protocol.turns - turns)
                 sessions.append(
                     {
@@ -171,6 +187,43 @@ def play_contest(
                     }
                 )
     return {"sessions": sessions, "sets": sets}
+
+
+def part_studied(
+    dataset: RatedDataset, most: int | None, train: Sequence[str] = (), test: Sequence[str] = ()
+) -> RatedDataset:
+    """What a study takes of a data set: published parts where some are named, and at most so many cases.
+
+    Raises:
+        NotFoundError: there is no such part.
+    """
+    return some_of(dataset.of_subset(*train, *test) if train or test else dataset, most)
+
+
+def folds_of(dataset: RatedDataset, protocol: Protocol) -> tuple[Fold, ...]:
+    """The folds by patient, or the published split as the only one.
+
+    Raises:
+        BadInputError: there are fewer patients than folds, a patient is in both parts of a published split, or a part
+            has no case.
+    """
+    if not protocol.train_subsets:
+        return dataset.folds(protocol.folds, np.random.default_rng(FOLDS_SEED))
+    train, test = (
+        tuple(case for case in dataset.cases if case.subset in names)
+        for names in (protocol.train_subsets, protocol.test_subsets)
+    )
+    if twice := sorted({case.patient for case in train} & {case.patient for case in test}):
+        raise BadInputError(
+            f"patients of {dataset.name} are in the part to learn from and in the one to be tested on, such as "
+            f"{twice[0]} ({len(twice)} in all): what is learnt from a patient cannot be tested on them"
+        )
+    for part, names in ((train, protocol.train_subsets), (test, protocol.test_subsets)):
+        if not part:
+            raise BadInputError(
+                f"no case of {dataset.name} is left of {' and '.join(names)}: take more --cases"
+            )
+    return (Fold(train, test),)
 
 
 def some_of(dataset: RatedDataset, most: int | None) -> RatedDataset:
@@ -192,10 +245,11 @@ def _open(work: Path, dataset: RatedDataset, protocol: Protocol) -> None:
         "\n".join(f"{case.id} {case.patient}" for case in dataset.cases).encode()
     ).hexdigest()
     fixed = {key: value for key, value in asdict(protocol).items() if key not in ("arms", "seeds")}
-    if protocol.crop is None:
-        # It came later; what was begun before goes on.
-        del fixed["crop"]
-    wanted = {"dataset": dataset.name, "cases": ids, "protocol": fixed}
+    # They came later; what was begun before goes on.
+    for later in ("crop", "train_subsets", "test_subsets"):
+        if not fixed[later]:
+            del fixed[later]
+    wanted = json.loads(json.dumps({"dataset": dataset.name, "cases": ids, "protocol": fixed}))
     path = work / "study.json"
     if path.exists():
         there = json.loads(path.read_text())
@@ -217,7 +271,11 @@ def prepare_study(
     """The plan and sizes of all arms, and every case prepared below `work/data`; what is there is kept.
 
     Where only one person labelled the cases, pseudo-raters stand for several (see `RatedLessons`).
+
+    Raises:
+        BadInputError: what is there was prepared from files that are not the same any more.
     """
+    _ensure_same_files(dataset, work)
     lessons = RatedLessons(dataset, "structure")
     first = dataset.cases[0].read()
     axes, channels = first.image.ndim - 1, len(first.image)
@@ -242,6 +300,20 @@ def prepare_study(
         backend="unet2d" if axes == 2 else "unet3d", channels=channels, width=WIDTH[axes]
     )
     return plan, configuration
+
+
+def _ensure_same_files(dataset: RatedDataset, work: Path) -> None:
+    origin, files = work / "data" / ORIGIN, stamps_of(case.source for case in dataset.cases)
+    if origin.exists():
+        if what := changes(json.loads(origin.read_text()), files):
+            raise BadInputError(
+                f"{work} was prepared from files of {dataset.name} that are not the same any more ({what}); "
+                "give another --work, where the study begins anew"
+            )
+    # Earlier versions did not keep the files.
+    elif not (work / "data" / "plan.json").exists():
+        origin.parent.mkdir(parents=True, exist_ok=True)
+        write_json(files, origin)
 
 
 def study_plan(shape: tuple[int, ...], channels: int, rules: tuple[Normalisation, ...], batch: int) -> Plan:

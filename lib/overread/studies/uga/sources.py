@@ -19,6 +19,7 @@ from PIL import Image
 from overread.domain import BadInputError, NotFoundError, Registry
 from overread.imaging.slides.slide import open_slide
 from overread.imaging.volumes import read_volume
+from overread.studies.made_from import changes, stamps_below
 from overread.studies.slides.centres import CENTRES
 from overread.studies.uga.sets import StudyCase, StudySet
 
@@ -254,29 +255,44 @@ def is_ready(folder: Path) -> bool:
 
 
 def prepare_set(
-    name: str, data: Path | None, folder: Path, progress: Progress = lambda _: None, central: str = ""
+    name: str,
+    data: Path | None,
+    folder: Path,
+    progress: Progress = lambda _: None,
+    central: str = "",
+    apart: Sequence[Path] = (),
 ) -> StudySet:
     """The set of that name, made ready below `folder` once.
 
     Args:
         data: not needed any more once the set is ready.
         central: another central domain than the set's own.
+        apart: folders that may lie among the data and are not part of them.
 
     Raises:
-        NotFoundError, BadInputError: there is no such set, or its data are not there or not as expected.
+        NotFoundError, BadInputError: there is no such set, its data are not there or not as expected, or the set was
+            made from other files.
     """
     made = SOURCES[name]
     marker = folder / ORIGIN
     if not is_ready(folder):
         found = made.find(data)
         folder.mkdir(parents=True, exist_ok=True)
+        # Before anything is read: what changes meanwhile is noticed.
+        files = stamps_below(found, (folder, *apart)) if made.folder else {}
         made.make(found, folder, progress).save(folder)
-        marker.write_text(json.dumps({"name": name, "data": str(data and data.resolve())}) + "\n")
-    elif (
-        made.folder
-        and data is not None
-        and (there := json.loads(marker.read_text())["data"]) != str(data.resolve())
-    ):
-        raise BadInputError(f"{folder} was made from {there}; give another --work for {data}")
+        origin = {"name": name, "data": str(data and data.resolve()), "files": files}
+        marker.write_text(json.dumps(origin) + "\n")
+    elif made.folder and data is not None:
+        origin = json.loads(marker.read_text())
+        if (there := origin["data"]) != str(data.resolve()):
+            raise BadInputError(f"{folder} was made from {there}; give another --work for {data}")
+        # Earlier versions did not keep the files.
+        before = origin.get("files")
+        if before is not None and (what := changes(before, stamps_below(made.find(data), (folder, *apart)))):
+            raise BadInputError(
+                f"{folder} was made from {data}, whose files are not the same any more ({what}); "
+                "give another --work, where the set is made anew"
+            )
     ready = StudySet.load(folder)
     return replace(ready, central=central) if central else ready

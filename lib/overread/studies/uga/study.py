@@ -102,7 +102,12 @@ def open_set(job: Job, name: str, report: Report = lambda _what, _share: None) -
         with claims.claim("set") as mine:
             if mine:
                 found = prepare_set(
-                    name, job.data, folder, lambda share: report(f"reading {name}", share), job.central
+                    name,
+                    job.data,
+                    folder,
+                    lambda share: report(f"reading {name}", share),
+                    job.central,
+                    (Path(job.work),),
                 )
                 scale = job.protocol.scale_of(name)
                 found = found.with_patch(scale.um_per_px, scale.patch_px)
