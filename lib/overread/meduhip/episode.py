@@ -14,7 +14,7 @@ from overread.meduhip.interaction import Evidence, Round, Standing, taught
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.posterior import mask_posterior
 from overread.meduhip.prompts import Prompts
-from overread.meduhip.sampling_space import Draws, draw, draw_collapsed, draw_nothing
+from overread.meduhip.sampling_space import Draws, Sampler, draw, draw_collapsed, draw_nothing
 from overread.meduhip.set_loss import coverage_loss, set_loss
 from overread.meduhip.unet import halved
 from overread.meduhip.vote import sample_dice, soft_vote_loss
@@ -23,7 +23,14 @@ from overread.meduhip.vote import sample_dice, soft_vote_loss
 FUSED = 3
 # Errs as clinicians do, but clicks where it means to.
 TRAINING_CHOOSER = Chooser(temperature=0.05, lapse=0.1)
-SAMPLERS = {"mixture": draw, "collapsed": draw_collapsed, "nothing": draw_nothing}
+SAMPLERS: dict[str, Sampler] = {"mixture": draw, "collapsed": draw_collapsed, "nothing": draw_nothing}
+
+
+def sampler_named(name: str) -> Sampler:
+    """A way to draw samples. Raises BadInputError for an unknown name."""
+    if name not in SAMPLERS:
+        raise BadInputError(f"no sampler is called {name!r}; there are {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,7 @@ class EpisodeOptions:
     sampler: str = "mixture"
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise BadInputError(f"no sampler is called {self.sampler!r}; there are {', '.join(SAMPLERS)}")
+        sampler_named(self.sampler)
         if self.turns < 1 or self.samples < 1:
             raise BadInputError(f"an episode has turns and samples, got {self.turns} and {self.samples}")
 
