@@ -94,8 +94,17 @@ def play(
 
     Equations 3 and 6 are the same loss of the same masks, once for the Segmentation Net and once, with that frozen,
     for prompt encoder and Mean-Variance Network. The parameters are disjoint, so one forward and backward pass gives
-    both gradients, at half the cost of two; the paper steps one after the other. The image is encoded once an
-    episode, as it is when a clinician works.
+    both gradients, at half the cost of two. The image is encoded once an episode, as it is when a clinician works.
+
+    What is done otherwise than in the paper:
+
+    - One step follows an episode, with all gradients at once and one norm to clip them by; the paper steps network
+      after network, turn after turn.
+    - In eq. 3 samples are held still for the decoder alone: the encoder also learns from what it tells the
+      Mean-Variance Network of the image as a whole.
+    - Eq. 6 also takes the first turn, before anybody said anything.
+    - At the first turn the truth is the mean of the raters, and set loss and coverage are added by their weights: no
+      equation of the paper rewards samples that differ.
 
     Args:
         images: `(batch, channel, *space)`.
