@@ -19,6 +19,7 @@ from overread.queue.features import LENGTH
 from overread.queue.scoring import cold_score, failed_score, revision_of, score_case
 from overread.state.scores import COLD
 from support.servers import CLASSES, CUTS, OFFSETS
+from support.styles import CORE_BOX, MIDDLE_BOX, OUTER_BOX, SHAPE, publish_styles, shells
 
 SPACING_MM = (1.0, 2.0, 3.0)
 
@@ -86,6 +87,25 @@ def test_members_that_differ_by_style_have_no_quality(tmp_path):
     assert row.quality is None
     assert row.doubt is not None
     assert row.doubt > 0
+
+
+def test_members_that_cannot_tell_kinds_of_doubt_apart_have_no_parts(tmp_path):
+    assert scored(tmp_path, doubtful()).parts == {}
+
+
+def test_a_model_with_styles_says_whose_the_doubt_is(tmp_path):
+    champion = publish_styles(tmp_path, "shells")
+    image = Volume(shells()[None], Grid(SHAPE, np.eye(4)))
+    row = score_case(load_ensemble(champion), image, "shells", "case1", "12-34", 99.0)
+    # The components are sure, and each draws another shell.
+    assert row.parts["style"] > 10 * row.parts["within"] > 0
+    assert row.parts["members"] == 0
+    box = tuple(slice(max(0, edge.start - 5), edge.stop + 5) for edge in MIDDLE_BOX)
+    # Within 5 voxels of the middle box, which two of three hold, every voxel has its variance over the three.
+    share = np.zeros(SHAPE)
+    for where in (OUTER_BOX, MIDDLE_BOX, CORE_BOX):
+        share[where] += 1 / 3
+    assert row.parts["style"] == pytest.approx((share * (1 - share))[box].mean(), rel=0.05)
 
 
 def test_where_nothing_is_predicted_the_doubt_is_a_mean_over_the_image(tmp_path):

@@ -118,6 +118,26 @@ def test_the_reader_is_told_case_reason_strategy_and_how_far_scoring_is(database
     assert served.serving.reason == served.pick.reason
 
 
+@pytest.mark.parametrize(
+    ("largest", "words"),
+    [
+        ("style", "doubt mostly of style: ask a person"),
+        ("members", "doubt mostly between models: ask for a label"),
+    ],
+)
+def test_the_reason_says_whose_the_doubt_is_where_the_champion_can_tell(database, largest, words):
+    parts = {"style": 0.01, "within": 0.005, "members": 0.0} | {largest: 0.1}
+    put(database, score("case03", 0.3, parts=parts), score("case02", 0.2))
+    line = queue(database)
+    served = ask(line)
+    assert served.parts == parts
+    assert served.serving.reason == f"{served.pick.reason}, {words}"
+    assert f"no. 1 of 2, {words} | most_uncertain" in served.text
+    following = ask(line)
+    assert (following.serving.case_id, following.parts) == ("case02", {})
+    assert following.serving.reason == following.pick.reason
+
+
 def test_when_all_is_scored_the_reader_is_not_bothered_with_it(database):
     all_scored(database)
     assert ask(queue(database)).text.endswith("| most_uncertain | 29 left")

@@ -17,9 +17,10 @@ from monailabel.client import MONAILabelClient
 from PIL import Image
 
 from overread.domain import Grid
-from overread.imaging.volumes import LPS_TO_RAS, read_labelmap, write_nifti
+from overread.imaging.volumes import LPS_TO_RAS, read_array, read_labelmap, write_nifti
 from overread.learning.preferences import Preferences
 from overread.state.database import Database
+from overread.state.scores import ScoreRow, put_score
 from support.servers import app_copy, oblique_grid, publish_threshold, running_server
 from support.styles import (
     BODY,
@@ -69,7 +70,7 @@ class Desk:
     running: Any = None
 
     def start(self) -> None:
-        self.running = running_server(self.app_dir, self.studies, ["scoring", "no"])
+        self.running = running_server(self.app_dir, self.studies, ["scoring", "no", "control_share", "0"])
         self.url = self.running.__enter__()
 
     def stop(self) -> None:
@@ -95,6 +96,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "options",
         "round",
         "doubt",
+        "parts",
         "pair",
         "bad",
         "restart",
@@ -327,6 +329,62 @@ def test_doubt_bands_are_drawn_beside_the_candidates(desk, client):
         f"{desk.url}/overread/maps", params={"model": "doubted", "image": "doubt"}, timeout=60
     ).json()
     assert {"predictive_entropy", "probability_organ", "proposal"} <= set(maps["maps"])
+
+
+def test_whose_doubt_it_is_can_be_had_as_three_maps(desk, client, tmp_path):
+    _, facts = asked(client, "shells", "parts", measure="style")
+    told = facts["doubt_parts"]
+    assert (told["asks"], told["words"]) == ("person", "doubt mostly of style: ask a person")
+    assert told["parts"]["members"] == 0
+    assert "`members` is 0 where there is one network" in told["meaning"]["networks"]
+    assert facts["scores"]["style"] == told["parts"]["style"]
+    query = {"model": "shells", "image": "parts"}
+    found = {}
+    for name in ("style", "within", "members"):
+        answer = requests.get(f"{desk.url}/overread/maps", params=query | {"map": name}, timeout=60)
+        assert answer.ok, answer.text
+        (tmp_path / "map.nii.gz").write_bytes(answer.content)
+        found[name], grid = read_array(tmp_path / "map.nii.gz")
+        assert grid.difference_from(GRID) is None
+    # One style of three differs there, and each is sure.
+    np.testing.assert_allclose(found["style"][OUTER & ~CORE], 2 / 9, atol=0.02)
+    assert found["style"][CORE].max() < 0.01
+    assert found["within"].max() < 0.03
+    assert not found["members"].any()
+    # Nobody asked for the parts: they are not worked out.
+    assert asked(client, "shells", "options")[1].get("doubt_parts") is None
+
+
+def test_who_asks_for_the_next_case_is_told_whose_doubt_it_is(desk):
+    queue = requests.get(f"{desk.url}/info/", timeout=60).json()["queue"]
+    parts = {"style": 0.1, "within": 0.02, "members": 0.0}
+    row = ScoreRow(
+        recipe=queue["recipe"],
+        champion=queue["champion"],
+        case_id="parts",
+        revision="1",
+        doubt=0.5,
+        quality=None,
+        class_doubt={"organ": 0.4},
+        foreground_mm3={"organ": 1000.0},
+        features=(0.0,),
+        took_s=1.0,
+        error=None,
+        scored_at=time.time(),
+        parts=parts,
+    )
+    database = Database.open(desk.app_dir / "state" / "overread.db", must_exist=True)
+    with database.writing() as c:
+        put_score(c, row)
+    database.close()
+    answer = requests.post(
+        f"{desk.url}/activelearning/most_uncertain", json={"client_id": "parts"}, timeout=60
+    ).json()
+    assert answer["id"] == "parts", answer
+    assert answer["reason"].endswith(", doubt mostly of style: ask a person")
+    assert answer["reason"] in answer["PatientID"]
+    assert answer["doubt_parts"]["parts"] == parts
+    assert answer["doubt_parts"]["asks"] == "person"
 
 
 def test_candidates_can_be_had_as_labelled_points(client):

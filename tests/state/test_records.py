@@ -119,6 +119,21 @@ def test_a_newer_score_takes_the_place_of_the_older(database: Database):
     assert (kept.revision, kept.doubt, kept.error) == ("new", None, "the file is cut off")
 
 
+def test_parts_of_the_doubt_are_kept_with_their_score_and_go_with_it(database: Database):
+    parts = {"style": 0.125, "within": 0.5, "members": 0.0}
+    put(database, replace(SCORE, parts=parts), replace(SCORE, champion="old", parts=parts))
+    with database.writing() as c:
+        assert scores.parts_of(c, "heart", "abc", "case 1") == parts
+        assert scores.parts_of(c, "heart", "abc", "case 2") == {}
+        assert scores.scores_of(c, "heart", "abc") == {"case 1": replace(SCORE, parts=parts)}
+        assert scores.forget_scores(c, "heart", {"abc"}) == 1
+        assert scores.parts_of(c, "heart", "old", "case 1") == {}
+    put(database, SCORE)
+    with database.reading() as c:
+        assert scores.parts_of(c, "heart", "abc", "case 1") == {}
+        assert scores.scores_of(c, "heart", "abc") == {"case 1": SCORE}
+
+
 def test_only_scores_of_other_champions_of_the_recipe_are_forgotten(database: Database):
     put(
         database,
@@ -142,6 +157,7 @@ def test_only_scores_of_other_champions_of_the_recipe_are_forgotten(database: Da
         ({"doubt": math.nan}, "score of case case 1: doubt is nan; a finite number is expected"),
         ({"quality": math.inf}, "score of case case 1: quality is inf"),
         ({"features": (math.nan,)}, "score of case case 1: features cannot be kept as JSON"),
+        ({"parts": {"style": math.nan}}, "score of case case 1: parts cannot be kept as JSON"),
         ({"foreground_mm3": {"ventricle": math.inf}}, "score of case case 1: foreground_mm3 cannot be kept"),
     ],
 )

@@ -24,6 +24,7 @@ from overread.state.schema import METADATA, VERSION
 
 ALL_TABLES = {
     "scores",
+    "doubt_parts",
     "servings",
     "turns",
     "labels",

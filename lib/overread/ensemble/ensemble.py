@@ -74,6 +74,8 @@ class Ensemble:
             comparisons of strategies (nnActive, arXiv:2511.19183).
         differ_by_style: the members are draws of one network, and where they differ it is a matter of style, which a
             label does not settle.
+        doubt_parts: of a volume, how much doubt is of what kind, by name; it may be given a function that is told the
+            share done, and raises to cancel. None where nobody can tell them apart.
     """
 
     name: str
@@ -92,3 +94,4 @@ class Ensemble:
     reference: np.ndarray | None = None
     asked_by: str = "predictive_entropy"
     differ_by_style: bool = False
+    doubt_parts: Callable[[Volume, Callable[[float], None] | None], dict[str, float]] | None = None

@@ -6,16 +6,16 @@ A voxel is foreground or not; by the law of total variance its variance p (1 - p
     within    inside a component: whoever holds that opinion is undecided too, as the image does not tell.
     members   between models that were trained apart: they know too little. Ask for a label.
 
-One model alone has no `members` doubt: it is 0, whatever the model does not know. The queue, which asks for labels,
-then sorts by what is not a matter of style: `within` here, and `expected_entropy` of the model's draws as an ensemble
-(`Ensemble.asked_by`), since each draw stands for a component.
+One model alone, as every champion in service is, has no `members` doubt: it is 0, whatever the model does not know. The
+queue, which asks for labels, then sorts by what is not a matter of style: `expected_entropy` of the model's draws as an
+ensemble (`Ensemble.asked_by`), since each draw stands for a component. It tells the reader which part is the largest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -64,27 +64,50 @@ class Part:
     Attributes:
         description: one sentence for people.
         asks: what makes it smaller: a `person`'s word, more `label`s, or `nothing` at hand.
+        words: the clause that a reader gets where this part is the largest.
         values: the part.
     """
 
     description: str
     asks: Literal["person", "label", "nothing"]
+    words: str
     values: Callable[[DoubtSplit], torch.Tensor]
 
-    def __call__(self, split: DoubtSplit) -> UncertaintyMap:
-        """The part as a map."""
-        return UncertaintyMap(self.values(split), "1", MOST_VARIANCE)
+    def __call__(self, *splits: DoubtSplit) -> UncertaintyMap:
+        """The part as a map: of several structures their sum."""
+        values = torch.stack([self.values(split) for split in splits]).sum(dim=0)
+        return UncertaintyMap(values, "1", MOST_VARIANCE * len(splits))
 
 
 PARTS: Registry[Part] = Registry("part of doubt")
-PARTS.add("style", Part("Opinions differ: a matter of style.", "person", lambda split: split.style))
+PARTS.add(
+    "style",
+    Part(
+        "Opinions differ: a matter of style.",
+        "person",
+        "doubt mostly of style: ask a person",
+        lambda split: split.style,
+    ),
+)
 PARTS.add(
     "within",
-    Part("Each opinion is undecided: the image does not tell.", "nothing", lambda split: split.within),
+    Part(
+        "Each opinion is undecided: the image does not tell.",
+        "nothing",
+        "doubt mostly within each style: the image does not tell",
+        lambda split: split.within,
+    ),
 )
 PARTS.add(
-    "members", Part("Models trained apart differ: more labels help.", "label", lambda split: split.members)
+    "members",
+    Part(
+        "Models trained apart differ: more labels help.",
+        "label",
+        "doubt mostly between models: ask for a label",
+        lambda split: split.members,
+    ),
 )
+ONE_NETWORK = "`members` is 0 where there is one network: what it does not know it cannot tell."
 
 
 def split_doubt(models: Sequence[Iterable[Sample]]) -> DoubtSplit:
@@ -133,8 +156,10 @@ def split_doubt(models: Sequence[Iterable[Sample]]) -> DoubtSplit:
 
 
 @torch.no_grad()
-def samples_of(image: OpenImage, structure: int = 0, seed: int = 0) -> Iterator[Sample]:
-    """A model's samples before anybody said anything, on the input's grid, for `split_doubt`."""
+def samples_of(
+    image: OpenImage, structure: int = 0, seed: int = 0, temperature: float = 1.0
+) -> Iterator[Sample]:
+    """A model's samples before anybody said anything, in the model's voxels, for `split_doubt`."""
     c = image.model.configuration
     prompts = Prompts.none(1, c.axes, image.cache.context.device)
     space = image.model.space(image.cache, prompts, structure=structure)
@@ -142,15 +167,62 @@ def samples_of(image: OpenImage, structure: int = 0, seed: int = 0) -> Iterator[
     components = draws.components[0].tolist()
     for index, component in enumerate(components):
         logits = image.decode(draws.samples[:, index : index + 1], prompts, structure)
-        yield component, image.to_input(logits[0].sigmoid().cpu())[0]
+        yield component, (logits[0, 0].float() / temperature).sigmoid()
 
 
-def case_scores(split: DoubtSplit) -> dict[str, float]:
-    """Mean of each part in and near what is predicted, by its name; and `label`, what a queue for labels sorts by.
+def splits_of(
+    image: OpenImage,
+    temperature: float = 1.0,
+    progress: Callable[[float], None] | None = None,
+) -> list[DoubtSplit]:
+    """The doubt of one model at one image, a split a structure, in the model's voxels.
 
-    `label` is the models' doubt where there are several, and what is not style where there is one.
+    Args:
+        temperature: what logits are divided by (see `Calibration`).
+        progress: told the share done, in (0, 1]; may raise to cancel.
     """
-    predicted = (split.probability > 0.5).to(torch.uint8)
+    c = image.model.configuration
+    total = DRAWS_PER_COMPONENT * c.components * c.structures
+    done = 0
+
+    def told(samples: Iterator[Sample]) -> Iterator[Sample]:
+        nonlocal done
+        for sample in samples:
+            done += 1
+            if progress is not None:
+                progress(done / total)
+            yield sample
+
+    return [
+        split_doubt([told(samples_of(image, structure, temperature=temperature))])
+        for structure in range(c.structures)
+    ]
+
+
+def case_scores(splits: Sequence[DoubtSplit]) -> dict[str, float]:
+    """Mean of each part in and near what is predicted, by its name; the structures' sum."""
     near = AGGREGATIONS["foreground_mean"]
-    scores = {name: near(PARTS[name](split), predicted) for name in PARTS}
-    return scores | {"label": scores["members" if split.models > 1 else "within"]}
+    predicted = [(split.probability > 0.5).to(torch.uint8) for split in splits]
+    return {
+        name: sum(near(part(split), mask) for split, mask in zip(splits, predicted, strict=True))
+        for name, part in ((name, PARTS[name]) for name in PARTS)
+    }
+
+
+def largest_part(scores: Mapping[str, float]) -> Part | None:
+    """The largest of the parts; None where none is known, or there is no doubt at all."""
+    name = max(scores, key=lambda part: scores[part], default="")
+    return PARTS[name] if name and scores[name] > 0 else None
+
+
+def doubt_facts(scores: Mapping[str, float]) -> dict[str, Any] | None:
+    """The parts for a program, with what the largest asks for; None where they are not known."""
+    if not scores:
+        return None
+    largest = largest_part(scores)
+    return {
+        "parts": {name: float(value) for name, value in scores.items()},
+        "asks": largest.asks if largest else "nothing",
+        "words": largest.words if largest else "no doubt",
+        "meaning": {name: PARTS[name].description for name in scores} | {"networks": ONE_NETWORK},
+    }

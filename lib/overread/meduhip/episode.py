@@ -14,7 +14,7 @@ from overread.meduhip.interaction import Evidence, Round, Standing, taught
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.posterior import mask_posterior
 from overread.meduhip.prompts import Prompts
-from overread.meduhip.sampling_space import Draws, draw, draw_collapsed, draw_nothing
+from overread.meduhip.sampling_space import Draws, Sampler, draw, draw_collapsed, draw_nothing
 from overread.meduhip.set_loss import coverage_loss, set_loss
 from overread.meduhip.unet import halved
 from overread.meduhip.vote import sample_dice, soft_vote_loss
@@ -23,7 +23,14 @@ from overread.meduhip.vote import sample_dice, soft_vote_loss
 FUSED = 3
 # Errs as clinicians do, but clicks where it means to.
 TRAINING_CHOOSER = Chooser(temperature=0.05, lapse=0.1)
-SAMPLERS = {"mixture": draw, "collapsed": draw_collapsed, "nothing": draw_nothing}
+SAMPLERS: dict[str, Sampler] = {"mixture": draw, "collapsed": draw_collapsed, "nothing": draw_nothing}
+
+
+def sampler_named(name: str) -> Sampler:
+    """A way to draw samples. Raises BadInputError for an unknown name."""
+    if name not in SAMPLERS:
+        raise BadInputError(f"no sampler is called {name!r}; there are {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,7 @@ class EpisodeOptions:
     sampler: str = "mixture"
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise BadInputError(f"no sampler is called {self.sampler!r}; there are {', '.join(SAMPLERS)}")
+        sampler_named(self.sampler)
         if self.turns < 1 or self.samples < 1:
             raise BadInputError(f"an episode has turns and samples, got {self.turns} and {self.samples}")
 
@@ -88,8 +94,17 @@ def play(
 
     Equations 3 and 6 are the same loss of the same masks, once for the Segmentation Net and once, with that frozen,
     for prompt encoder and Mean-Variance Network. The parameters are disjoint, so one forward and backward pass gives
-    both gradients, at half the cost of two; the paper steps one after the other. The image is encoded once an
-    episode, as it is when a clinician works.
+    both gradients, at half the cost of two. The image is encoded once an episode, as it is when a clinician works.
+
+    What is done otherwise than in the paper:
+
+    - One step follows an episode, with all gradients at once and one norm to clip them by; the paper steps network
+      after network, turn after turn.
+    - In eq. 3 samples are held still for the decoder alone: the encoder also learns from what it tells the
+      Mean-Variance Network of the image as a whole.
+    - Eq. 6 also takes the first turn, before anybody said anything.
+    - At the first turn the truth is the mean of the raters, and set loss and coverage are added by their weights: no
+      equation of the paper rewards samples that differ.
 
     Args:
         images: `(batch, channel, *space)`.

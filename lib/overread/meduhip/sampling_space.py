@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -92,6 +93,10 @@ class Draws:
     def one_hot(self, components: int) -> torch.Tensor:
         """`(batch, sample, component)`: 1 where the sample came from the component."""
         return torch.nn.functional.one_hot(self.components, components).to(self.samples.dtype)
+
+
+# From a space, the number of samples and a source of randomness to samples.
+Sampler = Callable[[SamplingSpace, int, torch.Generator | None], Draws]
 
 
 def draw(space: SamplingSpace, count: int, generator: torch.Generator | None = None) -> Draws:

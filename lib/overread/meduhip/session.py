@@ -19,7 +19,7 @@ from overread.meduhip.honour import REACH_VOXEL, Choice, bump_at, honour, honour
 from overread.meduhip.interaction import Evidence, Round, Standing, click_evidence, taught
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.prompts import LARGEST_LOGIT, Click, Prompts
-from overread.meduhip.sampling_space import SamplingSpace, draw, draw_nothing
+from overread.meduhip.sampling_space import Sampler, SamplingSpace, draw, draw_nothing
 from overread.meduhip.vote import vote_log_odds
 
 # The dense prompt is kept in steps of a 16th of a logit.
@@ -203,12 +203,18 @@ def begin(
 
 @torch.no_grad()
 def answer(
-    model: MedUHIP, image: Image, session: Session, structure: int = 0, samples: int | None = None
+    model: MedUHIP,
+    image: Image,
+    session: Session,
+    structure: int = 0,
+    samples: int | None = None,
+    sampler: Sampler = draw,
 ) -> StructureAnswer:
     """What the model says now. The same session gives the same answer, also after a restart.
 
     Args:
         samples: N; None takes the model's. With 1 the network's own opinion is given, moved by no sample.
+        sampler: how several samples are drawn.
     """
     state = session.structures[structure]
     standing = _standing(model, state, image.cache)
@@ -217,7 +223,7 @@ def answer(
         space = space.explored()
     generator = torch.Generator().manual_seed(_seed(session, structure))
     # One opinion is the one that no sample moves.
-    drawn = draw_nothing if samples == 1 else draw
+    drawn = draw_nothing if samples == 1 else sampler
     draws = drawn(space, samples or model.configuration.samples, generator)
     logits = image.decode(draws.samples, standing.prompts, structure)
     choice = _choice(state, image.cache)

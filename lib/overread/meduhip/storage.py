@@ -6,7 +6,7 @@ As an ensemble its members are draws from the sampling space before any interact
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from overread.ensemble.storage import (
     read_description,
     write_description,
 )
+from overread.imaging.volumes import Volume
 from overread.meduhip.backend import Cache
+from overread.meduhip.doubt import case_scores, splits_of
 from overread.meduhip.mirrors import mirrors_along
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Prompts
@@ -131,33 +133,28 @@ def load_reader(folder: Path, device: torch.device | str = "cpu") -> Reader:
     if description["kind"] != KIND:
         raise BadInputError(f"{folder} holds a model of the kind {description['kind']}, which takes no turns")
     check_files(folder, description)
-    return Reader(
-        name=description["name"],
-        classes=tuple(description["classes"]),
-        channels=tuple(description["channels"]),
-        model=_load_model(folder, description, torch.device(device)),
-        plan=Plan.from_json(description["plan"]),
-        identity=description["identity"],
-        calibration=calibration_from_json(description.get("calibration")),
-        folder=folder,
-    )
+    return _reader(folder, description, torch.device(device))
 
 
 @KINDS.register(KIND)
 def load(folder: Path, description: dict[str, Any], device: torch.device) -> Ensemble:
     """The model as an ensemble of draws; see `overread.ensemble.storage`."""
-    model = _load_model(folder, description, device)
-    plan = Plan.from_json(description["plan"])
-    shared = _SharedEncoding(model, MEMBERS)
+    reader = _reader(folder, description, device)
+    plan = reader.plan
+    shared = _SharedEncoding(reader.model, MEMBERS)
+
+    def doubt_parts(volume: Volume, progress: Callable[[float], None] | None) -> dict[str, float]:
+        return case_scores(splits_of(reader.open(volume, device), reader.calibration.temperature, progress))
+
     return Ensemble(
-        name=description["name"],
-        classes=tuple(description["classes"]),
-        channels=tuple(description["channels"]),
+        name=reader.name,
+        classes=reader.classes,
+        channels=reader.channels,
         members=[Draw(shared, index) for index in range(MEMBERS)],
         patch=plan.patch,
         prepare=lambda volume: prepare(plan, volume),
-        calibration=calibration_from_json(description.get("calibration")),
-        identity=description["identity"],
+        calibration=reader.calibration,
+        identity=reader.identity,
         folder=folder,
         metadata={"training": description["plan"]["training"]},
         um_per_px=plan.um_per_px,
@@ -165,6 +162,20 @@ def load(folder: Path, description: dict[str, Any], device: torch.device) -> Ens
         # What is no matter of style (see `doubt`).
         asked_by="expected_entropy",
         differ_by_style=True,
+        doubt_parts=doubt_parts,
+    )
+
+
+def _reader(folder: Path, description: dict[str, Any], device: torch.device) -> Reader:
+    return Reader(
+        name=description["name"],
+        classes=tuple(description["classes"]),
+        channels=tuple(description["channels"]),
+        model=_load_model(folder, description, device),
+        plan=Plan.from_json(description["plan"]),
+        identity=description["identity"],
+        calibration=calibration_from_json(description.get("calibration")),
+        folder=folder,
     )
 
 

@@ -40,12 +40,13 @@ def score_case(
       (`foreground_mean`), in nat;
     - `class_doubt`: the same of the entropy times the class's probability (ClaSP PE);
     - `quality`: 1 - mean pairwise Dice of the members; None for an ensemble of one, or whose members differ by style;
-    - `foreground_mm3`: predicted volume (area in mm² for a picture).
+    - `foreground_mm3`: predicted volume (area in mm² for a picture);
+    - `parts`: how much of the doubt is of which kind, where the ensemble can tell (`doubt_parts`).
 
     Args:
         revision: of the image's file, from `revision_of`.
         now: seconds since 1970.
-        progress: told the share done; may raise to cancel.
+        progress: told the share done, of the parts anew; may raise to cancel.
 
     Raises:
         BadInputError: the volume is none that the ensemble can read.
@@ -53,6 +54,7 @@ def score_case(
     started = time.perf_counter()
     prediction = predict(ensemble, volume, measures=(ensemble.asked_by,), device=device, progress=progress)
     doubt, class_doubt = doubt_near_foreground(prediction, ensemble.asked_by)
+    parts = {} if ensemble.doubt_parts is None else ensemble.doubt_parts(volume, progress)
     foreground = ensemble.classes[1:]
     disagreement = prediction.scores["pairwise_dice_disagreement"]
     disagree = len(ensemble.members) > 1 and not ensemble.differ_by_style
@@ -72,6 +74,7 @@ def score_case(
         took_s=time.perf_counter() - started,
         error=None,
         scored_at=now,
+        parts=parts,
     )
 
 

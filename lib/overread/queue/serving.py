@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from sqlalchemy import Connection, func, select
 
+from overread.meduhip.doubt import largest_part
 from overread.queue.cases import Cases, Pick, View
 from overread.queue.leases import Leases
 from overread.queue.score_table import LOOKED_UP, ScoreTable
@@ -19,7 +20,7 @@ from overread.queue.strategies import STRATEGIES
 from overread.state.database import Database
 from overread.state.labels import LabelRow, labels
 from overread.state.schema import LABELS, SCORES
-from overread.state.scores import COLD
+from overread.state.scores import COLD, parts_of
 from overread.state.servings import CONTROL, STRATEGY, Serving, open_servings
 
 # In place of a strategy, where the client asked for the case itself.
@@ -39,6 +40,8 @@ class Served:
         total: unlabelled cases.
         stop: whether further labels are worth their time; None while that is not known.
         text: the one line that the reader sees.
+        parts: how much of the case's doubt is of which kind, by name (see `meduhip.doubt`); empty where the champion
+            cannot tell.
     """
 
     serving: Serving
@@ -49,6 +52,7 @@ class Served:
     total: int
     stop: StopAdvice | None
     text: str
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,9 @@ class CaseQueue:
             pick = STRATEGIES[name].pick(view, rng)
         else:
             pick = STRATEGIES[name].pick(view, rng)
+        parts = parts_of(c, self.recipe, self.champion, pick.case_id)
+        if largest := largest_part(parts):
+            reason += f", {largest.words}"
         if not rested.any():
             reason += ", skipped before and nothing else left"
         serving = self._leases.hand_out(
@@ -207,6 +214,7 @@ class CaseQueue:
             total=len(known),
             stop=stop,
             text=self._text(serving, left, scored, len(known), stop),
+            parts=parts,
         )
 
     def _advice(self, c: Connection, known: Cases) -> StopAdvice | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from overread.domain import NotFoundError
+from overread.meduhip.doubt import doubt_facts
 from overread.queue.patches.serving import ServedPatch
 from overread.queue.serving import CaseQueue, Nothing, Served
 from overread.queue.settings import QueueSettings
@@ -141,6 +142,7 @@ class Queueing:
             "strategy": serving.strategy,
             "arm": served.arm,
             "score": serving.score,
+            "doubt_parts": doubt_facts(served.parts),
             "champion": serving.champion,
             "waiting": served.waiting,
             "scored": served.scored,

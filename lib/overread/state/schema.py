@@ -21,7 +21,7 @@ from sqlalchemy import (
 METADATA = MetaData()
 
 # Revision of the newest migration: what this code reads and writes.
-VERSION = "0003"
+VERSION = "0004"
 
 # What one champion says of one case; champion "" holds what the image alone says (features for a cold start).
 SCORES = Table(
@@ -40,6 +40,17 @@ SCORES = Table(
     Column("took_s", Float, nullable=False),
     Column("error", Text),
     Column("scored_at", Float, nullable=False),
+    PrimaryKeyConstraint("recipe", "champion", "case_id"),
+)
+
+# Whose a case's doubt is, where the champion can say: of a row in `scores`, the parts by name.
+DOUBT_PARTS = Table(
+    "doubt_parts",
+    METADATA,
+    Column("recipe", Text, nullable=False),
+    Column("champion", Text, nullable=False),
+    Column("case_id", Text, nullable=False),
+    Column("parts_json", Text, nullable=False),
     PrimaryKeyConstraint("recipe", "champion", "case_id"),
 )
 

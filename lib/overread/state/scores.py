@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, Table, and_, delete, func, insert, select
+from sqlalchemy.sql import ColumnElement
 
 from overread.state.rows import finite, to_json
-from overread.state.schema import SCORES
+from overread.state.schema import DOUBT_PARTS, SCORES
 
 # In place of a champion: the row holds what the image alone says, its features.
 COLD = ""
@@ -32,6 +33,7 @@ class ScoreRow:
         took_s: time of scoring.
         error: why the case could not be scored; None where it could.
         scored_at: when.
+        parts: mean of each part of the doubt (see `meduhip.doubt`); empty where the champion cannot tell them apart.
     """
 
     recipe: str
@@ -46,6 +48,7 @@ class ScoreRow:
     took_s: float
     error: str | None
     scored_at: float
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 def put_score(c: Connection, row: ScoreRow) -> None:
@@ -73,18 +76,34 @@ def put_score(c: Connection, row: ScoreRow) -> None:
         "error": row.error,
         "scored_at": row.scored_at,
     }
-    # Writers follow each other, so nothing comes between the two.
-    c.execute(
-        delete(SCORES).where(
-            SCORES.c.recipe == row.recipe, SCORES.c.champion == row.champion, SCORES.c.case_id == row.case_id
-        )
-    )
+    parts_json = to_json({k: float(v) for k, v in row.parts.items()}, f"{what}: parts")
+    place = {"recipe": row.recipe, "champion": row.champion, "case_id": row.case_id}
+    # Writers follow each other, so nothing comes between these.
+    for table in (SCORES, DOUBT_PARTS):
+        c.execute(delete(table).where(*_at(table, **place)))
     c.execute(insert(SCORES).values(values))
+    if row.parts:
+        c.execute(insert(DOUBT_PARTS).values(place | {"parts_json": parts_json}))
+
+
+def _at(table: Table, recipe: str, champion: str, case_id: str) -> tuple[ColumnElement[bool], ...]:
+    return table.c.recipe == recipe, table.c.champion == champion, table.c.case_id == case_id
+
+
+def parts_of(c: Connection, recipe: str, champion: str, case_id: str) -> dict[str, float]:
+    """The parts of a case's doubt by one champion; empty where they are not known."""
+    wanted = select(DOUBT_PARTS.c.parts_json).where(*_at(DOUBT_PARTS, recipe, champion, case_id))
+    return json.loads(c.execute(wanted).scalar() or "{}")
 
 
 def scores_of(c: Connection, recipe: str, champion: str) -> dict[str, ScoreRow]:
     """All scores by one champion (or `COLD`), by case, also those that are an error."""
-    found = c.execute(select(SCORES).where(SCORES.c.recipe == recipe, SCORES.c.champion == champion))
+    same = [SCORES.c[name] == DOUBT_PARTS.c[name] for name in ("recipe", "champion", "case_id")]
+    found = c.execute(
+        select(SCORES, DOUBT_PARTS.c.parts_json)
+        .outerjoin(DOUBT_PARTS, and_(*same))
+        .where(SCORES.c.recipe == recipe, SCORES.c.champion == champion)
+    )
     return {
         row.case_id: ScoreRow(
             recipe=recipe,
@@ -99,6 +118,7 @@ def scores_of(c: Connection, recipe: str, champion: str) -> dict[str, ScoreRow]:
             took_s=row.took_s,
             error=row.error,
             scored_at=row.scored_at,
+            parts=json.loads(row.parts_json or "{}"),
         )
         for row in found
     }
@@ -117,6 +137,8 @@ def forget_scores(c: Connection, recipe: str, keep: Collection[str]) -> int:
 
     `COLD` is a champion like another here: name it in `keep` where the image features shall stay.
     """
-    return c.execute(
-        delete(SCORES).where(SCORES.c.recipe == recipe, SCORES.c.champion.not_in(list(keep)))
-    ).rowcount
+    gone = [
+        c.execute(delete(table).where(table.c.recipe == recipe, table.c.champion.not_in(list(keep))))
+        for table in (DOUBT_PARTS, SCORES)
+    ]
+    return gone[-1].rowcount

@@ -16,7 +16,6 @@ from overread.domain import BadInputError, Grid, NotFoundError
 from overread.imaging.rated import read_rated
 from overread.imaging.volumes import write_nifti
 from overread.meduhip.choosers import ORACLE, Chooser
-from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Click
 from overread.meduhip.rated_store import RatedStore
 from overread.studies.meduhip.arms import ARMS, arms_named
@@ -34,7 +33,7 @@ from overread.studies.meduhip.clinicians import (
     places_in_dispute,
 )
 from overread.studies.meduhip.pieces import pack, unpack
-from overread.studies.meduhip.players import FixedPlayer, MedUHIPPlayer, PickingPlayer, dice
+from overread.studies.meduhip.players import FixedPlayer, PickingPlayer, dice
 from overread.studies.meduhip.report import markdown, read_sessions, summary, who_rated
 from overread.studies.meduhip.study import (
     Protocol,
@@ -77,7 +76,7 @@ def studied(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_arm_is_played_on_every_case_with_truths_of_every_number_of_raters(studied: Path) -> None:
     sessions = read_sessions(studied)
     assert {"MedUHIP", "U-Net", "Ensemble of 5", "Clicks, one sample"} <= set(sessions)
-    assert {"Probabilistic U-Net (best of K)", "MedUHIP, collapsed mixture"} <= set(sessions)
+    assert {"Probabilistic U-Net (best of K)", "MedUHIP, one averaged Gaussian"} <= set(sessions)
     assert {"MedUHIP, Random Select clicks", "MedUHIP, Clinician Disagreement clicks"} <= set(sessions)
     for name in ("U-Net", "Ensemble of 5"):
         assert {f"{name}, clicks painted in", f"{name}, clicks painted in, noisy clinician"} <= set(sessions)
@@ -391,11 +390,6 @@ def test_nothing_played_yet_is_said(tmp_path: Path) -> None:
 def test_a_protocol_without_turns_is_refused() -> None:
     with pytest.raises(BadInputError, match="at least one turn"):
         Protocol(turns=0)
-
-
-def test_an_unknown_ablation_is_refused() -> None:
-    with pytest.raises(BadInputError, match="no ablation"):
-        MedUHIPPlayer(MedUHIP(Configuration(width=4)), ablation="no brain")
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (30, 500), (20, 100, 90)])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from overread.domain import BadInputError
+from overread.meduhip.doubt import PARTS
 from overread.server.card import ModelCard, choice, first
 from overread.server.doubt import DOUBT_MODES, DoubtMode
 from overread.server.meduhip.preferences import DEFAULT_PURPOSE, STYLES
@@ -30,7 +31,7 @@ class TurnChoices:
     Attributes:
         candidate: name of the candidate that is wanted, `none of these`, or empty.
         candidates, doubt: how either is shown.
-        measure: uncertainty map.
+        measure: uncertainty map, or a part of the doubt (see `meduhip.doubt`), with which the others come too.
         style: whether the reader's usual style is where a case begins.
         purpose: what the segmentation is for.
         markups: labelled points instead of a label map.
@@ -65,7 +66,7 @@ class TurnCard(ModelCard):
             "candidate": [AUTO, *CANDIDATE_LETTERS, NONE_OF_THESE],
             "candidates": list(CANDIDATE_MODES),
             "doubt": first(self._models.settings.doubt, DOUBT_MODES),
-            "measure": first(self.default_measure, tuple(MEASURES)),
+            "measure": first(self.default_measure, (*MEASURES, *PARTS)),
             "preference": list(STYLES),
             "purpose": DEFAULT_PURPOSE,
             "markups": False,

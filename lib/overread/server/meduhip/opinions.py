@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from overread.domain import OpinionSums, UncertaintyMap, first_choice
 from overread.ensemble.prediction import Prediction
+from overread.meduhip.doubt import PARTS, case_scores, splits_of
 from overread.server.meduhip.encoded import Opened
 from overread.server.meduhip.views import View
 from overread.uncertainty.agreement import AgreementCounts
@@ -46,6 +48,22 @@ def prediction_of(opened: Opened, view: View, measures: Sequence[str], temperatu
         timing_s={"total": time.perf_counter() - started},
         members_spared=0.0,
     )
+
+
+@torch.no_grad()
+def with_parts(prediction: Prediction, opened: Opened, temperature: float) -> Prediction:
+    """The same with the doubt split into its parts (see `meduhip.doubt`): a map and a score each.
+
+    They are of samples of their own, enough of each component to tell style from what a component leaves open, and
+    know nothing of what anybody said or usually wants.
+    """
+    splits = splits_of(opened.image, temperature)
+    maps = {}
+    for name in PARTS:
+        field = PARTS[name](*splits)
+        values = opened.image.to_input(field.values[None])[0].cpu().clamp(0, field.upper)
+        maps[name] = UncertaintyMap(values.reshape(opened.grid.shape), field.unit, field.upper)
+    return replace(prediction, maps=prediction.maps | maps, scores=prediction.scores | case_scores(splits))
 
 
 def _measured(

@@ -20,6 +20,7 @@ from overread.ensemble.prediction import Prediction
 from overread.imaging.volumes import Volume, read_volume
 from overread.learning.champions import HASH_LENGTH
 from overread.learning.preferences import Preferences
+from overread.meduhip.doubt import PARTS, doubt_facts
 from overread.meduhip.reader import Reader
 from overread.meduhip.session import begin
 from overread.server.doubt import BANDS_OFF, band_facts
@@ -29,7 +30,7 @@ from overread.server.meduhip.card import TurnCard, TurnChoices
 from overread.server.meduhip.clicks import ALL_STAND, read_clicks
 from overread.server.meduhip.encoded import EncodedImages, Opened
 from overread.server.meduhip.markups import SUFFIX, write_markups
-from overread.server.meduhip.opinions import bands_of, prediction_of
+from overread.server.meduhip.opinions import bands_of, prediction_of, with_parts
 from overread.server.meduhip.preferences import USUAL_STYLE
 from overread.server.meduhip.sittings import Sitting, Sittings, Who
 from overread.server.meduhip.turns import Turns
@@ -163,6 +164,9 @@ class MedUHIPTask(InferTask):
         facts = self._facts(reader, opened, view, sitting, chosen, bands)
         if prediction is not None:
             facts["scores"] = prediction.scores
+            facts["doubt_parts"] = doubt_facts(
+                {name: prediction.scores[name] for name in prediction.maps if name in PARTS}
+            )
         latencies = watch.latencies()
         logger.info("%s answered in %.2f s", self.card.recipe.name, latencies["total"])
         return str(file), {
@@ -312,7 +316,12 @@ class MedUHIPTask(InferTask):
         is_kept = bool(request.get("image_id")) and not sitting.said
         if not is_shown and not is_kept:
             return None
-        return prediction_of(opened, view, (chosen.measure,), reader.calibration.temperature)
+        temperature = reader.calibration.temperature
+        if chosen.measure not in PARTS:
+            return prediction_of(opened, view, (chosen.measure,), temperature)
+        prediction = prediction_of(opened, view, (), temperature)
+        with self.models.turn:
+            return with_parts(prediction, opened, temperature)
 
     def _keep(
         self,

@@ -48,6 +48,15 @@ CLICK_SHARE = 0.5
 MEMBERS = 5
 PLAIN = EpisodeOptions(turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler="nothing")
 LONGEST_PAUSE_S = 60.0
+# What is left of MedUHIP, by what is taken out (see `ABLATIONS`). The first three are those of the paper's table 4.
+ABLATED = {
+    "sampling alone": ("Mean-Variance Network", "weights"),
+    "means and variances untouched": ("Mean-Variance Network",),
+    "even weights": ("weights",),
+    "posterior without Weight Network": ("Weight Network",),
+    "means not moved": ("moved means",),
+    "no level": ("level",),
+}
 
 
 @dataclass(frozen=True)
@@ -182,13 +191,10 @@ def meduhip(bench: Bench) -> Sequence[Contest]:
             PickingPlayer(draw, honours=True),
             EITHER,
         ),
-        Contest(
-            "MedUHIP, no Mean-Variance Network",
-            MedUHIPPlayer(model, ablation="no Mean-Variance Network"),
-            EITHER,
+        *(
+            Contest(f"MedUHIP, {name}", MedUHIPPlayer(model, without=without), EITHER)
+            for name, without in ABLATED.items()
         ),
-        Contest("MedUHIP, no weights", MedUHIPPlayer(model, ablation="no weights"), EITHER),
-        Contest("MedUHIP, no level", MedUHIPPlayer(model, ablation="no level"), EITHER),
     ]
 
 
@@ -205,10 +211,10 @@ def clicks(bench: Bench) -> Sequence[Contest]:
 
 @ARMS.register("collapsed")
 def collapsed(bench: Bench) -> Sequence[Contest]:
-    """MedUHIP with one averaged Gaussian in place of the mixture."""
+    """MedUHIP with one averaged Gaussian in place of the mixture, in training and in play."""
     episode = replace(EpisodeOptions(), sampler="collapsed")
     model = bench.train("collapsed", episode, 1 - WARM_SHARE, click_share=CLICK_SHARE)
-    return [Contest("MedUHIP, collapsed mixture", MedUHIPPlayer(model), EITHER)]
+    return [Contest("MedUHIP, one averaged Gaussian", MedUHIPPlayer(model, sampler=episode.sampler), EITHER)]
 
 
 @ARMS.register("ensemble")

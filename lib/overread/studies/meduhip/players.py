@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from overread.domain import BadInputError
 from overread.meduhip.backend import Cache
 from overread.meduhip.candidates import propose_from_logits
+from overread.meduhip.episode import sampler_named
 from overread.meduhip.honour import honour
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.prompts import Click, Prompts
-from overread.meduhip.session import StructureState, after_click, answer, begin, click, pick
+from overread.meduhip.session import (
+    Session,
+    StructureAnswer,
+    StructureState,
+    after_click,
+    answer,
+    begin,
+    click,
+    pick,
+)
 from overread.meduhip.vote import log_soft_vote, vote_log_odds
+from overread.studies.meduhip.ablations import ABLATIONS
 from overread.studies.meduhip.clinicians import Clinician
-
-ABLATIONS = ("", "no Mean-Variance Network", "no weights", "no level")
 
 
 @dataclass(frozen=True)
@@ -73,24 +81,24 @@ class MedUHIPPlayer:
     """MedUHIP as it is served: the session code of the server answers.
 
     Attributes:
-        model: trained.
+        model: trained; it plays without the parts that are taken out.
         count: samples N; None takes the model's.
-        ablation: what is switched off between turns: `no weights` keeps them even, `no Mean-Variance Network` keeps
-            the components where the image alone puts them, `no level` draws neither wider nor tighter.
+        without: names of `ABLATIONS`, the parts that are taken out. Raises NotFoundError for an unknown one.
         moves_level: whether a single opinion is drawn wider and tighter after clicks, as several are.
+        sampler: how samples are drawn, as in `EpisodeOptions`: a model plays with the one that it learnt with.
     """
 
     model: MedUHIP
     count: int | None = None
-    ablation: str = ""
+    without: tuple[str, ...] = ()
     moves_level: bool = False
+    sampler: str = "mixture"
     _last: tuple[torch.Tensor, ModelImage] | None = None
 
     def __post_init__(self) -> None:
-        if self.ablation not in ABLATIONS:
-            raise BadInputError(
-                f"no ablation is called {self.ablation!r}; there are {', '.join(ABLATIONS[1:])}"
-            )
+        sampler_named(self.sampler)
+        for part in self.without:
+            self.model = ABLATIONS[part].model(self.model)
 
     @torch.no_grad()
     def opened(self, image: torch.Tensor) -> ModelImage:
@@ -103,8 +111,11 @@ class MedUHIPPlayer:
         """See `Player`."""
         if self.count == 1:
             return None
-        given = answer(self.model, self.opened(image), begin(self.model, "", ""), samples=self.count)
-        return given.turn.logits[0] > 0
+        return self.answers(self.opened(image), begin(self.model, "", "")).turn.logits[0] > 0
+
+    def answers(self, image: ModelImage, session: Session) -> StructureAnswer:
+        """What is said of the first structure now."""
+        return answer(self.model, image, session, samples=self.count, sampler=sampler_named(self.sampler))
 
     def play(
         self,
@@ -120,10 +131,10 @@ class MedUHIPPlayer:
         dices: list[float] = []
         best_sample = best_candidate = float("nan")
         for turn in range(turns + 1):
-            given = answer(self.model, opened, session, samples=self.count)
+            given = self.answers(opened, session)
             shown = given.logits > 0
             dices.append(dice(shown, wanted))
-            if self.ablation == "no level":
+            if "level" in self.without:
                 given = replace(given, candidates=[one for one in given.candidates if not one.level])
             masks = torch.stack([given.mask_of(index) for index in range(len(given.candidates))])
             if turn == 0 and self.count != 1:
@@ -141,17 +152,15 @@ class MedUHIPPlayer:
                     session = session.with_state(0, after_click(session.structures[0], given, reaction))
             else:
                 session = pick(self.model, opened, session, given, reaction)
-            if self.ablation:
-                session = session.with_state(0, self._ablated(session.structures[0]))
+            if self.without:
+                session = session.with_state(0, self.kept(session.structures[0]))
         return Trace(tuple(dices), best_sample, best_candidate)
 
-    def _ablated(self, state: StructureState) -> StructureState:
-        switched_off: dict[str, Any] = {
-            "no weights": {"weights": ()},
-            "no Mean-Variance Network": {"shift": ()},
-            "no level": {"level": 0.0, "nudges": ()},
-        }[self.ablation]
-        return replace(state, **switched_off)
+    def kept(self, state: StructureState) -> StructureState:
+        """Of what is known after an interaction, what the parts that are left keep."""
+        for part in self.without:
+            state = ABLATIONS[part].state(state)
+        return state
 
 
 @dataclass(frozen=True, eq=False)

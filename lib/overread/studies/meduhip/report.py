@@ -22,6 +22,13 @@ SHOWN_TURNS = (0, 1, 3, 6)
 TURNS_BY_RATERS = (0, 1, 3)
 OURS = "MedUHIP"
 BOOTSTRAP_SEED = 1
+# What was played under these names is what the new ones say: the Mean-Variance Network heard every click, without
+# weights there was no posterior either, and what had learnt with one Gaussian played with the mixture.
+FORMER_NAMES = {
+    "MedUHIP, no Mean-Variance Network": "MedUHIP, means not moved",
+    "MedUHIP, no weights": "MedUHIP, even weights",
+    "MedUHIP, collapsed mixture": "MedUHIP, learnt with one averaged Gaussian, played as a mixture",
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Line:
 
 
 def read_sessions(work: Path) -> dict[str, list[dict[str, Any]]]:
-    """All sessions by contest, with the fold and seed they are of.
+    """All sessions by contest, with the fold and seed they are of; earlier ones under true names.
 
     Raises:
         NotFoundError: nothing was played yet.
@@ -70,7 +77,8 @@ def read_sessions(work: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(Path(work).glob("seed_*/fold_*/*.json")):
         played = json.loads(path.read_text())
-        for name, contest in played["contests"].items():
+        for played_as, contest in played["contests"].items():
+            name: str = FORMER_NAMES.get(str(played_as), str(played_as))
             sets = {row["case"]: row for row in contest["sets"]}
             for session in contest["sessions"]:
                 session |= {"seed": played["seed"], "fold": played["fold"], "set": sets.get(session["case"])}
