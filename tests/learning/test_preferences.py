@@ -167,6 +167,22 @@ def test_it_can_be_forgotten_in_part_and_altogether(kept: Preferences, database:
     ]
 
 
+def test_it_is_known_who_was_forgotten_since_when_and_for_what(kept: Preferences):
+    def was_reset(
+        since: float, person: str = "anna", recipe: str = "disc", purpose: str = "diagnosis"
+    ) -> bool:
+        return kept.was_reset(person, recipe, purpose, since)
+
+    assert not was_reset(0)
+    kept.reset("anna", 5, "disc", "diagnosis")
+    assert was_reset(4.5)
+    assert not any(
+        [was_reset(5), was_reset(0, "bert"), was_reset(0, recipe="ring"), was_reset(0, purpose="x")]
+    )
+    kept.reset("anna", 6)
+    assert all([was_reset(5), was_reset(5, recipe="ring"), was_reset(5, purpose="x")])
+
+
 def test_another_champion_knows_nothing_before_the_replay_and_the_permuted_after(kept: Preferences):
     accept(kept, [10, 8, 10, 10])
     accept(kept, [4, 4], person="bert")

@@ -17,7 +17,7 @@ from overread.meduhip.reader import OpenImage
 from overread.meduhip.session import LEVEL_STEP, NUDGE_STEP, begin
 from overread.server.meduhip.clicks import Clicks, Said, read_clicks
 from overread.server.meduhip.encoded import EncodedImages, Opened
-from overread.server.meduhip.opinions import ROWS_AT_ONCE, prediction_of
+from overread.server.meduhip.opinions import ROWS_AT_ONCE, bands_of, prediction_of
 from overread.server.meduhip.sittings import Sitting, Sittings, Who, changes
 from overread.server.meduhip.task import as_seen
 from overread.server.meduhip.turns import NONE_OF_THESE, Turns
@@ -26,6 +26,7 @@ from overread.server.meduhip.words import difference_in_words, where
 from overread.server.overlays import draw_turn, label_values
 from overread.state.database import Database
 from overread.uncertainty.agreement import AgreementCounts
+from overread.uncertainty.calibration import DoubtBands
 from overread.uncertainty.measures import MEASURES
 from support.servers import oblique_grid
 from support.styles import CORE_BOX, MIDDLE_BOX, OUTER_BOX, SHAPE, THRESHOLDS, shells, threshold_styles
@@ -411,6 +412,57 @@ def test_every_click_is_honoured_on_the_images_own_voxels(grid, voxels):
     view = turns.view(sitting)
     for click in clicks:
         assert bool(view.labels[click.place]) == click.foreground
+
+
+def test_a_picked_candidate_of_one_class_takes_its_voxels_from_the_others_and_keeps_them():
+    # Two of three styles have the tumour in the core alone; all of them have organ there, most also round it.
+    core, middle = THRESHOLDS[2], THRESHOLDS[0]
+    turns, sitting = turns_at(Grid(SHAPE, np.eye(4)), shells(), (THRESHOLDS, (core, core + 1, middle)), PAIR)
+    sitting = replace(sitting, focus=1)
+    view = turns.view(sitting)
+    wanted = next(offer for offer in view.offers[1] if offer.volume == MIDDLE.sum() / 1000)
+    assert bool((view.labels[MIDDLE & ~CORE] == 1).all())
+    picked, _ = turns.take(sitting, Clicks(), f"candidate {wanted.letter}", None)
+    view = turns.view(picked)
+    np.testing.assert_array_equal(view.labels, np.where(MIDDLE, 2, 0))
+
+    # What it changed stays after a click elsewhere.
+    elsewhere = Said("click", "organ", True, (5, 5, 5))
+    later, _ = turns.take(picked, Clicks((elsewhere,)), "", None)
+    view = turns.view(later)
+    assert view.labels[elsewhere.place] == 1
+    assert bool((view.labels[MIDDLE & ~CORE] == 2).all())
+
+    # A click against it is honoured, and so is one that was made before it.
+    inside = Said("click", "organ", True, (11, 11, 3))
+    against, _ = turns.take(later, Clicks((elsewhere, inside)), "", None)
+    assert turns.view(against).labels[inside.place] == 1
+    before, _ = turns.take(sitting, Clicks((inside,)), "", None)
+    view = turns.view(before)
+    letter = max(view.offers[1], key=lambda offer: offer.volume).letter
+    picked, _ = turns.take(before, Clicks((inside,)), f"candidate {letter}", None)
+    assert turns.view(picked).labels[inside.place] == 1
+
+    # Of two that overlap the later one is shown.
+    organ = replace(turns.take(sitting, Clicks(), f"candidate {wanted.letter}", None)[0], focus=0)
+    letter = max(turns.view(organ).offers[0], key=lambda offer: offer.volume).letter
+    both, _ = turns.take(organ, Clicks(), f"candidate {letter}", None)
+    np.testing.assert_array_equal(turns.view(both).labels, np.where(OUTER, 1, 0))
+
+
+def test_a_voxel_that_was_clicked_is_in_no_band(desk):
+    turns, sitting = desk
+    place = (20, 20, 8)
+    after, _ = turns.take(sitting, Clicks((Said("click", "organ", True, place),)), "", None)
+    view = turns.view(after)
+    prediction = prediction_of(turns.opened, view, ("predictive_entropy",), 1.0)
+    thresholds = DoubtBands("predictive_entropy", 0.3, 0.1, 1.0, 1.0, 1.0, 1.0, 1)
+    doubted, told = bands_of(prediction, thresholds), bands_of(prediction, thresholds, after.said)
+    assert doubted is not None
+    assert told is not None
+    assert doubted[place] == 2
+    assert [tuple(where_) for where_ in np.argwhere(doubted != told)] == [place]
+    assert told[place] == 0
 
 
 def test_a_click_of_one_class_takes_the_voxel_from_the_others():

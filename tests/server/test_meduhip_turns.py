@@ -22,6 +22,7 @@ from overread.learning.preferences import Preferences
 from overread.state.database import Database
 from overread.state.scores import ScoreRow, put_score
 from support.servers import app_copy, oblique_grid, publish_threshold, running_server
+from support.slicer import write_segments
 from support.styles import (
     BODY,
     CORE_BOX,
@@ -103,6 +104,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "marked",
         "ohif",
         "reset",
+        "background",
+        "selected",
+        "by name",
     ):
         write_nifti(desk.studies / f"{case}.nii.gz", shells(), GRID)
     write_nifti(desk.studies / "oblique.nii.gz", shells(), oblique_grid(SHAPE))
@@ -122,7 +126,7 @@ def habits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     desk = Desk(app_copy(base / "app"), base / "studies")
     desk.studies.mkdir()
     publish_styles(desk.app_dir, "shells")
-    for name in (*map(str, range(HABITS)), "new", "next", "last"):
+    for name in (*map(str, range(HABITS)), "new", "next", "last", "again"):
         write_nifti(desk.studies / f"habit_{name}.nii.gz", shells(), GRID)
     desk.start()
     yield desk
@@ -148,6 +152,28 @@ def asked(
     return read_labelmap(Path(file))[0], facts
 
 
+def as_slicer(
+    client: MONAILabelClient,
+    model: str,
+    case: str,
+    label: str,
+    points: dict[str, list[tuple[int, ...]]] | None = None,
+    **options: Any,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """As 3D Slicer's SmartEdit asks: the points of every name in the server's list of labels and of no other, the
+    label that is selected, and every option of the table.
+    """
+    info = client.info()
+    params: dict[str, Any] = {name: (points or {}).get(name, []) for name in info["labels"]}
+    assert set(points or {}) <= set(params), (
+        "of a label that is not listed Slicer has no segment to put points on"
+    )
+    table = info["models"][model]["config"]
+    chosen = {key: value[0] if isinstance(value, list) else value for key, value in table.items()}
+    file, facts = client.infer(model, case, FORCED | params | {"label": label} | chosen | options)
+    return read_labelmap(Path(file))[0], facts
+
+
 def refusal(desk: Desk, model: str, case: str, **params: Any) -> str:
     answer = requests.post(
         f"{desk.url}/infer/{model}",
@@ -162,6 +188,8 @@ def refusal(desk: Desk, model: str, case: str, **params: Any) -> str:
 def test_the_whole_round_of_a_reader(desk, client, tmp_path):
     info = client.info()
     assert info["labels"][:6] == ["doubt: high", "doubt: moderate", *CANDIDATES]
+    # Last, so that it is not the label that 3D Slicer begins with, and once however many models take clicks on it.
+    assert info["labels"][6:] == ["organ", "tumour", "background"]
     model = info["models"]["shells"]
     assert (model["type"], model["dimension"]) == ("deepedit", 3)
     assert model["labels"] == {"organ": 1} | {name: n for n, name in enumerate(CANDIDATES, start=2)}
@@ -250,6 +278,85 @@ def test_free_clicks_and_clicks_that_are_taken_back(client):
     assert facts["turn"] == 1
 
 
+def test_a_background_click_of_slicer_arrives_and_its_empty_segment_is_not_submitted(client, desk, tmp_path):
+    first, _ = as_slicer(client, "shells", "background", "organ", preference="off", candidates="off")
+    np.testing.assert_array_equal(first, MIDDLE)
+    place = (15, 15, 4)
+    clicks = {"background": [place]}
+    labels, facts = as_slicer(
+        client,
+        "shells",
+        "background",
+        "background",
+        clicks,
+        preference="off",
+        candidates="off",
+        reset_state=True,
+    )
+    assert (labels[place], facts["turn"], facts["candidates_of"]) == (0, 1, "organ")
+    # As a whole segmentation file, which holds the empty segment too.
+    path = write_segments(
+        tmp_path / "submitted.seg.nrrd",
+        [(labels == 1).astype(np.uint8) * 7],
+        [
+            *((name, 0, value) for value, name in enumerate(CANDIDATES, start=1)),
+            ("organ", 0, 7),
+            ("background", 0, 8),
+        ],
+        GRID,
+    )
+    names = [*CANDIDATES, "organ"]
+    client.save_label("background", str(path), params={"label_info": [{"name": name} for name in names]})
+    stored = requests.get(
+        f"{desk.url}/datastore/label", params={"label": "background", "tag": "final"}, timeout=60
+    )
+    (tmp_path / "stored.nii.gz").write_bytes(stored.content)
+    np.testing.assert_array_equal(read_labelmap(tmp_path / "stored.nii.gz")[0], labels == 1)
+
+
+def test_what_was_chosen_stays_when_another_label_is_selected_in_slicer(client):
+    usual = {"preference": "off"}
+    as_slicer(client, "pair", "selected", "organ", **usual)
+    labels, facts = as_slicer(client, "pair", "selected", "organ", candidate="B", candidates="off", **usual)
+    chosen = labels == 1
+    assert facts["turn"] == 1
+    assert int(chosen.sum()) > int((MIDDLE & ~CORE).sum())
+    # The first request after another label was selected says so, and still has the choice of before in its table.
+    again = {"candidate": "B", "candidates": "off", **usual}
+    labels, facts = as_slicer(client, "pair", "selected", "tumour", reset_state=True, **again)
+    np.testing.assert_array_equal(labels == 1, chosen)
+    # The tumour's candidates are shown now; none of them was seen before, so none was picked.
+    assert (facts["turn"], facts["candidates_of"]) == (1, "tumour")
+    _, facts = as_slicer(client, "pair", "selected", "tumour", **again)
+    assert facts["turn"] == 2
+    # Our own word for it begins anew.
+    _, facts = as_slicer(client, "pair", "selected", "tumour", reset=True, **(again | {"candidate": "auto"}))
+    assert facts["turn"] == 0
+
+
+def test_a_candidate_of_one_class_is_shown_as_it_was_offered_whatever_other_classes_say(client):
+    _, facts = asked(client, "pair", "by name", label="tumour")
+    offered = max(facts["candidates"]["tumour"], key=lambda offer: offer["volume_ml"])
+    assert offered["added_ml"] > 0
+    labels, facts = asked(
+        client, "pair", "by name", label="tumour", candidate=offered["letter"], candidates="off"
+    )
+    np.testing.assert_array_equal(labels, np.where(MIDDLE, 2, 0))
+    assert offered["volume_ml"] == pytest.approx((labels == 2).sum() / 1000)
+    # A click against it is honoured.
+    place = [11, 11, 3]
+    labels, _ = asked(
+        client,
+        "pair",
+        "by name",
+        label="tumour",
+        candidate=offered["letter"],
+        candidates="off",
+        organ=[place],
+    )
+    assert labels[tuple(place)] == 1
+
+
 def test_clicks_as_slicer_counts_them_reach_an_oblique_left_handed_image(client):
     asked(client, "shells", "oblique", candidates="off")
     inside, outside = (5, 5, 5), (15, 15, 4)
@@ -319,6 +426,13 @@ def test_doubt_bands_are_drawn_beside_the_candidates(desk, client):
     # Where one style of three differs the samples doubt 0.64 nat.
     np.testing.assert_array_equal(labels == 7, OUTER & ~CORE)
     assert facts["doubt"]["voxels"]["high"] == int((OUTER & ~CORE).sum())
+    # What was clicked nobody doubts: the class is seen there, and nothing is laid over it.
+    place = (20, 20, 8)
+    labels, _ = asked(client, "doubted", "doubt", candidates="off", organ=[place])
+    assert labels[place] == 1
+    bands, _ = asked(client, "doubted", "doubt", doubt="bands only", organ=[place])
+    assert bands[place] == 0
+    asked(client, "doubted", "doubt")
     bands, facts = asked(client, "doubted", "doubt", doubt="bands only")
     assert facts["label_names"] == {"doubt: moderate": 1, "doubt: high": 2}
     np.testing.assert_array_equal(bands == 2, OUTER & ~CORE)
@@ -584,3 +698,23 @@ def test_preferences_survive_a_restart_and_a_new_champion_whose_parts_mean_other
     labels, facts = asked(client, "shells", "habit_last", candidates="off", **USUAL)
     assert facts["preference"]["applied"]
     np.testing.assert_array_equal(labels, OUTER)
+
+
+def test_a_case_that_began_with_preferences_begins_without_them_once_they_are_reset(habits, tmp_path):
+    desk = habits
+    client = desk.client(tmp_path)
+    if not learnt(desk, "anna"):
+        teach_anna(desk, client, tmp_path)
+    labels, facts = asked(client, "shells", "habit_again", candidates="off", **USUAL)
+    assert facts["preference"]["applied"]
+    np.testing.assert_array_equal(labels, OUTER)
+    database = Database.open(desk.app_dir / "state" / "overread.db", must_exist=True)
+    Preferences(database).reset("anna", time.time())
+    database.close()
+    labels, facts = asked(client, "shells", "habit_again", candidates="off", **USUAL)
+    assert not facts["preference"]["applied"]
+    np.testing.assert_array_equal(labels, MIDDLE)
+    # It began anew once, not with every request.
+    asked(client, "shells", "habit_again", candidate="B", **USUAL)
+    _, facts = asked(client, "shells", "habit_again", candidate="B", organ=[[5, 5, 5]], **USUAL)
+    assert facts["turn"] == 2

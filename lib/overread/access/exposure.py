@@ -39,5 +39,5 @@ def check_exposure(host: str, has_users: bool, allow_anonymous: bool) -> None:
         raise BadInputError(
             f"other machines reach {host}, and nobody would have to log in: add users (`overread users add NAME "
             "--role admin`), listen on 127.0.0.1, or say that it is meant (`overread serve --allow-anonymous`, "
-            "`--conf allow_anonymous yes`)"
+            "`--conf allow_anonymous=yes`)"
         )

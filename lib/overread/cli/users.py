@@ -36,7 +36,7 @@ UsersOption = Annotated[
     typer.Option(
         "--users",
         envvar="OVERREAD_USERS",
-        help="The file of users, as in the server's `--conf users FILE`. [default: state/users.json in the app folder]",
+        help="The file of users, as in the server's `--conf users=FILE`. [default: state/users.json in the app folder]",
         show_default=False,
     ),
 ]

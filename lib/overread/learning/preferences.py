@@ -31,7 +31,7 @@ from overread.learning.champions import HASH_LENGTH
 from overread.meduhip.memory import Impression, Preference, impression, mean_weights, prior_state
 from overread.meduhip.reader import OpenImage, Reader
 from overread.meduhip.session import StructureState
-from overread.state.audit import append
+from overread.state.audit import append, done_since
 from overread.state.database import Database
 from overread.state.preferences import (
     ExampleRow,
@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 # Cases that a person's preference rests on; older ones are forgotten, so that habits may change.
 MOST_EXAMPLES = 50
 ACTOR = "preference memory"
+# How the audit log calls it that somebody was forgotten, and of which models where of all.
+RESET, ALL_MODELS = "preference reset", "all models"
 # Other people whose mean a newcomer begins with; the mean of fewer would tell what one of them wants.
 FEWEST_OTHERS = 3
 
@@ -196,12 +198,23 @@ class Preferences:
             append(
                 c,
                 actor=actor or person,
-                action="preference reset",
-                subject=recipe or "all models",
+                action=RESET,
+                subject=recipe or ALL_MODELS,
                 details=details,
                 now=now,
             )
         return cases
+
+    def was_reset(self, person: str, recipe: str, purpose: str, since: float) -> bool:
+        """Whether the person was forgotten after a moment, for this recipe and purpose or more."""
+        with self.database.reading() as c:
+            resets = done_since(c, RESET, since)
+        return any(
+            row.details["person"] == person
+            and row.subject in (recipe, ALL_MODELS)
+            and row.details["purpose"] in (purpose, None)
+            for row in resets
+        )
 
     def replay(
         self,

@@ -57,6 +57,11 @@ class Choice:
     mask: torch.Tensor
     is_latest: bool = True
 
+    @property
+    def given(self) -> torch.Tensor:
+        """The voxels that the picks gave the structure, boolean `(*space)`."""
+        return self.mask if self.is_latest else self.region & self.mask
+
     def contradicted(self, at: Click) -> Choice:
         """The choice after a click: the connected part of the region that has the other side there is given up."""
         region = self.region

@@ -245,6 +245,7 @@ def pick(
     candidate: int,
     structure: int = 0,
     at: Click | None = None,
+    others: torch.Tensor | None = None,
 ) -> Session:
     """The clinician wants one of the candidates.
 
@@ -252,6 +253,7 @@ def pick(
         given: what was shown.
         candidate: which of its candidates.
         at: the click by which it was picked, where it was by one; it is honoured like any other.
+        others: where other structures are shown, boolean `(*space)`; what the candidate has there it takes from them.
 
     Returns:
         A session whose next answer is the candidate, until something else is said.
@@ -272,6 +274,8 @@ def pick(
     evidence = Evidence(members.float()[None], _places([told]), _sides([told]))
     mask, earlier = given.mask_of(candidate), given.choice
     changed = mask ^ (given.logits > 0)
+    if others is not None:
+        changed |= mask & others
     if found.level:
         # What a level changed is not kept voxel by voxel: the level is.
         changed = torch.zeros_like(changed)

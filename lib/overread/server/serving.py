@@ -37,6 +37,7 @@ from overread.server.faults import add_fault_answers
 from overread.server.front.page import Viewer
 from overread.server.front.routes import open_front
 from overread.server.guard import UploadGuard
+from overread.server.labels import BACKGROUND
 from overread.server.log_routes import log_router
 from overread.server.loop import Loop
 from overread.server.models import ServedModels
@@ -60,6 +61,8 @@ logger = logging.getLogger(__name__)
 # Below the app folder: copies of the series of a PACS, and the labels that were accepted of them.
 PACS_FOLDER = "pacs"
 
+# Type of models to which 3D Slicer sends points, one list a label.
+TAKES_CLICKS = "deepedit"
 # Of a request, what the server added or the turn holds anyway.
 NOT_ASKED = (
     "image",
@@ -169,10 +172,18 @@ class Serving(ABC, Generic[Task, Store]):
         return {name: self._tasks[name, kind] for name, kind in kinds.items()}
 
     def labels(self) -> list[str]:
-        """Names for the viewer: overlays first, so that classes win where segments overlap on submit."""
+        """Names for the viewer: overlays first, so that classes win where segments overlap on submit.
+
+        The background last, where a model takes clicks on it: 3D Slicer sends the points of the names in this list and
+        no others, and leaves the background's segment out of what it submits.
+        """
+        told = [task.info() for task in self.tasks().values()]
         names: dict[str, None] = {}
-        for task in self.tasks().values():
-            names |= dict.fromkeys(task.info()["labels"])
+        for model in told:
+            names |= dict.fromkeys(model["labels"])
+        if any(model["type"] == TAKES_CLICKS for model in told):
+            names.pop(BACKGROUND, None)
+            names[BACKGROUND] = None
         overlays = [name for name in OVERLAY_NAMES if name in names]
         return overlays + [name for name in names if name not in OVERLAY_NAMES]
 

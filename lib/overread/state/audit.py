@@ -149,6 +149,16 @@ def newest(c: Connection, action: str, subject: str) -> AuditRow | None:
     return AuditRow(details=json.loads(values.pop("details_json")), **values)
 
 
+def done_since(c: Connection, action: str, at: float) -> list[AuditRow]:
+    """The times that this was done after a moment, oldest first."""
+    wanted = select(AUDIT).where(AUDIT.c.action == action, AUDIT.c.at > at)
+    found = []
+    for row in c.execute(wanted.order_by(AUDIT.c.seq)):
+        values = dict(row._mapping)
+        found.append(AuditRow(details=json.loads(values.pop("details_json")), **values))
+    return found
+
+
 def _hash(values: Any) -> str:
     """sha256 over the row's canonical JSON; the details enter as the very text that is stored."""
     names = ("seq", "at", "actor", "action", "subject", "details_json", "previous")

@@ -110,6 +110,20 @@ def test_small_objects_are_left_out_and_small_holes_filled_in_level_0_pixels() -
     assert [each.polygon.area for each in everything] == [4 * (100 - 1 - 4), 4]
 
 
+@pytest.mark.parametrize("block", [8, 64])
+def test_small_objects_and_holes_stay_where_somebody_spoke_of_them(block: int) -> None:
+    picture = np.zeros((20, 20), dtype=np.uint8)
+    picture[0:10, 0:10] = 1
+    picture[3, 3] = picture[5, 5] = 0
+    picture[15, 15:17] = 1
+    picture[12, 12] = 1
+    mosaic = mosaic_of(picture, block)
+    found = outlines_of(mosaic, NAMES, scale=2, min_area_px=30, kept=[(3, 3), (15, 16)])
+    assert [each.polygon.area for each in found] == [4 * (100 - 1), 4 * 2]
+    assert not shapely.contains_xy(found[0].polygon, 7, 7)
+    assert shapely.contains_xy(found[1].polygon, 33, 31)
+
+
 def test_labels_without_a_name_are_left_out() -> None:
     picture = np.array([[1, 5], [2, 2]], dtype=np.uint8)
     assert [each.name for each in outlines_of(mosaic_of(picture), {1: "Tumor"})] == ["Tumor"]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
+import shapely
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overread.domain import BadInputError, Region
-from overread.server.slides.clicks import apply_clicks, in_order
+from overread.domain import BadInputError, PixelSize, Region
+from overread.ensemble.slides.prediction import SlidePrediction
+from overread.imaging.slides.mosaic import LabelMosaic
+from overread.server.slides.answers import outlines_in
+from overread.server.slides.clicks import apply_clicks, drawn_large_enough, in_order, pixel_of
 from overread.server.slides.request import Click, Place
 
 RADIUS = 2.0
@@ -55,6 +61,42 @@ def test_where_no_member_sees_anything_a_click_draws_a_disc_of_the_likeliest_cla
     found = drawn((3, 8, True))
     disc = picture("0000000000 0000000010 0000000111 0000001111 0000000111")
     np.testing.assert_array_equal(found, np.where(disc > 0, 3, LABELS))
+
+
+def test_what_is_too_small_to_be_shown_is_drawn_as_a_disc_that_leaves_other_structures_alone():
+    said = picture("0000010 0300010 0000010 0000010 1111111 1111011 1111111")
+    clicks = [(1, 1, True), (5, 4, False), (0, 5, True)]
+    expected = picture("3330010 3333010 3330010 0300010 1110001 1100000 1110001")
+    before = said.copy()
+    np.testing.assert_array_equal(drawn_large_enough(said, clicks, 3, RADIUS), expected)
+    np.testing.assert_array_equal(drawn_large_enough(said, clicks, 1, RADIUS), said)
+    np.testing.assert_array_equal(said, before)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 4), scale=st.sampled_from([1.0, 1.6, 2.0]))
+def test_outlines_hold_every_clicked_point_and_no_point_that_was_clicked_away(seed, count, scale):
+    rng = np.random.default_rng(seed)
+    labels = LabelMosaic((24, 18), block=16)
+    labels.write(0, 0, rng.choice(3, (18, 24), p=(0.5, 0.4, 0.1)).astype(np.uint8))
+    region = Region(100, 200, int(24 * scale), int(18 * scale))
+    clicks = [
+        Click(int(rng.integers(region.x, region.right)), int(rng.integers(region.y, region.bottom)), True)
+        for _ in range(count)
+    ]
+    # Neither maps nor a report are looked at.
+    nothing: Any = None
+    none = LabelMosaic(labels.size)
+    prediction = SlidePrediction(labels, none, none, none, nothing, region, PixelSize(scale), nothing)
+    classes = ("background", "tumour", "stroma")
+    found = outlines_in(prediction, labels, classes, PixelSize(1.0), "off", 30.0, clicks)
+    for click in clicks:
+        row, column = pixel_of(click, region, scale, labels.size)
+        name = classes[int(labels.read(column, row, 1, 1)[0, 0])]
+        around = {
+            each.name for each in found if shapely.contains_xy(each.polygon, click.x + 0.5, click.y + 0.5)
+        }
+        assert around == {name} - {"background"}
 
 
 def test_a_later_click_wins_on_the_same_pixel():

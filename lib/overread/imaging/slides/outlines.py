@@ -40,6 +40,7 @@ def outlines_of(
     min_area_px: float = 0.0,
     scale: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
+    kept: Sequence[tuple[int, int]] = (),
 ) -> list[Outline]:
     """The objects of a label picture, each one polygon however many blocks it lies in.
 
@@ -55,6 +56,7 @@ def outlines_of(
         min_area_px: objects below it are left out and holes below it are filled; level-0 pixels before simplification.
         scale: level-0 pixels along one pixel of the picture.
         shift: where the picture's upper left corner lies in level-0 pixels (x, y).
+        kept: row and column of pixels of the picture; an object or hole that holds one stays, however small it is.
 
     Returns:
         By label, then from top to bottom.
@@ -64,7 +66,7 @@ def outlines_of(
             f"outlines with scale {scale}, simplified by {simplify_px} px, from {min_area_px} px²: "
             "expected a scale above 0, the others 0 or more"
         )
-    objects = _objects(mosaic, names, least=min_area_px / scale**2)
+    objects = _objects(mosaic, names, _Sieve(min_area_px / scale**2, tuple(kept)))
     if simplify_px and objects:
         simpler = simplified([polygon for _, polygon in objects], simplify_px / scale)
         objects = [(label, polygon) for (label, _), polygon in zip(objects, simpler, strict=True)]
@@ -100,8 +102,32 @@ def rasterise(
     return rasterize(found, out_shape=(height, width), fill=background, transform=to_slide, dtype="uint8")
 
 
-def _objects(mosaic: LabelMosaic, names: Mapping[int, str], least: float) -> list[tuple[int, Polygon]]:
-    """Label and polygon of every object of at least that area, in the mosaic's pixels."""
+@dataclass(frozen=True)
+class _Sieve:
+    """Which objects and holes stay.
+
+    Attributes:
+        least: area from which on they do, in the mosaic's pixels.
+        kept: row and column of pixels for whose sake smaller ones do, too.
+    """
+
+    least: float
+    kept: tuple[tuple[int, int], ...]
+
+    def keeps(self, polygon: Polygon) -> bool:
+        """Whether it stays."""
+        return polygon.area >= self.least or any(
+            shapely.contains_xy(polygon, column + 0.5, row + 0.5) for row, column in self.kept
+        )
+
+    def without_small_holes(self, polygon: Polygon) -> Polygon:
+        """Without the holes that do not stay: what lay in them is smaller still, and is left out too."""
+        holes = [ring for ring in polygon.interiors if self.keeps(Polygon(ring))]
+        return polygon if len(holes) == len(polygon.interiors) else Polygon(polygon.exterior, holes)
+
+
+def _objects(mosaic: LabelMosaic, names: Mapping[int, str], sieve: _Sieve) -> list[tuple[int, Polygon]]:
+    """Label and polygon of every object that stays, in the mosaic's pixels."""
     whole: list[tuple[int, Polygon]] = []
     cut: dict[int, list[Polygon]] = defaultdict(list)
     for x, y, picture in mosaic.blocks():
@@ -110,14 +136,14 @@ def _objects(mosaic: LabelMosaic, names: Mapping[int, str], least: float) -> lis
             left, top, right, bottom = polygon.bounds
             if left <= inner[0] or top <= inner[1] or right >= outer[0] or bottom >= outer[1]:
                 # Its holes are whole, as it lies around them in this block.
-                cut[label].append(_without_small_holes(polygon, least))
-            elif polygon.area >= least:
+                cut[label].append(sieve.without_small_holes(polygon))
+            elif sieve.keeps(polygon):
                 whole.append((label, polygon))
     for label, polygons in cut.items():
         merged = polygons_in(shapely.union_all(polygons))
-        whole.extend((label, polygon) for polygon in merged if polygon.area >= least)
+        whole.extend((label, polygon) for polygon in merged if sieve.keeps(polygon))
     return [
-        (label, _without_needless_corners(_without_small_holes(polygon, least))) for label, polygon in whole
+        (label, _without_needless_corners(sieve.without_small_holes(polygon))) for label, polygon in whole
     ]
 
 
@@ -163,12 +189,6 @@ def _corners(ring: shapely.LinearRing) -> np.ndarray:
     points = shapely.get_coordinates(ring)[:-1]
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     return points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
-
-
-def _without_small_holes(polygon: Polygon, least: float) -> Polygon:
-    """Without holes below that area: what lay in them is smaller still, and is left out too."""
-    holes = [ring for ring in polygon.interiors if Polygon(ring).area >= least]
-    return polygon if len(holes) == len(polygon.interiors) else Polygon(polygon.exterior, holes)
 
 
 def _placed(polygon: Polygon, scale: float, shift: tuple[float, float]) -> Polygon:

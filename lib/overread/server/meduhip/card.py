@@ -35,7 +35,8 @@ class TurnChoices:
         style: whether the reader's usual style is where a case begins.
         purpose: what the segmentation is for.
         markups: labelled points instead of a label map.
-        reset: begin anew.
+        reset: begin anew. 3D Slicer's `reset_state`, which it sends with the first request after another label was
+            selected, is none: it says that the model looks at another class now, and nothing is taken back.
     """
 
     candidate: str
@@ -93,7 +94,7 @@ class TurnCard(ModelCard):
             style=choice(request, "preference", table["preference"]),
             purpose=purpose,
             markups=_is_set(request, "markups"),
-            reset=_is_set(request, "reset") or _is_set(request, "reset_state"),
+            reset=_is_set(request, "reset"),
         )
 
     def label_values(self) -> dict[str, int]:

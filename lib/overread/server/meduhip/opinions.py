@@ -12,6 +12,7 @@ import torch
 from overread.domain import OpinionSums, UncertaintyMap, first_choice
 from overread.ensemble.prediction import Prediction
 from overread.meduhip.doubt import PARTS, case_scores, splits_of
+from overread.server.meduhip.clicks import Said
 from overread.server.meduhip.encoded import Opened
 from overread.server.meduhip.views import View
 from overread.uncertainty.agreement import AgreementCounts
@@ -93,6 +94,17 @@ def _measured(
     return torch.cat(means, dim=1), whole, {"pairwise_dice_disagreement": score}
 
 
-def bands_of(prediction: Prediction, thresholds: DoubtBands | None) -> np.ndarray | None:
-    """The doubt cut at a measure's thresholds; None where it has none."""
-    return None if thresholds is None else band_map(prediction.maps[thresholds.measure].values, thresholds)
+def bands_of(
+    prediction: Prediction, thresholds: DoubtBands | None, said: Sequence[Said] = ()
+) -> np.ndarray | None:
+    """The doubt cut at a measure's thresholds; None where it has none.
+
+    A voxel that a clinician clicked is in no band: what it belongs to was said, and that is what is shown there.
+    """
+    if thresholds is None:
+        return None
+    bands = band_map(prediction.maps[thresholds.measure].values, thresholds).copy()
+    for one in said:
+        if one.kind == "click":
+            bands[one.place] = 0
+    return bands

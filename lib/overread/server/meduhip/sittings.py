@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from overread.domain import BadInputError
-from overread.meduhip.session import Session
+from overread.meduhip.session import Session, StructureState
 from overread.server.meduhip.clicks import Clicks, Said
 from overread.state.database import Database
 from overread.state.turns import add_turn, last_turn
@@ -33,6 +33,7 @@ class Sitting:
         focus: the class whose candidates were on offer last, by number.
         offered: whether their regions were on the screen.
         style, purpose: with which preferences it began.
+        since: when it began; 0 where an earlier version kept it, which did not note that.
     """
 
     begun: Session
@@ -43,6 +44,12 @@ class Sitting:
     offered: bool = False
     style: str = ""
     purpose: str = ""
+    since: float = 0.0
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether it began with what was known of the person from other cases."""
+        return any(state != StructureState() for state in self.begun.structures)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -55,6 +62,7 @@ class Sitting:
             "offered": self.offered,
             "style": self.style,
             "purpose": self.purpose,
+            "since": self.since,
         }
 
     @classmethod
@@ -64,7 +72,7 @@ class Sitting:
             said = tuple(Said(**{**one, "place": tuple(one["place"])}) for one in values["said"])
             sessions = Session.from_json(values["begun"]), Session.from_json(values["session"])
             names = ("option", "focus", "offered", "style", "purpose")
-            return cls(*sessions, said, *(values[name] for name in names))
+            return cls(*sessions, said, *(values[name] for name in names), since=values.get("since", 0.0))
         except (KeyError, TypeError) as error:
             raise BadInputError(f"this is not a clinician's sitting: {error}") from error
 

@@ -139,7 +139,7 @@ class MedUHIPTask(InferTask):
         drawing_at = time.perf_counter()
         thresholds = reader.calibration.bands.get(chosen.measure)
         prediction = self._prediction(reader, opened, view, chosen, request, sitting)
-        bands = None if prediction is None else bands_of(prediction, thresholds)
+        bands = None if prediction is None else bands_of(prediction, thresholds, sitting.said)
         regions = view.regions[sitting.focus]
         listed = self.card.lists_bands()
         drawing = draw_turn(
@@ -258,7 +258,10 @@ class MedUHIPTask(InferTask):
         elif panel == POINTS and before is not None:
             chosen = replace(chosen, style=before.style, purpose=before.purpose, candidate=before.option)
         is_new = (
-            before is None or chosen.reset or (before.style, before.purpose) != (chosen.style, chosen.purpose)
+            before is None
+            or chosen.reset
+            or (before.style, before.purpose) != (chosen.style, chosen.purpose)
+            or self._is_forgotten(who, request, before)
         )
         if is_new or before is None:
             sitting, shown = self._begun(reader, who, request, chosen), None
@@ -268,9 +271,12 @@ class MedUHIPTask(InferTask):
             # In OHIF the whole answer is asked for again to be seen, not to say the same again.
             is_repeated = panel is not None and chosen.candidate == before.option
             sitting, option = before, "" if is_repeated else chosen.candidate
-            label = request.get("label")
-            if option and label in reader.classes[1:]:
-                sitting = replace(sitting, focus=reader.classes.index(label) - 1)
+            focus = self._focus(reader, request, before.focus)
+            if focus != before.focus and option == before.option:
+                # 3D Slicer goes on sending what was chosen for the class before; of this one nothing was shown yet.
+                option = ""
+            if option:
+                sitting = replace(sitting, focus=focus)
             shown = self.encoded.get(_view_key(who, before))
         sitting, view = turns.take(sitting, clicks, option, shown)
         view = view or turns.view(sitting)
@@ -279,7 +285,7 @@ class MedUHIPTask(InferTask):
         sitting = replace(
             sitting,
             option=chosen.candidate,
-            focus=self._focus(reader, request, None if is_new else sitting, view),
+            focus=self._focus(reader, request, view.most_disputed if is_new else sitting.focus),
             offered=chosen.candidates != REGIONS_OFF,
         )
         self.encoded.put(_view_key(who, sitting), view, view.bytes)
@@ -293,14 +299,19 @@ class MedUHIPTask(InferTask):
         if person and chosen.style == USUAL_STYLE:
             priors = self.preferences.priors(person, who.recipe, chosen.purpose, reader)
         session = begin(reader.model, who.image, reader.identity, priors=priors)
-        return Sitting(session, session, style=chosen.style, purpose=chosen.purpose)
+        return Sitting(session, session, style=chosen.style, purpose=chosen.purpose, since=time.time())
 
-    def _focus(self, reader: Reader, request: Mapping[str, Any], sitting: Sitting | None, view: View) -> int:
-        """Whose candidates are shown: the selected class's, else those of before, else the most disputed class's."""
+    def _is_forgotten(self, who: Who, request: Mapping[str, Any], before: Sitting) -> bool:
+        """Whether a sitting began with preferences that were reset since."""
+        person = str(request.get("person") or "")
+        return before.has_prior and self.preferences.was_reset(
+            person, who.recipe, before.purpose, before.since
+        )
+
+    def _focus(self, reader: Reader, request: Mapping[str, Any], otherwise: int) -> int:
+        """Whose candidates are shown: the selected class's, where one is selected."""
         label = request.get("label")
-        if label in reader.classes[1:]:
-            return reader.classes.index(label) - 1
-        return view.most_disputed if sitting is None else sitting.focus
+        return reader.classes.index(label) - 1 if label in reader.classes[1:] else otherwise
 
     def _prediction(
         self,

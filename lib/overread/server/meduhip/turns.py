@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from overread.domain import BadInputError
+from overread.learning.preferences import in_model_voxels
 from overread.meduhip.candidates import POSSIBLE
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.prompts import Click
@@ -112,7 +113,11 @@ class Turns:
         return session
 
     def _picked(self, session: Session, view: View, structure: int, index: int, at: Click | None) -> Session:
-        return pick(self.model, self.opened.image, session, view.answers[structure], index, structure, at)
+        given, others = view.answers[structure], None
+        if len(view.answers) > 1:
+            elsewhere = (view.labels > 0) & (view.labels != structure + 1)
+            others = in_model_voxels(elsewhere, self.opened.image.prepared).to(given.logits.device)
+        return pick(self.model, self.opened.image, session, given, index, structure, at, others)
 
     def _sides(self, view: View, said: Said) -> list[tuple[int, bool]]:
         """Which structures a click says something about, and on which side of each the voxel is."""

@@ -132,7 +132,8 @@ def view_of(model: MedUHIP, opened: Opened, sitting: Sitting, classes: Sequence[
     structures = range(len(session.structures))
     answers = tuple(answer(model, image, session, structure) for structure in structures)
     votes = image.to_input(torch.stack([one.logits.sigmoid() for one in answers]).float()).cpu()
-    labels = honoured(label_map(votes), sitting.said, classes)
+    labels = label_map(votes, _picked(opened, answers, sitting.said))
+    labels = honoured(labels, sitting.said, classes)
     regions, offers = [], []
     for structure, one in enumerate(answers):
         clicks = session.structures[structure].clicks
@@ -147,10 +148,39 @@ def view_of(model: MedUHIP, opened: Opened, sitting: Sitting, classes: Sequence[
     return View(answers, labels, tuple(regions), tuple(offers))
 
 
-def label_map(votes: torch.Tensor) -> np.ndarray:
-    """Class indices from soft votes `(structure, *space)`: the largest where it is above one half."""
+def label_map(votes: torch.Tensor, picked: Sequence[tuple[int, torch.Tensor]] = ()) -> np.ndarray:
+    """Class indices from soft votes `(structure, *space)`: the largest where it is above one half.
+
+    Args:
+        picked: structures with the voxels `(*space)` that picked candidates gave them, the latest pick last. There
+            they need not have the largest vote; a click may have taken a voxel from them, and below one half they have
+            none.
+    """
     most, index = votes.max(dim=0)
-    return torch.where(most > 0.5, index + 1, 0).to(torch.uint8).numpy()
+    labels = torch.where(most > 0.5, index + 1, 0)
+    for structure, given in picked:
+        labels[given & (votes[structure] > 0.5)] = structure + 1
+    return labels.to(torch.uint8).numpy()
+
+
+def _picked(
+    opened: Opened, answers: Sequence[StructureAnswer], said: Sequence[Said]
+) -> list[tuple[int, torch.Tensor]]:
+    """Structures with what picked candidates gave them, in the image's voxels; the latest pick last."""
+    latest = {one.focus: turn for turn, one in enumerate(said) if _may_pick(one)}
+    chosen = [
+        (structure, one.choice.given)
+        for structure, one in enumerate(answers)
+        if one.choice is not None and len(answers) > 1
+    ]
+    chosen.sort(key=lambda each: latest.get(each[0], -1))
+    return [
+        (structure, opened.image.to_input(given.float()[None])[0].cpu() > 0.5) for structure, given in chosen
+    ]
+
+
+def _may_pick(said: Said) -> bool:
+    return said.kind == "pick" or (said.kind == "click" and (said.offered or said.about in CANDIDATE_NAMES))
 
 
 def regions_of(shown: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import shapely
 
 from overread.domain import PixelSize, Region
 from overread.ensemble.slides.maps import SlideMaps
@@ -13,6 +14,8 @@ from overread.ensemble.slides.prediction import SlidePrediction
 from overread.imaging.slides.mosaic import LabelMosaic
 from overread.imaging.slides.outlines import Outline, outlines_of
 from overread.server.doubt import BANDS_OFF, BANDS_ONLY, DoubtMode
+from overread.server.slides.clicks import pixel_of
+from overread.server.slides.request import Click
 from overread.uncertainty.calibration import DOUBT_HIGH, DOUBT_MODERATE, DoubtBands, band_map
 
 # Of the model's pixels: a corner goes where it spans less than this squared.
@@ -31,13 +34,18 @@ def outlines_in(
     slide_pixel_size: PixelSize,
     mode: DoubtMode,
     min_area_px: float,
+    clicks: Sequence[Click] = (),
 ) -> list[Outline]:
     """Outlines of a prediction, in level-0 pixels: doubt first, so that viewers draw the classes over it.
+
+    An object or hole that holds a click is there however small it is; and where a simplified border would leave a
+    clicked point on the other side, none is simplified.
 
     Args:
         labels: class indices on the prediction's pixels, after clicks.
         classes: names, the background first.
         min_area_px: of an object, in level-0 pixels.
+        clicks: which the labels honour.
     """
     scale = prediction.pixel_size / slide_pixel_size
     place: dict[str, Any] = {
@@ -51,7 +59,16 @@ def outlines_in(
         found += outlines_of(prediction.bands, BAND_NAMES, min_area_px=least, **place)
     if mode != BANDS_ONLY:
         names = {index: name for index, name in enumerate(classes) if index > 0}
-        found += outlines_of(labels, names, min_area_px=min_area_px, **place)
+        pixels = [pixel_of(click, prediction.region, scale, labels.size) for click in clicks]
+        place |= {"min_area_px": min_area_px, "kept": pixels}
+        drawn = outlines_of(labels, names, **place)
+        said = [int(labels.read(column, row, 1, 1)[0, 0]) for row, column in pixels]
+        if not all(
+            _holds(drawn, click, prediction.region, names.get(index))
+            for click, index in zip(clicks, said, strict=True)
+        ):
+            drawn = outlines_of(labels, names, **(place | {"simplify_px": 0.0}))
+        found += drawn
     return found
 
 
@@ -86,6 +103,13 @@ def kept_outlines(
         names = {index: name for index, name in enumerate(maps.classes) if index > 0}
         found += outlines_of(_mosaic(predicted), names, **place)
     return found
+
+
+def _holds(outlines: Sequence[Outline], click: Click, region: Region, name: str | None) -> bool:
+    """Whether a clicked point lies in outlines of that class, and of no other; None for no class."""
+    # Viewers round: a point on the border may fall on the next pixel.
+    x, y = min(click.x, region.right - 1) + 0.5, min(click.y, region.bottom - 1) + 0.5
+    return {each.name for each in outlines if shapely.contains_xy(each.polygon, x, y)} == {name} - {None}
 
 
 def _mosaic(picture: np.ndarray) -> LabelMosaic:

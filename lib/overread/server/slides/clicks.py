@@ -6,6 +6,7 @@ leaves of it what all members saw, or nothing. So a click moves the outline by a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,40 @@ def apply_clicks(
             window, disc = _own_disc(drawn.shape, clicks, index, radius)
             drawn[window][disc] = most_likely(row, column) if is_positive else 0
     return drawn
+
+
+def drawn_large_enough(
+    labels: np.ndarray, clicks: Sequence[tuple[int, int, bool]], least: float, radius: float
+) -> np.ndarray:
+    """The answer to clicks with a disc around those that changed less than a viewer is shown.
+
+    Args:
+        labels: class indices `(row, column)`, with every click honoured; untouched.
+        clicks: row, column and whether it is positive, oldest first.
+        least: of objects and holes, in pixels; smaller ones are left out of the outlines.
+        radius: of the disc, in pixels; what is nearer to a click of the other side is not in it, nor is what another
+            structure has.
+    """
+    drawn = labels.copy()
+    for index, (row, column, is_positive) in enumerate(clicks):
+        said = labels[row, column]
+        if bool(said) != is_positive or _structure(drawn == said, row, column).sum() >= least:
+            continue
+        window, disc = _own_disc(drawn.shape, clicks, index, radius)
+        drawn[window][disc & (labels[window] == 0) if is_positive else disc] = said
+    return drawn
+
+
+def pixel_of(click: Click, region: Region, scale: float, size: tuple[int, int]) -> tuple[int, int]:
+    """Row and column of a click in a picture of a region.
+
+    Args:
+        scale: level-0 pixels along one of the picture.
+        size: width and height of the picture.
+    """
+    row = math.floor((click.y + 0.5 - region.y) / scale)
+    column = math.floor((click.x + 0.5 - region.x) / scale)
+    return min(max(row, 0), size[1] - 1), min(max(column, 0), size[0] - 1)
 
 
 def in_order(earlier: Iterable[Mapping[str, Any]], place: Place) -> tuple[Click, ...]:

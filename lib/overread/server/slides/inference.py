@@ -33,7 +33,7 @@ from overread.server.maps import MapKey
 from overread.server.models import ServedModels
 from overread.server.settings import AUTO
 from overread.server.slides.answers import kept_outlines, outlines_in
-from overread.server.slides.clicks import apply_clicks, in_order
+from overread.server.slides.clicks import apply_clicks, drawn_large_enough, in_order, pixel_of
 from overread.server.slides.maps import SlideMapStore
 from overread.server.slides.opened import OpenedSlides, all_tissue, version_of
 from overread.server.slides.request import Click, Place
@@ -134,10 +134,18 @@ class SlideTask(InferTask):
                 clicks = in_order(earlier, place)
                 client = str(request.get("client_id") or "")
                 labels = (
-                    self._after_clicks(prediction, slide, clicks, client) if clicks else prediction.labels
+                    self._after_clicks(prediction, slide, clicks, client, place.min_area_px)
+                    if clicks
+                    else prediction.labels
                 )
                 found = outlines_in(
-                    prediction, labels, ensemble.classes, slide.pixel_size, chosen.doubt, place.min_area_px
+                    prediction,
+                    labels,
+                    ensemble.classes,
+                    slide.pixel_size,
+                    chosen.doubt,
+                    place.min_area_px,
+                    clicks,
                 )
             facts = self._facts(ensemble, slide, region, chosen, prediction)
         finished = time.perf_counter()
@@ -236,16 +244,18 @@ class SlideTask(InferTask):
             return self._recent.get(key)
 
     def _after_clicks(
-        self, prediction: SlidePrediction, slide: Slide, clicks: tuple[Click, ...], client: str
+        self,
+        prediction: SlidePrediction,
+        slide: Slide,
+        clicks: tuple[Click, ...],
+        client: str,
+        min_area_px: float,
     ) -> LabelMosaic:
         """What a MedUHIP champion answers to the clicks; else what the members said apart moves the outlines."""
-        width, height = prediction.labels.size
+        width, height = size = prediction.labels.size
         scale = prediction.pixel_size / slide.pixel_size
-
-        def at(click: Click) -> tuple[int, int, bool]:
-            row = math.floor((click.y + 0.5 - prediction.region.y) / scale)
-            column = math.floor((click.x + 0.5 - prediction.region.x) / scale)
-            return min(max(row, 0), height - 1), min(max(column, 0), width - 1), click.is_positive
+        radius = NUCLEUS / prediction.pixel_size
+        made = [(*pixel_of(each, prediction.region, scale, size), each.is_positive) for each in clicks]
 
         def most_likely(row: int, column: int) -> int:
             x = prediction.region.x + int((column + 0.5) * scale)
@@ -257,18 +267,20 @@ class SlideTask(InferTask):
             classes = self.models.classes(recipe)
             named = [
                 (row, column, classes[most_likely(row, column)] if is_positive else BACKGROUND)
-                for row, column, is_positive in map(at, clicks)
+                for row, column, is_positive in made
             ]
-            return self.turns.after(recipe, client, slide, prediction, named)
-        drawn = apply_clicks(
-            prediction.labels.read(0, 0, width, height),
-            prediction.some.read(0, 0, width, height),
-            prediction.every.read(0, 0, width, height),
-            [at(click) for click in clicks],
-            NUCLEUS / prediction.pixel_size,
-            most_likely,
-        )
-        labels = LabelMosaic((width, height))
+            answered = self.turns.after(recipe, client, slide, prediction, named)
+            drawn = drawn_large_enough(answered, made, min_area_px / scale**2, radius)
+        else:
+            drawn = apply_clicks(
+                prediction.labels.read(0, 0, width, height),
+                prediction.some.read(0, 0, width, height),
+                prediction.every.read(0, 0, width, height),
+                made,
+                radius,
+                most_likely,
+            )
+        labels = LabelMosaic(size)
         labels.write(0, 0, drawn)
         return labels
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from overread.domain import Grid
 from overread.ensemble.slides.prediction import SlidePrediction
-from overread.imaging.slides.mosaic import LabelMosaic
 from overread.imaging.slides.slide import Slide
 from overread.imaging.volumes import Volume
 from overread.meduhip.session import begin
@@ -43,8 +42,8 @@ class SlideTurns:
         slide: Slide,
         prediction: SlidePrediction,
         clicks: Sequence[tuple[int, int, str]],
-    ) -> LabelMosaic:
-        """What the champion says after clicks, at the prediction's pixels.
+    ) -> np.ndarray:
+        """What the champion says after clicks: class indices `(row, column)` at the prediction's pixels.
 
         Args:
             client: whose clicks they are.
@@ -74,6 +73,4 @@ class SlideTurns:
             sitting, view = turns.take(sitting, Clicks(said), "", None)
             view = view or turns.view(sitting)
         self._sittings.keep(who, sitting, 0.0)
-        labels = LabelMosaic(prediction.labels.size)
-        labels.write(0, 0, np.ascontiguousarray(view.labels.T))
-        return labels
+        return np.ascontiguousarray(view.labels.T)
