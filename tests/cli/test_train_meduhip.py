@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from overread.cli import app
 from overread.learning.central import read_central
 from overread.meduhip.storage import load_reader
-from overread.recipes import RECIPES, Recipe
+from overread.recipes import FOLDER, RECIPES, Recipe
 from support.datasets import write_balls
 from support.rated import disc, write_rated
 
@@ -20,6 +20,10 @@ runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200", "OVERREAD_DEBUG": "", 
 TINY = {"width": 4, "components": 2, "dimension": 2, "samples": 4, "episode": {"turns": 2, "samples": 2}}
 for name, patch in (("tiny_discs", (32, 32)), ("tiny_balls", (32, 16, 16))):
     RECIPES.add(name, Recipe(name, "", model="meduhip", meduhip=TINY, plan={"patch": patch, "batch": 1}))
+RECIPES.add(
+    "unweighed",
+    Recipe("unweighed", "", model="meduhip", meduhip={"backend": "sam", "weights": "no_such.pth"}),
+)
 ARGUMENTS = ["--iterations", "2", "--device", "cpu"]
 
 
@@ -113,3 +117,11 @@ def test_a_layout_and_the_model_can_be_named_on_the_command_line(tmp_path: Path)
     assert load_reader(Path(told["folder"])).classes == ("background", "ball")
     assert told["pseudo_raters"]
     assert told["calibration"] is None
+
+
+def test_weights_that_are_not_beside_the_recipe_are_named(discs: Path, tmp_path: Path):
+    pytest.importorskip("transformers")
+    arguments = ["--data", str(discs), "--models", str(tmp_path / "models"), *ARGUMENTS]
+    result = runner.invoke(app, ["train", "unweighed", *arguments])
+    assert result.exit_code == 1
+    assert f"no SAM weights are at {FOLDER / 'no_such.pth'}" in " ".join(result.stderr.split())

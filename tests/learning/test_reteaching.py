@@ -166,6 +166,20 @@ def test_what_cannot_be_retrained_is_refused_in_words(trained: Path, tmp_path: P
     assert not (tmp_path / "work").exists()
 
 
+def test_a_champion_that_began_with_weights_of_sam_goes_on_and_does_not_begin_anew(
+    trained: Path, tmp_path: Path
+):
+    champion, cases = cases_of(trained, write_local(tmp_path / "local", 1, protected=(0,)))
+    on_sam = tmp_path / "on_sam"
+    shutil.copytree(champion, on_sam)
+    description = read_description(on_sam)
+    description["plan"]["meduhip"] |= {"backend": "sam", "size": "vit_b"}
+    write_description(on_sam, description)
+    with pytest.raises(BadInputError, match="began with weights of SAM, which are not kept: retrain it with"):
+        reteach(on_sam, cases, tmp_path / "work", replace(SHORT, start="scratch"))
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_turn_of_the_loop_ends_in_a_decision(trained: Path, tmp_path: Path):
     place = Place.found(tmp_path, trained)
     before = place.store.current(RECIPE).name

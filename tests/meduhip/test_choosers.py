@@ -6,6 +6,7 @@ import torch
 
 from overread.meduhip.candidates import propose
 from overread.meduhip.choosers import NOISY, ORACLE, Chooser, last_wrong, pick, simulated_evidence
+from overread.meduhip.clustering import CLUSTERERS
 
 SHAPE = (16, 18)
 PLACES = ((1, 1), (9, 2), (3, 10))
@@ -162,9 +163,10 @@ def logits_of_batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.logit(samples()).expand(2, -1, -1, -1), wanted
 
 
-def test_each_image_of_a_batch_is_picked_for_itself():
+@pytest.mark.parametrize("clustering", CLUSTERERS)
+def test_each_image_of_a_batch_is_picked_for_itself(clustering):
     logits, wanted = logits_of_batch()
-    evidence = simulated_evidence(ORACLE, logits, wanted, True, 3, np.random.default_rng(0))
+    evidence = simulated_evidence(ORACLE, logits, wanted, True, 3, np.random.default_rng(0), clustering)
     assert evidence.belief.tolist() == [[0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 1]]
     assert evidence.places.shape == (2, 2)
     for image, sample in ((0, 3), (1, 5)):

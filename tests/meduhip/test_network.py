@@ -43,6 +43,11 @@ def test_the_prompt_vector_is_of_sines_and_cosines(width):
         Configuration(prompt_width=width)
 
 
+def test_an_unknown_clustering_is_named():
+    with pytest.raises(BadInputError, match="clustering is 'kmodes', expected 'kmeans' or 'kmedoids'"):
+        Configuration(clustering="kmodes")
+
+
 def test_every_parameter_has_one_place(model):
     segmentation = {id(p) for p in model.segmentation_parameters()}
     moving = [{id(p) for p in model.sampling(s).moving_parameters()} for s in (0, 1)]

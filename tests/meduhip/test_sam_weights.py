@@ -22,6 +22,7 @@ from overread.meduhip.sam_weights import (
     read_weights,
     transformers_name,
 )
+from support.sam import as_original, trained_sam
 
 pytest.importorskip("transformers")
 
@@ -102,23 +103,6 @@ def on_meta(image_size: int) -> SamModel:
         return fresh_sam(sam_configuration(image_size))
 
 
-def as_original(sam: SamModel) -> dict[str, torch.Tensor]:
-    return {
-        original_name(name): tensor for name, tensor in sam.state_dict().items() if name != SAME_FREQUENCIES
-    }
-
-
-def trained(image_size: int = 64) -> SamModel:
-    """Small, with positions that are not zero."""
-    torch.manual_seed(3)
-    sam = fresh_sam(small_configuration(image_size))
-    with torch.no_grad():
-        for name, parameter in sam.named_parameters():
-            if "pos" in name and "encoder" in name:
-                parameter.normal_(std=0.3)
-    return sam
-
-
 def answer(sam: SamModel) -> torch.Tensor:
     torch.manual_seed(5)
     image, samples = torch.rand(1, 1, 64, 48), torch.randn(1, 2, 4)
@@ -157,7 +141,7 @@ def test_positions_of_1024_pixels_fit_512():
 
 
 def test_interpolated_positions_keep_their_place():
-    sam = trained(128)
+    sam = trained_sam(128)
     tensors = {name: tensor for name, tensor in sam.state_dict().items() if name != SAME_FREQUENCIES}
     ramp = torch.arange(16.0)
     tensors[POSITIONS] = ramp[None, :, None, None].expand(1, 16, 16, 96)
@@ -175,7 +159,7 @@ def test_interpolated_positions_keep_their_place():
 
 
 def test_both_formats_load_to_the_same_answer(tmp_path):
-    sam = trained()
+    sam = trained_sam()
     sam.save_pretrained(tmp_path / "safe")
     (tmp_path / "bin").mkdir()
     torch.save(sam.state_dict(), tmp_path / "bin" / "pytorch_model.bin")
@@ -193,13 +177,13 @@ def test_both_formats_load_to_the_same_answer(tmp_path):
 
 
 def test_a_folder_is_read_for_pictures_of_another_size(tmp_path):
-    trained(128).save_pretrained(tmp_path)
+    trained_sam(128).save_pretrained(tmp_path)
     backend = SamBackend.from_file(tmp_path, 1, 1, 4, image_size=64)
     assert backend.encode(torch.rand(1, 1, 20, 20)).features.shape == (1, 64, 8, 8)
 
 
 def test_loaded_frequencies_are_one_and_fixed(tmp_path):
-    torch.save(as_original(trained()), tmp_path / "sam.pth")
+    torch.save(as_original(trained_sam()), tmp_path / "sam.pth")
     sam = load_sam(tmp_path / "sam.pth", 64, small_configuration(64))
     frequencies = sam.shared_image_embedding.positional_embedding
     assert sam.prompt_encoder.shared_embedding.positional_embedding is frequencies
@@ -207,7 +191,7 @@ def test_loaded_frequencies_are_one_and_fixed(tmp_path):
 
 
 def test_missing_and_unexpected_names_are_told_in_the_words_of_the_file(tmp_path):
-    state = as_original(trained())
+    state = as_original(trained_sam())
     del state["image_encoder.neck.0.weight"]
     state["image_encoder.adapter.weight"] = torch.zeros(2)
     torch.save(state, tmp_path / "sam.pth")
@@ -219,7 +203,7 @@ def test_missing_and_unexpected_names_are_told_in_the_words_of_the_file(tmp_path
 
 
 def test_another_width_is_told(tmp_path):
-    state = as_original(trained())
+    state = as_original(trained_sam())
     state["mask_decoder.iou_token.weight"] = torch.zeros(1, 32)
     torch.save(state, tmp_path / "sam.pth")
     with pytest.raises(BadInputError, match=r"iou_token.weight of another size, the first \(1, 32\)"):
@@ -227,7 +211,7 @@ def test_another_width_is_told(tmp_path):
 
 
 def test_a_size_that_sam_does_not_have_is_told(tmp_path):
-    torch.save(as_original(trained()), tmp_path / "sam.pth")
+    torch.save(as_original(trained_sam()), tmp_path / "sam.pth")
     with pytest.raises(BadInputError, match="width 96; there are 768, 1024, 1280"):
         SamBackend.from_file(tmp_path / "sam.pth", 1, 1, 4)
 
@@ -267,7 +251,7 @@ def test_a_file_that_runs_code_is_not_loaded(tmp_path):
 
 
 def test_either_copy_of_the_frequencies_serves(tmp_path):
-    state = trained().state_dict()
+    state = trained_sam().state_dict()
     frequencies = state.pop(FREQUENCIES)
     torch.save(state, tmp_path / "pytorch_model.bin")
     torch.testing.assert_close(read_weights(tmp_path).tensors[FREQUENCIES], frequencies)

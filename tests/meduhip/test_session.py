@@ -1,7 +1,7 @@
 """A session of a clinician: the same answer for the same session, picks move it, clicks are honoured, JSON keeps it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -49,6 +49,33 @@ def test_the_same_session_gives_the_same_answer(model: MedUHIP, image: Encoded) 
     first, second = answer(model, image, session), answer(model, image, session)
     assert torch.equal(first.logits, second.logits)
     assert [c.medoid for c in first.candidates] == [c.medoid for c in second.candidates]
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """An image of which samples say what is given, whatever they are."""
+
+    cache: Cache
+    logits: torch.Tensor
+
+    def decode(self, samples: torch.Tensor, prompts: Prompts, structure: int) -> torch.Tensor:
+        return self.logits
+
+
+@pytest.mark.parametrize(
+    ("clustering", "groups"),
+    # Two large masks differ in more voxels than two small ones, which have none in common.
+    [("kmeans", {(0,), (1,), (2, 3)}), ("kmedoids", {(0, 1), (2,), (3,)})],
+)
+def test_candidates_are_grouped_as_the_model_says(
+    model: MedUHIP, image: Encoded, clustering: str, groups: set[tuple[int, ...]]
+) -> None:
+    model.configuration = replace(model.configuration, clustering=clustering, candidates=3)
+    logits = torch.full((1, 4, *SHAPE), -9.0)
+    for sample, box in enumerate(((5, 25, 5, 25), (5, 25, 5, 27), (0, 3, 33, 36), (37, 40, 0, 3))):
+        logits[0, sample, box[0] : box[1], box[2] : box[3]] = 9
+    given = answer(model, Said(image.cache, logits), begin(model, "case", "champion"), samples=4)
+    assert {tuple(c.members.nonzero().flatten().tolist()) for c in given.candidates} == groups
 
 
 def test_another_image_or_seed_draws_others(model: MedUHIP, image: Encoded) -> None:

@@ -47,11 +47,13 @@ def learn_meduhip(
     from overread.learning.champions import checked_recipe_name
     from overread.meduhip.lessons import SingleLessons
     from overread.meduhip.teach import VALIDATION_SHARE, Wishes, teach
-    from overread.recipes import recipe_named
+    from overread.recipes import FOLDER, recipe_named
 
     recipe = recipe_named(checked_recipe_name(name))
     chosen = chosen_device(device)
-    wishes = Wishes.of(recipe.meduhip, iterations=iterations, minutes=minutes, seed=seed, device=chosen)
+    wishes = Wishes.of(
+        recipe.meduhip, FOLDER, iterations=iterations, minutes=minutes, seed=seed, device=chosen
+    )
     lessons = lessons_in(data, name, layout, option, seed)
     work = work or store.root / WORK / name
     with training_bar() as report:

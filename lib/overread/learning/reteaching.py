@@ -47,7 +47,7 @@ from overread.meduhip.lessons import pseudo_labels
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.rated_store import RatedStore
 from overread.meduhip.storage import load_reader, save_model
-from overread.meduhip.training import LEARNING_RATE, MedUHIPOptions, MedUHIPProgress, train_meduhip
+from overread.meduhip.training import MedUHIPOptions, MedUHIPProgress, train_meduhip, usual_rate
 from overread.raters.pseudo import Style
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,12 @@ def reteach(
     if options.adabn or options.apart or options.pseudo_share:
         raise BadInputError(
             "the batch statistics of a MedUHIP model are not adapted; retrain it without adabn, apart and pseudo-labels"
+        )
+    configuration = Configuration(**description["plan"]["meduhip"])
+    if options.start == "scratch" and (configuration.freeze_encoder or configuration.size == "vit_b"):
+        raise BadInputError(
+            f"model {description['name']} began with weights of SAM, which are not kept: retrain it with start "
+            "champion, or from the beginning with `overread train`"
         )
     plan, styles, work = Plan.from_json(description["plan"]), _styles(description), Path(work)
 
@@ -113,8 +119,8 @@ def reteach(
             work,
             _lesson(cases, learnt, keys, options),
             plan,
-            Configuration(**description["plan"]["meduhip"]),
-            _training_options(options),
+            configuration,
+            _training_options(options, configuration),
             heard,
             stop,
             start=load_reader(champion).model if options.start == "champion" else None,
@@ -203,7 +209,7 @@ def _lesson(
     return Lesson(tuple(pool for pool in pools if pool.cases and pool.share > 0))
 
 
-def _training_options(options: RetrainingOptions) -> MedUHIPOptions:
+def _training_options(options: RetrainingOptions, configuration: Configuration) -> MedUHIPOptions:
     budget, fresh = options.budget(1), MedUHIPOptions()
     goes_on = options.start == "champion"
     return replace(
@@ -217,7 +223,7 @@ def _training_options(options: RetrainingOptions) -> MedUHIPOptions:
         threads=options.threads,
         checkpoint_every_s=options.checkpoint_every_s,
         clock=options.clock,
-        learning_rate=LEARNING_RATE * (options.rate_factor if goes_on else 1),
+        learning_rate=usual_rate(configuration) * (options.rate_factor if goes_on else 1),
     )
 
 

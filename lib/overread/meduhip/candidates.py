@@ -13,10 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from overread.meduhip.clustering import CLUSTERERS, SAME_DICE, medoid_of, merge_alike
+from overread.meduhip.clustering import (
+    CLUSTERERS,
+    DEFAULT_CLUSTERING,
+    SAME_DICE,
+    medoid_of,
+    merge_alike,
+)
 from overread.meduhip.vote import pairwise_dice, sample_dice
 
-DEFAULT_CLUSTERING = "kmedoids"
 # Masks are grouped at this many voxels a side at most, inside the box where any of them could be.
 CLUSTERING_EDGE: dict[int, int] = {2: 64, 3: 48}
 POSSIBLE = 0.05
@@ -81,16 +86,19 @@ def propose(
     return _grouped(_shrunk(cut), groups, clustering, weights)
 
 
-def propose_from_logits(logits: torch.Tensor, groups: int, *, levels: bool = False) -> list[Candidate]:
+def propose_from_logits(
+    logits: torch.Tensor, groups: int, clustering: str = DEFAULT_CLUSTERING, *, levels: bool = False
+) -> list[Candidate]:
     """What `propose` gives for `logits.sigmoid()`, with the probabilities of one sample at a time in memory.
 
     Args:
+        clustering: name in `CLUSTERERS`.
         levels: whether two places, where so many are left, go to the answer drawn wider and tighter. Of several groups
             those are unions and intersections, which say nothing new.
     """
     cut = logits[(slice(None), *possible_box(logits, POSSIBLE_LOGIT))]
     shrunk = torch.cat([_shrunk(mask[None].sigmoid()) for mask in cut])
-    found = _grouped(shrunk, groups, DEFAULT_CLUSTERING, None)
+    found = _grouped(shrunk, groups, clustering, None)
     return [*found, *_levels(shrunk, found, groups)] if levels else found
 
 

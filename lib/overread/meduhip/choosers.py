@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 
 from overread.meduhip.candidates import Candidate, telling_voxels
-from overread.meduhip.clustering import CLUSTERERS
+from overread.meduhip.clustering import CLUSTERERS, DEFAULT_CLUSTERING
 from overread.meduhip.interaction import Evidence, click_evidence
 from overread.meduhip.vote import majority_vote, sample_dice
 
@@ -110,6 +110,7 @@ def simulated_evidence(
     picks: bool,
     groups: int,
     rng: np.random.Generator,
+    clustering: str = DEFAULT_CLUSTERING,
 ) -> Evidence:
     """One interaction for each image of a training batch: a pick, or a click on an error.
 
@@ -117,12 +118,13 @@ def simulated_evidence(
         logits: `(batch, sample, *space)`, without gradients.
         wanted: `(batch, *space)` in [0, 1].
         picks: whether they pick or click.
+        clustering: name in `CLUSTERERS`.
     """
     # Grouping takes many small steps, each of which would wait for a GPU.
     here, target = logits.cpu(), wanted.cpu() > 0.5
     if picks:
         found = [
-            _quick_pick(chooser, probabilities, mask, groups, rng)
+            _quick_pick(chooser, probabilities, mask, groups, rng, clustering)
             for probabilities, mask in zip(here.sigmoid(), target, strict=True)
         ]
         return Evidence(*(torch.cat(parts).to(logits.device) for parts in zip(*found, strict=True)))
@@ -138,9 +140,10 @@ def _quick_pick(
     wanted: torch.Tensor,
     groups: int,
     rng: np.random.Generator,
+    clustering: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     step = (slice(None), *[slice(None, None, 2)] * (probabilities.ndim - 1))
-    assigned = CLUSTERERS["kmedoids"](probabilities[step], groups)
+    assigned = CLUSTERERS[clustering](probabilities[step], groups)
     count = int(assigned.max()) + 1
     means = torch.stack([probabilities[assigned == group].mean(dim=0) for group in range(count)])
     scores = sample_dice((means > 0.5).float()[None], wanted[None].float())[0].cpu().numpy()

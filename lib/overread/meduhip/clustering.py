@@ -9,6 +9,7 @@ import torch
 from overread.domain import Registry
 from overread.meduhip.vote import pairwise_dice
 
+DEFAULT_CLUSTERING = "kmedoids"
 ITERATIONS = 10
 # Groups whose centres are this alike would look the same to a reader.
 SAME_DICE = 0.98

@@ -138,7 +138,13 @@ def play(
         picks = rng.random() < options.pick_share
         with torch.no_grad():
             evidence = simulated_evidence(
-                options.chooser, seen.logits, wanted, picks, options.candidates, rng
+                options.chooser,
+                seen.logits,
+                wanted,
+                picks,
+                options.candidates,
+                rng,
+                model.configuration.clustering,
             )
         standing, loss = _learn_weights(model, standing, seen, evidence, wanted, structure)
         weighting = weighting + loss

@@ -2,68 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
-from overread.domain import BadInputError
 from overread.meduhip.backend import Backend, Cache
+from overread.meduhip.configuration import SAM, Configuration
 from overread.meduhip.mirrors import AS_IT_IS, Mirror, merged, mirrored, mirrored_prompts
 from overread.meduhip.prompts import PromptEncoder, Prompts
 from overread.meduhip.sampling_net import MeanVarianceNet, WeightNet
 from overread.meduhip.sampling_space import SamplingSpace
 from overread.meduhip.unet import UNetBackend
 
-
-@dataclass(frozen=True)
-class Configuration:
-    """The sizes of a MedUHIP model.
-
-    Attributes:
-        backend: `unet2d`, `unet3d` or `sam`.
-        channels: of the image.
-        structures: number of foreground classes.
-        width: of the U-Net's finest level.
-        components: M, Gaussians in the sampling space.
-        dimension: D of the sampling space.
-        samples: N, masks a turn.
-        candidates: K, the most that are offered.
-        prompt_width: of the prompt encoder's vector; even.
-    """
-
-    backend: str = "unet2d"
-    channels: int = 1
-    structures: int = 1
-    width: int = 24
-    components: int = 8
-    dimension: int = 16
-    samples: int = 16
-    candidates: int = 4
-    prompt_width: int = 64
-
-    def __post_init__(self) -> None:
-        if self.backend not in AXES:
-            raise BadInputError(f"no MedUHIP backend is called {self.backend!r}; there are {', '.join(AXES)}")
-        for name in ("channels", "structures", "width", "components", "dimension", "samples", "candidates"):
-            if getattr(self, name) < 1:
-                raise BadInputError(
-                    f"{name} of a MedUHIP model is {getattr(self, name)}, expected at least 1"
-                )
-        # As many sines as cosines.
-        if self.prompt_width < 2 or self.prompt_width % 2:
-            raise BadInputError(
-                f"prompt_width of a MedUHIP model is {self.prompt_width}, expected an even number from 2"
-            )
-
-    @property
-    def axes(self) -> int:
-        """2 for pictures, 3 for volumes."""
-        return AXES[self.backend]
-
-
-AXES = {"unet2d": 2, "unet3d": 3, "sam": 2}
+if TYPE_CHECKING:
+    from overread.meduhip.sam import Fusion, Intensities, SamBackend
 
 
 class MedUHIP(nn.Module):
@@ -167,9 +120,23 @@ class SamplingNet(nn.Module):
 def make_backend(configuration: Configuration) -> nn.Module:
     """A fresh Segmentation Net."""
     c = configuration
-    if c.backend == "sam":
-        # Needs the extra `sam`.
-        from overread.meduhip.sam import SamBackend
-
-        return SamBackend.small(c.channels, c.structures, c.dimension)
+    if c.backend == SAM:
+        return _make_sam(c)
     return UNetBackend(c.axes, c.channels, c.structures, c.dimension, c.width)
+
+
+def _make_sam(c: Configuration) -> SamBackend:
+    # Needs the extra `sam`.
+    from overread.meduhip.sam import SamBackend
+
+    make = SamBackend.vit_b if c.size == "vit_b" else SamBackend.small
+    backend = make(
+        c.channels,
+        c.structures,
+        c.dimension,
+        image_size=cast(int, c.image_size),
+        fusion=cast("Fusion", c.fusion),
+        intensities=cast("Intensities", c.intensities),
+    )
+    backend.sam.vision_encoder.requires_grad_(not c.freeze_encoder)
+    return backend

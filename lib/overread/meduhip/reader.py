@@ -16,11 +16,12 @@ from overread.ensemble.preparation import prepare
 from overread.imaging.volumes import Volume
 from overread.imaging.windows import AxisInterpolation, gaussian_weight, window_starts
 from overread.meduhip.backend import Cache
+from overread.meduhip.configuration import SAM
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.prompts import Click, Prompts, to_dense
 from overread.uncertainty.calibration import Calibration
 
-# An image of more voxels is encoded and decoded in windows; by number of axes.
+# An image of more voxels is encoded and decoded in windows; by number of axes. For `sam` it is the plan's patch.
 LARGEST_WHOLE: dict[int, int] = {2: 1024**2, 3: 160 * 160 * 96}
 WINDOW: dict[int, int] = {2: 512, 3: 96}
 WINDOW_STEP = 0.75
@@ -168,10 +169,9 @@ class Reader:
         prepared = self.prepare(volume)
         voxels = prepared.voxels[None].to(device)
         shape = tuple(voxels.shape[2:])
-        if int(np.prod(shape)) <= LARGEST_WHOLE[len(shape)]:
+        sizes = self._window(shape)
+        if sizes == shape:
             return OpenImage(self.model, prepared, self.model.encode(voxels))
-        edge = WINDOW[len(shape)]
-        sizes = [min(edge, n) for n in shape]
         starts = [window_starts(n, size, WINDOW_STEP) for n, size in zip(shape, sizes, strict=True)]
         windows = []
         for corner in np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, len(shape)):
@@ -180,6 +180,15 @@ class Reader:
         context = torch.stack([window.cache.context for window in windows]).mean(dim=0)
         whole = Cache(torch.zeros(1, 0, *[1] * len(shape), device=voxels.device), context, shape)
         return OpenImage(self.model, prepared, whole, tuple(windows))
+
+    def _window(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """How much of an image is encoded at a time."""
+        if self.model.configuration.backend == SAM:
+            # It sees whatever it is given at its own size: what it is to know again must be as large as what it learnt.
+            return tuple(min(size, n) for size, n in zip(self.plan.patch, shape, strict=True))
+        if int(np.prod(shape)) <= LARGEST_WHOLE[len(shape)]:
+            return shape
+        return tuple(min(WINDOW[len(shape)], n) for n in shape)
 
     def prepare(self, volume: Volume) -> Prepared:
         """The image as the model sees it; of a volume with one slice, a model for pictures sees the slice."""

@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 from overread.domain import BadInputError
 from overread.meduhip.backend import Cache
+from overread.meduhip.configuration import Configuration
 from overread.meduhip.prompts import LARGEST_LOGIT, Prompts
 from overread.meduhip.sam_model import fresh_sam, load_sam, sam_configuration, small_configuration
+from overread.meduhip.sam_weights import read_weights
 
 if TYPE_CHECKING:
     from transformers import SamModel, SamVisionConfig
@@ -85,7 +87,14 @@ class SamBackend(nn.Module):
 
     @classmethod
     def small(
-        cls, channels: int, structures: int, dimension: int, *, image_size: int = 128, fusion: Fusion = "late"
+        cls,
+        channels: int,
+        structures: int,
+        dimension: int,
+        *,
+        image_size: int = 128,
+        fusion: Fusion = "late",
+        intensities: Intensities = "sam",
     ) -> SamBackend:
         """About a million random weights, for CPUs and tests.
 
@@ -93,7 +102,15 @@ class SamBackend(nn.Module):
             BadInputError: transformers is not installed.
         """
         sam = fresh_sam(small_configuration(image_size))
-        return cls(sam, channels, structures, dimension, fusion=fusion, first_gain=FRESH_GAIN)
+        return cls(
+            sam,
+            channels,
+            structures,
+            dimension,
+            fusion=fusion,
+            intensities=intensities,
+            first_gain=FRESH_GAIN,
+        )
 
     @classmethod
     def vit_b(
@@ -134,6 +151,18 @@ class SamBackend(nn.Module):
         """
         sam = load_sam(path, image_size)
         return cls(sam, channels, structures, dimension, fusion=fusion, intensities=intensities)
+
+    def begin_with(self, path: Path | str) -> None:
+        """Take over the weights of a file of SAM or MedSAM; samples say little at first, so that they still work.
+
+        Raises:
+            NotFoundError: nothing is at `path`.
+            BadInputError: it holds no SAM, or one of another size.
+        """
+        self.sam.load_state_dict(read_weights(path).fitted(self.sam.state_dict()))
+        with torch.no_grad():
+            for part in (*self.fusions, *(self.films if self.fusion == "late" else ())):
+                cast(torch.Tensor, part.gain).fill_(FIRST_GAIN)
 
     def encode(self, image: torch.Tensor) -> Cache:
         """See `Backend`."""
@@ -243,6 +272,19 @@ class SamBackend(nn.Module):
         larger = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(looked)))
         # The first token asks for the quality, the second for the single mask.
         return decoder.upscale_conv2(larger), decoder.output_hypernetworks_mlps[0](answers[:, 0, 1])
+
+
+def ensure_begins(configuration: Configuration, path: Path | str | None) -> None:
+    """See that a model can be made, and begin with the weights of a file.
+
+    Raises:
+        NotFoundError, BadInputError: as `SamBackend.begin_with`, or transformers is not installed.
+    """
+    with torch.device("meta"):
+        size, sides = configuration.size, cast(int, configuration.image_size)
+        wanted = fresh_sam(sam_configuration(sides) if size == "vit_b" else small_configuration(sides))
+    if path is not None:
+        read_weights(path).fitted(wanted.state_dict())
 
 
 @dataclass(frozen=True)

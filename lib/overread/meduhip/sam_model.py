@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from overread.domain import BadInputError, install_command
+from overread.meduhip.configuration import SAM_CELLS
 from overread.meduhip.sam_weights import POSITIONS, read_weights
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ SIZES = {
 }
 VIT_B = 768
 # Side of a cell of SAM's grid, in pixels.
-PATCH_PIXELS = 16
+PATCH_PIXELS = SAM_CELLS["vit_b"]
 
 
 def sam_configuration(image_size: int, width: int = VIT_B) -> SamConfig:
@@ -61,7 +62,7 @@ def sam_configuration(image_size: int, width: int = VIT_B) -> SamConfig:
 def small_configuration(image_size: int) -> SamConfig:
     """A SAM of about a million weights, for CPUs and tests; nobody has weights of this size."""
     transformers = _transformers()
-    features, patch = 64, 8
+    features, patch = 64, SAM_CELLS["small"]
     return transformers.SamConfig(
         vision_config=transformers.SamVisionConfig(
             hidden_size=96,

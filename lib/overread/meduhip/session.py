@@ -228,7 +228,8 @@ def answer(
     logits = image.decode(draws.samples, standing.prompts, structure)
     choice = _choice(state, image.cache)
     shown = _honoured(_against_level(vote_log_odds(logits[0]), state), choice, state.clicks)
-    candidates = propose_from_logits(logits[0], model.configuration.candidates, levels=True)
+    sizes = model.configuration
+    candidates = propose_from_logits(logits[0], sizes.candidates, sizes.clustering, levels=True)
     return StructureAnswer(Round(space, draws, logits), shown, candidates, state, choice)
 
 

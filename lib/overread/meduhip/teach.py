@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,20 +25,28 @@ from overread.ensemble import plan as ensemble_plan
 from overread.ensemble.compute import choose_device
 from overread.ensemble.fingerprint import fingerprint_of
 from overread.ensemble.member_training import write_json
-from overread.ensemble.plan import Plan, make_plan
+from overread.ensemble.plan import Hardware, Plan, make_plan
 from overread.ensemble.storage import DESCRIPTION
 from overread.ensemble.training import Report, TrainingProgress, hold_out_share, open_session
+from overread.meduhip.configuration import AXES, SAM, Configuration
 from overread.meduhip.episode import EpisodeOptions
 from overread.meduhip.lessons import Lessons
-from overread.meduhip.network import AXES, Configuration
 from overread.meduhip.rated_store import RatedStore
 from overread.meduhip.storage import save_model
-from overread.meduhip.training import MedUHIPOptions, MedUHIPProgress, train_meduhip
+from overread.meduhip.training import (
+    MedUHIPOptions,
+    MedUHIPProgress,
+    checkpoint_of,
+    train_meduhip,
+    usual_rate,
+)
 
 # An episode answers several times, with many samples: patches are smaller than those of an ensemble's members.
 CPU = replace(ensemble_plan.CPU, patch={2: 128**2, 3: 48**3}, batch={2: 4 * 128**2, 3: 2 * 48**3})
 GPU = replace(ensemble_plan.GPU, patch={2: 256**2, 3: 96**3}, batch={2: 12 * 256**2, 3: 2 * 96**3})
 BACKENDS = {2: "unet2d", 3: "unet3d"}
+# Pictures a step of the backend `sam`, which sees each at its own size, and so is shown patches of that size.
+SAM_BATCH = 4
 # Of the cases, kept from training where nothing else is said.
 VALIDATION_SHARE = 0.2
 # Decided by the data.
@@ -58,15 +66,19 @@ class Wishes:
     options: MedUHIPOptions
 
     @classmethod
-    def of(cls, said: Mapping[str, Any], **options: Any) -> Wishes:
+    def of(cls, said: Mapping[str, Any], beside: Path | None = None, **options: Any) -> Wishes:
         """Sort a recipe's `meduhip` into network and training.
+
+        Where weights are read, the image encoder stays as it was unless `freeze_encoder` says otherwise: a few dozen
+        cases teach it less than they make it forget.
 
         Args:
             said: fields of `Configuration` and of `MedUHIPOptions`; `episode` holds fields of `EpisodeOptions`.
+            beside: folder of the recipe, from where relative paths lead; None is the current folder.
             options: of this training, before the recipe's; None is no wish.
 
         Raises:
-            BadInputError: a field that is unknown, or decided by the data.
+            BadInputError: a field that is unknown, or decided by the data, or does not fit the others.
         """
         network_fields = [field.name for field in fields(Configuration) if field.name not in FROM_DATA]
         option_fields = [field.name for field in fields(MedUHIPOptions)]
@@ -83,6 +95,18 @@ class Wishes:
                 raise BadInputError(f"an episode has no {strange[0]!r}; it has {', '.join(known)}")
             episode = EpisodeOptions(**episode)
         network = {name: value for name, value in said.items() if name in network_fields}
+        if chosen.get("weights") is not None:
+            chosen["weights"] = str((beside or Path()) / Path(chosen["weights"]).expanduser())
+            if network.get("backend") != SAM:
+                raise BadInputError(
+                    f"weights are {chosen['weights']}, which only the backend {SAM} begins with; say backend: {SAM}"
+                )
+            network.setdefault("freeze_encoder", True)
+        elif network.get("freeze_encoder") is True:
+            raise BadInputError(
+                "freeze_encoder without weights would keep an image encoder that knows nothing"
+            )
+        chosen.setdefault("learning_rate", usual_rate(Configuration(**network)))
         return cls(network, MedUHIPOptions(**chosen, episode=episode))
 
 
@@ -117,6 +141,7 @@ def teach(
     Raises:
         BrokenDatasetError: cases cannot be trained on; nothing was trained.
         BadInputError: wishes do not fit, or the work folder holds another training.
+        NotFoundError: the weights to begin with are not there.
         StoppedError: `stop` was set.
     """
     if not 0 <= validation_share < 1:
@@ -131,6 +156,11 @@ def teach(
     finished = work / "ensemble"
     if (finished / DESCRIPTION).exists():
         return finished
+    if wishes.network.get("backend") == SAM and not checkpoint_of(work).exists():
+        from overread.meduhip.sam import ensure_begins
+
+        # Told now, and not after all cases were prepared.
+        ensure_begins(Configuration(**wishes.network), wishes.options.weights)
     plan = _prepare(lessons, work, wishes, overrides, report)
     configuration = configured(plan, lessons, wishes.network)
     cases = [case for case in sorted(lessons.patients) if case not in set(unseen)]
@@ -149,6 +179,7 @@ def teach(
         "iterations": last.iteration,
         "loss": last.loss,
         "torch": str(torch.__version__),
+        **({} if wishes.options.weights is None else {"weights": Path(wishes.options.weights).name}),
         **lessons.facts(),
     }
     staging = work / ".ensemble"
@@ -204,7 +235,7 @@ def _prepare(
             lessons.um_per_px,
             progress=lambda done: stage("measuring", done, len(cases)),
         )
-        hardware = CPU if choose_device(wishes.options.device).type == "cpu" else GPU
+        hardware = _hardware(wishes)
         plan = make_plan(fingerprint, hardware, overrides)
         configured(plan, lessons, wishes.network)
         write_json(plan.to_json(), path)
@@ -217,6 +248,14 @@ def _prepare(
             store.add_rated(case, *lessons.read(case), plan, rng)
         stage("preparing", index + 1, len(cases))
     return plan
+
+
+def _hardware(wishes: Wishes) -> Hardware:
+    usual = CPU if choose_device(wishes.options.device).type == "cpu" else GPU
+    if wishes.network.get("backend") != SAM:
+        return usual
+    seen = cast(int, Configuration(**wishes.network).image_size) ** 2
+    return replace(usual, patch={**usual.patch, 2: seen}, batch={**usual.batch, 2: SAM_BATCH * seen})
 
 
 def _session(

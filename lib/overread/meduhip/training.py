@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -31,11 +32,17 @@ from overread.ensemble.lesson import Lesson, Pool
 from overread.ensemble.member_training import LARGEST_GRADIENT, DivergedError
 from overread.ensemble.plan import Plan
 from overread.ensemble.training import StoppedError
+from overread.meduhip.configuration import SAM
 from overread.meduhip.episode import EpisodeOptions, play
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.rated_store import RatedStore
 
+if TYPE_CHECKING:
+    from overread.meduhip.sam import SamBackend
+
 LEARNING_RATE = 5e-3
+# Of the backend `sam`, by size. The paper's (section 4.2) for ViT-B, whose weights a higher one would spoil.
+SAM_LEARNING_RATE = {"small": 1e-3, "vit_b": 1e-4}
 BETAS = (0.9, 0.99)
 WEIGHT_DECAY = 1e-2
 POLY_EXPONENT = 0.9
@@ -72,6 +79,8 @@ class MedUHIPOptions:
         augmentation: `full` or `light`, see `ensemble.augmentation`; None takes `light` on the CPU, else `full`.
         precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it natively, but for
             volumes on a processor.
+        weights: of the backend `sam`: a local file of SAM or MedSAM to begin with, read once (see
+            `sam_weights.read_weights`); None begins with random weights.
     """
 
     iterations: int | None = None
@@ -87,6 +96,7 @@ class MedUHIPOptions:
     episode: EpisodeOptions = field(default_factory=EpisodeOptions)
     augmentation: str | None = None
     precision: str = "auto"
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("iterations", "minutes", "threads"):
@@ -156,7 +166,7 @@ def train_meduhip(
         configuration: of the networks.
         report: hears where the training stands, about once a second.
         stop: ends the training at the next step once it is set.
-        start: weights to begin from.
+        start: weights to begin from, rather than from `options.weights`.
         prepared: the folder that holds `cases/`, where it is another than `work`.
 
     Returns:
@@ -243,6 +253,7 @@ class _Training:
         prepared: Path,
     ) -> None:
         self.work, self.options = Path(work), options
+        self.checkpoint = checkpoint_of(self.work)
         self.device = choose_device(options.device)
         augmentation = options.augmentation or DEFAULT_AUGMENTATION[self.device.type]
         self.source = PatchSource(prepared, cases, plan, options.seed, augmentation)
@@ -256,6 +267,8 @@ class _Training:
         self.layout = lay_out(self.model, self.device, configuration.axes, self.precision)
         if start is not None:
             self.model.load_state_dict(start.state_dict())
+        elif options.weights is not None and not self.checkpoint.exists():
+            cast("SamBackend", self.model.backend).begin_with(options.weights)
         self.model.train()
         self.average = {name: value.detach().clone() for name, value in averaged(self.model)}
         self.optimiser = three_optimisers(self.model, options.learning_rate)
@@ -352,14 +365,13 @@ class _Training:
         }
         temporary = self.work / ".model.checkpoint.pt"
         torch.save(state, temporary)
-        temporary.replace(self.work / "model.checkpoint.pt")
+        temporary.replace(self.checkpoint)
         self.saved_s = self.spent_s
 
     def _resume(self) -> None:
-        path = self.work / "model.checkpoint.pt"
-        if not path.exists():
+        if not self.checkpoint.exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average, self.loss = state["average"], state["loss"]
@@ -367,9 +379,20 @@ class _Training:
         self.saved_s = self.spent_s
 
 
+def checkpoint_of(work: Path) -> Path:
+    """Where a training in progress is kept."""
+    return work / "model.checkpoint.pt"
+
+
+def usual_rate(configuration: Configuration) -> float:
+    """The learning rate where nobody says another."""
+    return SAM_LEARNING_RATE[configuration.size] if configuration.backend == SAM else LEARNING_RATE
+
+
 def averaged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """What is averaged over steps: parameters, and the statistics of batch normalisation."""
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
+    """What is averaged over steps: parameters that are learnt, and the statistics of batch normalisation."""
+    learnt = ((name, value) for name, value in model.named_parameters() if value.requires_grad)
+    for name, value in (*learnt, *model.named_buffers()):
         if value.is_floating_point():
             yield name, value
 
@@ -378,7 +401,7 @@ def three_optimisers(model: MedUHIP, rate: float) -> torch.optim.Optimizer:
     """theta_Seg (eq. 3), theta_MVP (eq. 6) and theta_W (eq. 7), each with a state of its own, in one object."""
     structures = range(len(model.structures))
     groups = [
-        model.segmentation_parameters(),
+        [p for p in model.segmentation_parameters() if p.requires_grad],
         [p for index in structures for p in model.sampling(index).moving_parameters()],
         [p for index in structures for p in model.sampling(index).weights.parameters()],
     ]

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -26,8 +27,10 @@ class Recipe:
         plan: overrides of the planned network, such as `{"patch": (64, 64, 64)}`.
         model: `ensemble`: several networks whose disagreement is shown; `meduhip`: one network that offers several
             plausible segmentations and follows the clinician.
-        meduhip: of a model of that kind, fields of `meduhip.network.Configuration` and
-            `meduhip.training.MedUHIPOptions` other than the defaults, such as `{"width": 32, "episode": {"turns": 4}}`.
+        meduhip: of a model of that kind, fields of `meduhip.configuration.Configuration` and
+            `meduhip.training.MedUHIPOptions` other than the defaults, such as `{"width": 32, "episode": {"turns": 4}}`
+            or `{"backend": "sam", "size": "vit_b", "weights": "/data/medsam_vit_b.pth", "intensities": "medsam"}`.
+            Relative paths lead from the folder of the recipes.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Recipe:
     meduhip: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
+# Where recipes are, and their relative paths lead from.
+FOLDER = Path(__file__).parent
 RECIPES: Registry[Recipe] = Registry("recipe")
 
 

@@ -56,11 +56,7 @@ class Row:
 
 def vit_b() -> MedUHIP:
     """MedUHIP on SAM's ViT-B."""
-    from overread.meduhip.sam import SamBackend
-
-    configuration = Configuration(backend="sam")
-    backend = SamBackend.vit_b(1, 1, configuration.dimension)
-    return MedUHIP(configuration, backend)
+    return MedUHIP(Configuration(backend="sam", size="vit_b"))
 
 
 def unet(backend: str, width: int) -> Callable[[], MedUHIP]:
