@@ -67,7 +67,8 @@ def outlines_in(
             _holds(drawn, click, prediction.region, names.get(index))
             for click, index in zip(clicks, said, strict=True)
         ):
-            drawn = outlines_of(labels, names, **(place | {"simplify_px": 0.0}))
+            place["simplify_px"] = 0.0
+            drawn = outlines_of(labels, names, **place)
         found += drawn
     return found
 
