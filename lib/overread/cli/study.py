@@ -390,7 +390,7 @@ def uga(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Does asking by doubt help at another hospital, and does it help more than chance?
+    """Does asking by doubt help where a model was not trained, and does it help more than chance?
 
     A model learns at one place and is applied at others. There a robot labels the patches that a strategy asks about,
     the model learns from them as at a clinic, and cases that nobody learnt from judge: by place, the first included.
