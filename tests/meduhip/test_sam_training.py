@@ -266,7 +266,9 @@ def test_without_transformers_it_is_told_before_anything_is_prepared(
 ) -> None:
     folder = teach("disc", rated(discs), tmp_path / "work", wishes(None, 1), plan_overrides=PLAN)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    message = r"backend 'sam' needs the package transformers .*pip install overread\[sam\]$"
+    message = (
+        r"backend 'sam' needs the package transformers .*pip install -c constraints\.txt -e '\.\[sam\]' "
+    )
     with pytest.raises(BadInputError, match=message):
         teach("disc", rated(discs), tmp_path / "other", wishes(None, size="vit_b"), plan_overrides=PLAN)
     assert not (tmp_path / "other" / "plan.json").exists()

@@ -136,11 +136,21 @@ class Database:
         return True
 
     def damage(self) -> list[str]:
-        """What SQLite finds broken in its file, a sentence each; empty where it is whole, and for PostgreSQL."""
+        """What SQLite finds broken in its file, a sentence each; empty where it is whole, and for PostgreSQL.
+
+        Raises:
+            DatabaseBusyError: others held the database too long.
+        """
         if not self._is_sqlite:
             return []
-        with self.reading() as c:
-            found = [row[0] for row in c.exec_driver_sql("PRAGMA quick_check(20)")]
+        try:
+            with self.reading() as c:
+                found = [row[0] for row in c.exec_driver_sql("PRAGMA quick_check(20)")]
+        except DatabaseBusyError:
+            raise
+        except StateError as error:
+            # So damaged that not even the check reads on.
+            return [str(error)]
         return [f"the database {self.name} is damaged: {said}" for said in found if said != "ok"]
 
     def close(self) -> None:
