@@ -204,8 +204,8 @@ def case_scores(splits: Sequence[DoubtSplit]) -> dict[str, float]:
     near = AGGREGATIONS["foreground_mean"]
     predicted = [(split.probability > 0.5).to(torch.uint8) for split in splits]
     return {
-        name: sum(near(part(split), mask) for split, mask in zip(splits, predicted, strict=True))
-        for name, part in ((name, PARTS[name]) for name in PARTS)
+        name: sum(near(PARTS[name](split), mask) for split, mask in zip(splits, predicted, strict=True))
+        for name in PARTS
     }
 
 

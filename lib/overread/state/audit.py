@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from overread.state.failures import StateError
 from overread.state.rows import to_json
@@ -76,15 +76,7 @@ def rows(c: Connection) -> Iterator[AuditRow]:
         StateError: the details of a row are no longer JSON.
     """
     for row in c.execute(select(AUDIT).order_by(AUDIT.c.seq)):
-        values = dict(row._mapping)
-        try:
-            details = json.loads(values.pop("details_json"))
-        except ValueError as error:
-            raise StateError(
-                f"row {row.seq} of the audit log cannot be read: its details are no JSON ({error}); "
-                "`overread audit verify` says what else was changed"
-            ) from error
-        yield AuditRow(details=details, **values)
+        yield _read(row)
 
 
 def verify(c: Connection, expect: str | None = None) -> list[str]:
@@ -143,20 +135,26 @@ def newest(c: Connection, action: str, subject: str) -> AuditRow | None:
     """The last time that this was done to the subject; None where it never was."""
     wanted = select(AUDIT).where(AUDIT.c.action == action, AUDIT.c.subject == subject)
     row = c.execute(wanted.order_by(AUDIT.c.seq.desc()).limit(1)).first()
-    if row is None:
-        return None
-    values = dict(row._mapping)
-    return AuditRow(details=json.loads(values.pop("details_json")), **values)
+    return None if row is None else _read(row)
 
 
 def done_since(c: Connection, action: str, at: float) -> list[AuditRow]:
     """The times that this was done after a moment, oldest first."""
     wanted = select(AUDIT).where(AUDIT.c.action == action, AUDIT.c.at > at)
-    found = []
-    for row in c.execute(wanted.order_by(AUDIT.c.seq)):
-        values = dict(row._mapping)
-        found.append(AuditRow(details=json.loads(values.pop("details_json")), **values))
-    return found
+    return [_read(row) for row in c.execute(wanted.order_by(AUDIT.c.seq))]
+
+
+def _read(row: Row[Any]) -> AuditRow:
+    """A row as it is kept. Raises StateError where its details are no longer JSON."""
+    values = dict(row._mapping)
+    try:
+        details = json.loads(values.pop("details_json"))
+    except ValueError as error:
+        raise StateError(
+            f"row {row.seq} of the audit log cannot be read: its details are no JSON ({error}); "
+            "`overread audit verify` says what else was changed"
+        ) from error
+    return AuditRow(details=details, **values)
 
 
 def _hash(values: Any) -> str:

@@ -30,12 +30,12 @@ from overread.queue.strategies import STRATEGIES
 from overread.raters.robot import RobotRater
 from overread.state.database import Database
 from overread.state.servings import Serving
-from overread.studies.uga.asking import ROBOT, Patches, Volumes, queue_of, score_volume
 from overread.studies.uga.bench import RECIPE, Bench, Told
 from overread.studies.uga.judging import judge_cases, judge_doubt, patch_px0, voxel_mm
 from overread.studies.uga.looking import whole
 from overread.studies.uga.places import at_each_place, unlabelled_cases
 from overread.studies.uga.protocol import ALL
+from overread.studies.uga.queues import ROBOT, Patches, Volumes, queue_of, score_volume
 from overread.studies.uga.self_taught import taught_cases
 
 # The clock of the study: its first day, and what passes between two rounds and two questions.
