@@ -5,6 +5,7 @@ import torch
 
 from overread.meduhip.vote import (
     VOXELS_AT_ONCE,
+    counted_log_odds,
     log_soft_vote,
     majority_vote,
     pairwise_dice,
@@ -48,6 +49,16 @@ def test_vote_is_a_literal_count():
             for y in range(3):
                 expected[b, x, y] = sum(float(logits[b, n, x, y]) > 0 for n in range(5)) / 5 > 1 / 2
     assert torch.equal(majority_vote(logits), expected)
+
+
+def test_counted_odds_are_above_0_where_the_majority_is():
+    logits = noise(6, 9, 7)
+    assert torch.equal(counted_log_odds(logits) > 0, majority_vote(logits[None])[0])
+
+
+def test_counted_odds_are_votes_for_to_votes_against_with_half_a_vote_on_each_side():
+    odds = counted_log_odds(torch.tensor([[9.0, 0.1, -1.0], [0.1, 0.1, -1.0], [-50.0, 0.1, -1.0]]))
+    torch.testing.assert_close(odds.exp(), torch.tensor([2.5 / 1.5, 3.5 / 0.5, 0.5 / 3.5]))
 
 
 # eqs. 3 and 6

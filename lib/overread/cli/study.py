@@ -40,8 +40,8 @@ def meduhip(
     arm: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to compare: unet, meduhip, clicks, collapsed, ensemble, probunet; may be given several times. "
-            "[default: all]",
+            help="What to compare: unet, meduhip, ablations, clicks, collapsed, ensemble, probunet; may be given "
+            "several times. [default: all]",
             show_default=False,
         ),
     ] = None,

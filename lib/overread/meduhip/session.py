@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -31,6 +31,10 @@ LARGEST_LEVEL = 6.0
 LEVEL_STEP = 0.15
 NUDGE_STEP = 0.35
 NUDGE_REACH = 0.7
+
+
+# From logits `(sample, *space)` to the log odds `(*space)` of their vote.
+Vote = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Image(Protocol):
@@ -157,6 +161,7 @@ class StructureAnswer:
         candidates: what is offered, the best supported first.
         state: what it answers to.
         choice: of the state, unpacked.
+        vote: how the samples became one.
     """
 
     turn: Round
@@ -164,6 +169,7 @@ class StructureAnswer:
     candidates: list[Candidate]
     state: StructureState
     choice: Choice | None
+    vote: Vote = vote_log_odds
 
     @property
     def probabilities(self) -> torch.Tensor:
@@ -177,7 +183,7 @@ class StructureAnswer:
             return _against_level(self.turn.logits[0, found.medoid], self.state)
         # A mask that was picked entire leaves no room for a wider one; what it changed is kept.
         kept = None if self.choice is None else replace(self.choice, is_latest=False)
-        against = _against_level(vote_log_odds(self.turn.logits[0]), self.state)
+        against = _against_level(self.vote(self.turn.logits[0]), self.state)
         return _honoured(against - found.level, kept, self.state.clicks)
 
     def mask_of(self, candidate: int) -> torch.Tensor:
@@ -209,12 +215,14 @@ def answer(
     structure: int = 0,
     samples: int | None = None,
     sampler: Sampler = draw,
+    vote: Vote = vote_log_odds,
 ) -> StructureAnswer:
     """What the model says now. The same session gives the same answer, also after a restart.
 
     Args:
         samples: N; None takes the model's. With 1 the network's own opinion is given, moved by no sample.
         sampler: how several samples are drawn.
+        vote: how they become one: by their mean probability, which training follows too, or counted as in eq. 2.
     """
     state = session.structures[structure]
     standing = _standing(model, state, image.cache)
@@ -227,10 +235,10 @@ def answer(
     draws = drawn(space, samples or model.configuration.samples, generator)
     logits = image.decode(draws.samples, standing.prompts, structure)
     choice = _choice(state, image.cache)
-    shown = _honoured(_against_level(vote_log_odds(logits[0]), state), choice, state.clicks)
+    shown = _honoured(_against_level(vote(logits[0]), state), choice, state.clicks)
     sizes = model.configuration
     candidates = propose_from_logits(logits[0], sizes.candidates, sizes.clustering, levels=True)
-    return StructureAnswer(Round(space, draws, logits), shown, candidates, state, choice)
+    return StructureAnswer(Round(space, draws, logits), shown, candidates, state, choice, vote)
 
 
 def _honoured(logits: torch.Tensor, choice: Choice | None, clicks: Sequence[Click]) -> torch.Tensor:

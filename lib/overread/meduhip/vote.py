@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 # Voxels added to both sides of an overlap, so that two empty masks agree.
 SMOOTH_VOXEL = 1.0
+HALF_A_VOTE = 0.5
 # Where neither the probability nor one minus it underflows in float32.
 LARGEST_LOGIT = 80.0
 # Of a large image, voxels that are taken together.
@@ -18,6 +19,17 @@ VOXELS_AT_ONCE = 1 << 13
 def majority_vote(logits: torch.Tensor) -> torch.Tensor:
     """Eq. 2: where more than half of the masks `(batch, sample, *space)` say foreground; boolean `(batch, *space)`."""
     return (logits > 0).float().mean(dim=1) > 0.5
+
+
+@torch.no_grad()
+def counted_log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """Log odds `(*space)` of eq. 2's vote of one image's masks `(sample, *space)`: each says foreground or not.
+
+    Half a vote is added to both sides, so that all of one opinion have finite odds. Above 0 just where
+    `majority_vote` says foreground.
+    """
+    yes = (logits > 0).float().sum(dim=0) + HALF_A_VOTE
+    return (yes / (len(logits) + 2 * HALF_A_VOTE - yes)).log()
 
 
 def log_soft_vote(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

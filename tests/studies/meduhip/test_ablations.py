@@ -17,6 +17,7 @@ from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.posterior import lineage_posterior
 from overread.meduhip.prompts import Click
 from overread.meduhip.session import StructureAnswer, begin, click
+from overread.meduhip.vote import counted_log_odds, majority_vote
 from overread.studies.meduhip.ablations import ABLATIONS
 from overread.studies.meduhip.arms import ABLATED, ARMS, Bench
 from overread.studies.meduhip.clinicians import CLICKS
@@ -122,6 +123,19 @@ def test_sampling_alone_never_changes_its_space(model: MedUHIP, image: torch.Ten
         assert torch.equal(getattr(before, part), getattr(after, part))
 
 
+def test_where_votes_are_counted_what_is_shown_is_the_majority_of_the_same_masks(
+    model: MedUHIP, image: torch.Tensor
+) -> None:
+    (counted, clicked), (soft, _) = (
+        answers(player, image)
+        for player in (MedUHIPPlayer(model, vote=counted_log_odds), MedUHIPPlayer(model))
+    )
+    assert torch.equal(counted.turn.logits, soft.turn.logits)
+    assert torch.equal(counted.logits > 0, majority_vote(counted.turn.logits)[0])
+    assert bool(((counted.logits > 0) != (soft.logits > 0)).any())
+    assert bool(clicked.logits[AT.place] > 0)
+
+
 def test_without_a_level_nothing_is_drawn_wider_or_tighter(model: MedUHIP, image: torch.Tensor) -> None:
     state = answers(MedUHIPPlayer(model, without=("level",)), image)[1].state
     assert (state.level, state.nudges) == (0.0, ())
@@ -199,8 +213,8 @@ def test_what_learnt_with_one_gaussian_plays_with_it() -> None:
     assert [player.sampler for player in players.values()] == [Untrained.asked[-1].sampler] == ["collapsed"]
 
 
-def test_the_arm_of_meduhip_plays_every_ablation() -> None:
-    players = played_by("meduhip")
+def test_the_arm_of_ablations_plays_every_one() -> None:
+    players = played_by("ablations")
     assert {f"MedUHIP, {name}": parts for name, parts in ABLATED.items()} == {
         name: player.without for name, player in players.items() if player.without
     }
@@ -227,3 +241,17 @@ def test_an_unknown_part_or_sampler_is_refused(model: MedUHIP) -> None:
         MedUHIPPlayer(model, without=("brain",))
     with pytest.raises(BadInputError, match="no sampler is called 'flow'"):
         MedUHIPPlayer(model, sampler="flow")
+
+
+def test_an_ablation_that_an_earlier_version_played_among_others_counts_once(tmp_path: Path) -> None:
+    def played(arm: str, dice: float) -> None:
+        session = {"case": "a", "patient": "a", "raters": 1, "dice": [dice]}
+        contests = {"MedUHIP, even weights": {"sets": [], "sessions": [session]}}
+        write_json(
+            {"arm": arm, "seed": 0, "fold": 0, "contests": contests}, tmp_path / f"seed_0/fold_0/{arm}.json"
+        )
+
+    (tmp_path / "seed_0" / "fold_0").mkdir(parents=True)
+    played("meduhip", 0.5)
+    played("ablations", 0.6)
+    assert [session["dice"] for session in read_sessions(tmp_path)["MedUHIP, even weights"]] == [[0.6]]

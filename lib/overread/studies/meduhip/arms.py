@@ -25,7 +25,7 @@ from overread.meduhip.training import (
     clicking,
     train_meduhip,
 )
-from overread.meduhip.vote import log_soft_vote
+from overread.meduhip.vote import counted_log_odds, log_soft_vote
 from overread.studies.meduhip.clinicians import (
     CLICKS,
     CLINICIAN_DISAGREEMENT,
@@ -170,8 +170,8 @@ def unet(bench: Bench) -> Sequence[Contest]:
 
 @ARMS.register("meduhip")
 def meduhip(bench: Bench) -> Sequence[Contest]:
-    """MedUHIP, with every clinician, and with parts switched off."""
-    model = bench.train("meduhip", EpisodeOptions(), 1 - WARM_SHARE, click_share=CLICK_SHARE)
+    """MedUHIP, with every clinician."""
+    model = train_ours(bench)
     full = MedUHIPPlayer(model)
 
     @torch.no_grad()
@@ -191,11 +191,25 @@ def meduhip(bench: Bench) -> Sequence[Contest]:
             PickingPlayer(draw, honours=True),
             EITHER,
         ),
+    ]
+
+
+@ARMS.register("ablations")
+def ablations(bench: Bench) -> Sequence[Contest]:
+    """The same networks with parts switched off, or with the samples' votes counted; nothing more is trained."""
+    model = train_ours(bench)
+    return [
+        Contest("MedUHIP, votes counted (eq. 2)", MedUHIPPlayer(model, vote=counted_log_odds), EITHER),
         *(
             Contest(f"MedUHIP, {name}", MedUHIPPlayer(model, without=without), EITHER)
             for name, without in ABLATED.items()
         ),
     ]
+
+
+def train_ours(bench: Bench) -> MedUHIP:
+    """MedUHIP with all its parts."""
+    return bench.train("meduhip", EpisodeOptions(), 1 - WARM_SHARE, click_share=CLICK_SHARE)
 
 
 @ARMS.register("clicks")

@@ -19,6 +19,7 @@ from overread.meduhip.session import (
     Session,
     StructureAnswer,
     StructureState,
+    Vote,
     after_click,
     answer,
     begin,
@@ -86,6 +87,7 @@ class MedUHIPPlayer:
         without: names of `ABLATIONS`, the parts that are taken out. Raises NotFoundError for an unknown one.
         moves_level: whether a single opinion is drawn wider and tighter after clicks, as several are.
         sampler: how samples are drawn, as in `EpisodeOptions`: a model plays with the one that it learnt with.
+        vote: how they become what is shown.
     """
 
     model: MedUHIP
@@ -93,6 +95,7 @@ class MedUHIPPlayer:
     without: tuple[str, ...] = ()
     moves_level: bool = False
     sampler: str = "mixture"
+    vote: Vote = vote_log_odds
     _last: tuple[torch.Tensor, ModelImage] | None = None
 
     def __post_init__(self) -> None:
@@ -115,7 +118,8 @@ class MedUHIPPlayer:
 
     def answers(self, image: ModelImage, session: Session) -> StructureAnswer:
         """What is said of the first structure now."""
-        return answer(self.model, image, session, samples=self.count, sampler=sampler_named(self.sampler))
+        sampler = sampler_named(self.sampler)
+        return answer(self.model, image, session, samples=self.count, sampler=sampler, vote=self.vote)
 
     def play(
         self,

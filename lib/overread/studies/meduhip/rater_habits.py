@@ -19,11 +19,10 @@ from overread.domain import BadInputError
 from overread.ensemble.member_training import write_json
 from overread.imaging.rated import RatedDataset
 from overread.meduhip.choosers import ORACLE
-from overread.meduhip.episode import EpisodeOptions
 from overread.meduhip.memory import Preference
 from overread.meduhip.rated_store import RatedStore
 from overread.metrics.correlation import Interval, bootstrap_interval
-from overread.studies.meduhip.arms import CLICK_SHARE, WARM_SHARE, Bench
+from overread.studies.meduhip.arms import Bench, train_ours
 from overread.studies.meduhip.clinicians import Clinician
 from overread.studies.meduhip.habits import BOOTSTRAP_SEED, ENOUGH_DICE, all_of_it, work_through
 from overread.studies.meduhip.study import FOLDS_SEED, Protocol, prepare_study
@@ -94,7 +93,7 @@ def run_raters(
             bench = Bench(
                 folder, taught, work / "data", plan, configuration, protocol.minutes, seed, protocol.device
             )
-            model = bench.train("meduhip", EpisodeOptions(), 1 - WARM_SHARE, click_share=CLICK_SHARE)
+            model = train_ours(bench)
             read = [store.whole(case) for case in worked]
             played = []
             for rater in range(max(raters)):

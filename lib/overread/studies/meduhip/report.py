@@ -75,10 +75,15 @@ def read_sessions(work: Path) -> dict[str, list[dict[str, Any]]]:
         NotFoundError: nothing was played yet.
     """
     found: dict[str, list[dict[str, Any]]] = {}
+    seen: set[tuple[str, int, int]] = set()
+    # `ablations` before `meduhip`, among which earlier versions played them.
     for path in sorted(Path(work).glob("seed_*/fold_*/*.json")):
         played = json.loads(path.read_text())
         for played_as, contest in played["contests"].items():
             name: str = FORMER_NAMES.get(str(played_as), str(played_as))
+            if (name, played["seed"], played["fold"]) in seen:
+                continue
+            seen.add((name, played["seed"], played["fold"]))
             sets = {row["case"]: row for row in contest["sets"]}
             for session in contest["sessions"]:
                 session |= {"seed": played["seed"], "fold": played["fold"], "set": sets.get(session["case"])}
