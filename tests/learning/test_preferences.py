@@ -15,9 +15,11 @@ from overread.imaging.volumes import Volume
 from overread.learning import preferences as memory
 from overread.learning.preferences import Preferences, packed, unpacked
 from overread.meduhip.memory import Preference, mean_weights
-from overread.meduhip.session import StructureState
+from overread.meduhip.session import SITTING, StructureState, begin
+from overread.server.meduhip.sittings import Sitting, Sittings, Who
 from overread.state import audit
 from overread.state.database import Database
+from overread.state.turns import last_turn
 from support.known_meduhip import RADII, disc_of, known_reader, picture
 
 READER = known_reader()
@@ -165,6 +167,30 @@ def test_it_can_be_forgotten_in_part_and_altogether(kept: Preferences, database:
         ("anna", "preference reset", "disc"),
         ("administrator", "preference reset", "all models"),
     ]
+
+
+def test_what_a_case_began_with_is_forgotten_too(kept: Preferences, database: Database):
+    accept(kept, [10, 8], purpose="diagnosis")
+
+    def sit(case: str, person: str, purpose: str, priors: tuple[StructureState, ...] | None) -> None:
+        session = begin(READER.model, case, READER.identity, priors=priors)
+        who = Who(case, person, "disc", "a" * 12, case)
+        Sittings(database).keep(who, Sitting(session, session, purpose=purpose), 1)
+
+    known = kept.priors("anna", "disc", "diagnosis", READER)
+    sit("begun so", "anna", "diagnosis", known)
+    sit("for something else", "anna", "radiotherapy", known)
+    sit("untouched", "anna", "diagnosis", None)
+    sit("begun so", "bert", "diagnosis", known)
+    kept.reset("anna", 5, "disc", "diagnosis")
+    with database.reading() as c:
+        there = {
+            (person, case)
+            for case in ("begun so", "for something else", "untouched")
+            for person in ("anna", "bert")
+            if last_turn(c, case, person, "disc", "a" * 12, SITTING) is not None
+        }
+    assert there == {("anna", "for something else"), ("anna", "untouched"), ("bert", "begun so")}
 
 
 def test_it_is_known_who_was_forgotten_since_when_and_for_what(kept: Preferences):

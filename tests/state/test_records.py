@@ -265,6 +265,64 @@ def test_turns_come_back_in_their_order(database: Database):
         assert turns.turns_of(c, "case 2") == []
 
 
+def keep_state(database: Database, now: float, client: str = "one", recipe: str = "heart") -> None:
+    with database.writing() as c:
+        turns.replace_turn(
+            c,
+            case_id="case 1",
+            client_id=client,
+            recipe=recipe,
+            champion="abc",
+            kind="state",
+            payload={"step": now},
+            now=now,
+        )
+
+
+def test_a_turn_takes_the_place_of_the_clients_earlier_ones_of_its_kind(database: Database):
+    with database.writing() as c:
+        turns.add_turn(
+            c,
+            case_id="case 1",
+            client_id="one",
+            recipe="heart",
+            champion="abc",
+            kind="click",
+            payload={},
+            now=0,
+        )
+    for now in (1, 2):
+        keep_state(database, now)
+    keep_state(database, 1, client="two")
+    keep_state(database, 1, recipe="liver")
+    with database.reading() as c:
+        there = [
+            (turn.client_id, turn.recipe, turn.kind, turn.payload) for turn in turns.turns_of(c, "case 1")
+        ]
+    assert there == [
+        ("one", "heart", "click", {}),
+        ("one", "heart", "state", {"step": 2}),
+        ("two", "heart", "state", {"step": 1}),
+        ("one", "liver", "state", {"step": 1}),
+    ]
+
+
+def test_turns_are_forgotten_of_a_client_a_kind_and_what_they_hold(database: Database):
+    for client, recipe in (("one", "heart"), ("one", "liver"), ("two", "heart")):
+        keep_state(database, 1, client, recipe)
+
+    def forgotten(client: str, kind: str, recipe: str | None, step: int) -> int:
+        with database.writing() as c:
+            return turns.forget_turns(c, client, kind, recipe, lambda kept: kept["step"] == step)
+
+    assert forgotten("one", "click", None, 1) == 0
+    assert forgotten("one", "state", None, 7) == 0
+    assert forgotten("one", "state", "heart", 1) == 1
+    assert forgotten("one", "state", None, 1) == 1
+    with database.reading() as c:
+        assert [turn.client_id for turn in turns.turns_of(c, "case 1")] == ["two"]
+
+
 def test_a_label_comes_back_as_it_was_kept(database: Database):
     with database.writing() as c:
         number = labels.add_label(c, LABEL)

@@ -316,6 +316,15 @@ def test_tells_what_its_pieces_took_whenever_they_were_done(work: Path, tmp_path
     untimed.write_text(json.dumps(pieces["random"]))
 
 
+def test_results_among_the_data_are_refused(tmp_path: Path):
+    told = CliRunner(env={"TERM": "dumb", "COLUMNS": "1000"}).invoke(
+        app, ["study", "uga", "--data", str(tmp_path), "--sets", "dsb2018", "--out", str(tmp_path / "out")]
+    )
+    assert told.exit_code != 0
+    assert "would count as data that changed" in told.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_tells_what_is_there(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(PRESETS, "tiny", PROTOCOL)
     runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "200", "OVERREAD_DEBUG": ""})

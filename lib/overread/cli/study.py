@@ -410,6 +410,11 @@ def uga(
     from overread.studies.uga.study import Job
     from overread.studies.uga.workers import run_with
 
+    if data is not None and out is not None and out.resolve().is_relative_to(data.resolve()):
+        raise typer.BadParameter(
+            f"--out {out} lies in --data {data}, where the results would count as data that changed; "
+            "give a folder outside"
+        )
     job = Job(
         work=work,
         data=data,

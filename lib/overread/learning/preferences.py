@@ -30,7 +30,7 @@ from overread.imaging.volumes import Volume
 from overread.learning.champions import HASH_LENGTH
 from overread.meduhip.memory import Impression, Preference, impression, mean_weights, prior_state
 from overread.meduhip.reader import OpenImage, Reader
-from overread.meduhip.session import StructureState
+from overread.meduhip.session import SITTING, StructureState
 from overread.state.audit import append, done_since
 from overread.state.database import Database
 from overread.state.preferences import (
@@ -44,6 +44,7 @@ from overread.state.preferences import (
     put_example,
     put_preference,
 )
+from overread.state.turns import forget_turns
 
 logger = logging.getLogger(__name__)
 
@@ -187,13 +188,15 @@ class Preferences:
     ) -> int:
         """Forget a person, for one recipe or purpose or (None) all. Returns the number of cases forgotten.
 
-        The audit log keeps that it was done, and not what was forgotten.
+        The audit log keeps that it was done, and not what was forgotten. Cases that had begun with what was known, and
+        are open still, begin anew.
 
         Args:
             actor: who asked for it; the person, where empty.
         """
         with self.database.writing() as c:
             cases = forget(c, person, recipe, purpose)
+            forget_turns(c, person, SITTING, recipe, lambda kept: _knows(kept, purpose))
             details = {"person": person, "purpose": purpose, "cases": cases}
             append(
                 c,
@@ -375,6 +378,13 @@ def _learn(c: Connection, person: str, recipe: str, purpose: str, champion: str,
             ),
         )
     return len(rows)
+
+
+def _knows(sitting: Mapping[str, Any], purpose: str | None) -> bool:
+    """Whether a kept sitting began with what was known of its person for a purpose, or (None) any."""
+    states = sitting["begun"]["structures"]
+    began_so = any(state["weights"] or state["shift"] or state.get("level") for state in states)
+    return began_so and purpose in (None, sitting["purpose"])
 
 
 def _preference(values: Mapping[str, Any]) -> Preference:

@@ -33,6 +33,9 @@ NUDGE_STEP = 0.35
 NUDGE_REACH = 0.7
 
 
+# Kind of the turns that keep a session, and the one that it began as, under `session` and `begun`.
+SITTING = "meduhip"
+
 # From logits `(sample, *space)` to the log odds `(*space)` of their vote.
 Vote = Callable[[torch.Tensor], torch.Tensor]
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from overread.meduhip.session import SITTING
 from overread.state.database import Database
 from overread.state.turns import Turn, add_turn, turns_of
 
 INFERENCE = "inference"
 # Turns that are kept to go on from. Each holds a whole session; the inference beside it says what was asked.
-STATES = ("meduhip",)
+STATES = (SITTING,)
 # A parameter that takes more JSON than this is no choice or click, and is left out.
 LONGEST_JSON = 4000
 

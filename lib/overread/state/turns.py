@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy.sql import ColumnElement
 
 from overread.state.rows import to_json
 from overread.state.schema import TURNS
@@ -67,6 +69,63 @@ def add_turn(
     return Turn(id=key[0], payload=json.loads(text), **values)
 
 
+def replace_turn(
+    c: Connection,
+    *,
+    case_id: str,
+    client_id: str,
+    recipe: str,
+    champion: str,
+    kind: str,
+    payload: dict[str, Any],
+    now: float,
+) -> Turn:
+    """Keep a turn in place of the client's earlier ones of that kind at the case and model.
+
+    Raises:
+        BadInputError: a number in the payload is not finite. The earlier ones stay.
+    """
+    there = last_turn(c, case_id, client_id, recipe, champion, kind)
+    added = add_turn(
+        c,
+        case_id=case_id,
+        client_id=client_id,
+        recipe=recipe,
+        champion=champion,
+        kind=kind,
+        payload=payload,
+        now=now,
+    )
+    if there is not None:
+        c.execute(
+            delete(TURNS).where(*_at(case_id, client_id, recipe, champion, kind), TURNS.c.id < added.id)
+        )
+    return added
+
+
+def forget_turns(
+    c: Connection,
+    client_id: str,
+    kind: str,
+    recipe: str | None,
+    is_meant: Callable[[dict[str, Any]], bool],
+) -> int:
+    """Remove those of a client's turns of one kind, with one model or (None) any, whose payload is meant.
+
+    Returns:
+        How many were removed.
+    """
+    wanted = select(TURNS.c.id, TURNS.c.payload_json).where(
+        TURNS.c.client_id == client_id, TURNS.c.kind == kind
+    )
+    if recipe is not None:
+        wanted = wanted.where(TURNS.c.recipe == recipe)
+    meant = [row.id for row in c.execute(wanted).all() if is_meant(json.loads(row.payload_json))]
+    for key in meant:
+        c.execute(delete(TURNS).where(TURNS.c.id == key))
+    return len(meant)
+
+
 def turns_of(c: Connection, case_id: str, client_id: str | None = None) -> list[Turn]:
     """The turns of a case, of one client or of all, oldest first."""
     wanted = select(TURNS).where(TURNS.c.case_id == case_id).order_by(TURNS.c.id)
@@ -81,13 +140,25 @@ def last_turn(
     """A client's last turn of one kind at a case and a model; None where there was none."""
     wanted = (
         select(TURNS)
-        .where(TURNS.c.case_id == case_id, TURNS.c.client_id == client_id, TURNS.c.kind == kind)
-        .where(TURNS.c.recipe == recipe, TURNS.c.champion == champion)
+        .where(*_at(case_id, client_id, recipe, champion, kind))
         .order_by(TURNS.c.id.desc())
         .limit(1)
     )
     row = c.execute(wanted).first()
     return None if row is None else _turn(row)
+
+
+def _at(
+    case_id: str, client_id: str, recipe: str, champion: str, kind: str
+) -> tuple[ColumnElement[bool], ...]:
+    columns = TURNS.c
+    return (
+        columns.case_id == case_id,
+        columns.client_id == client_id,
+        columns.recipe == recipe,
+        columns.champion == champion,
+        columns.kind == kind,
+    )
 
 
 def _turn(row: Row[Any]) -> Turn:

@@ -9,14 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from overread.domain import BadInputError
-from overread.meduhip.session import Session, StructureState
+from overread.meduhip.session import SITTING, Session, StructureState
 from overread.server.meduhip.clicks import Clicks, Said
 from overread.state.database import Database
-from overread.state.turns import add_turn, last_turn
+from overread.state.turns import last_turn, replace_turn
 
 logger = logging.getLogger(__name__)
-
-KIND = "meduhip"
 # Sittings in memory, some ten kilobytes each.
 MOST_IN_MEMORY = 256
 
@@ -153,7 +151,7 @@ class Sittings:
         if who.case is None:
             return None
         with self._database.reading() as c:
-            turn = last_turn(c, who.case, who.client, who.recipe, who.champion, KIND)
+            turn = last_turn(c, who.case, who.client, who.recipe, who.champion, SITTING)
         if turn is None:
             return None
         try:
@@ -175,13 +173,13 @@ class Sittings:
         if who.case is None:
             return
         with self._database.writing() as c:
-            add_turn(
+            replace_turn(
                 c,
                 case_id=who.case,
                 client_id=who.client,
                 recipe=who.recipe,
                 champion=who.champion,
-                kind=KIND,
+                kind=SITTING,
                 payload=sitting.to_json(),
                 now=now,
             )
