@@ -480,6 +480,12 @@ def test_a_share_beyond_its_bounds_is_refused(share):
         QueueSettings(control_share=share)
 
 
+@pytest.mark.parametrize("share", [0.5, float("inf"), float("nan")])
+def test_a_share_below_an_equal_one_is_refused(share):
+    with pytest.raises(BadInputError, match="a share is at least 1 times an equal one"):
+        QueueSettings(share=share)
+
+
 @pytest.mark.parametrize("change", [{"lease_s": 0}, {"skip_rest": -1}, {"batch": 0}, {"budget": 0}])
 def test_settings_that_make_no_sense_are_refused(change):
     with pytest.raises(BadInputError, match="a lease lasts longer than 0 s"):

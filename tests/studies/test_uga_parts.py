@@ -17,12 +17,15 @@ from overread.cli.study import _numbers
 from overread.domain import BadInputError, NotFoundError
 from overread.ensemble.ensemble import Ensemble, Prepared
 from overread.imaging.volumes import Volume
+from overread.queue.patches.candidates import patch_table
 from overread.studies.made_from import changes
 from overread.studies.uga.looking import look_at
 from overread.studies.uga.protocol import ARMS, PRESETS, changed_protocol, checked_arms
+from overread.studies.uga.rounds import with_peaks
 from overread.studies.uga.sets import StudyCase, StudySet
 from overread.studies.uga.sources import ORIGIN, SOURCES, prepare_set
 from overread.studies.uga.splits import Division, divide
+from support.slide_maps import blank, some_maps
 
 
 def set_of(*cases: tuple[str, str, str, str], central: str = "a") -> StudySet:
@@ -93,6 +96,9 @@ def test_changes_of_a_protocol():
     # What was done before there was the choice is found by a study that does not make it.
     assert changed_protocol("small", ["obeyed=no"]).key() == PRESETS["small"].key() == "44021726"
     assert changed_protocol("small", ["obeyed=yes"]).key() != PRESETS["small"].key()
+    for change in ("peaks=8", "share=100"):
+        assert changed_protocol("small", [change]).key() != PRESETS["small"].key()
+    assert changed_protocol("small", ["peaks=1", "share=2"]).key() == PRESETS["small"].key()
     kinds = {changed_protocol("small", [f"normalised={kind}"]).key() for kind in ("slide", "place")}
     assert len(kinds - {PRESETS["small"].key()}) == 2
 
@@ -113,12 +119,36 @@ def test_changes_of_a_protocol():
         ("small", "replay_share=2", "replay_share is 2"),
         ("small", "restained=2", "restained is 2"),
         ("small", "lent=-1", "lent is -1"),
+        ("small", "peaks=0", "peaks is 0.0, expected an exponent above 0"),
+        ("small", "share=0.5", "a share is at least 1 times an equal one"),
         ("small", "begin=middle", "start 'middle' is not known"),
     ],
 )
 def test_changes_that_mean_nothing_are_refused(preset: str, change: str, words: str):
     with pytest.raises(BadInputError, match=words):
         changed_protocol(preset, change.split())
+
+
+def test_with_peaks_a_sharp_doubt_comes_before_a_wide_one_and_without_after_it():
+    field = blank(8, 16) + 0.01
+    # A patch of 0.2 nat all over, and one with a spot of 0.6.
+    field[:, :8] = 0.2
+    field[2:4, 10:12] = 0.6
+    maps = some_maps(field)
+
+    def first(exponent: float) -> int:
+        table = patch_table("a", with_peaks(maps, exponent), (64, 64))
+        return table.region(int(np.argmax(table.doubt))).x
+
+    assert with_peaks(maps, 1.0) is maps
+    assert first(1.0) == 0
+    # A quarter of a patch apart: where the whole spot lies in the patch.
+    assert first(8.0) >= 32
+    table = patch_table("a", with_peaks(maps, 2.0), (64, 64))
+    assert table.doubt[table.columns == 0][0] == pytest.approx(0.04, rel=1e-2)
+    assert (
+        table.class_doubt[table.columns == 0][0].sum() < patch_table("a", maps, (64, 64)).class_doubt[0].sum()
+    )
 
 
 def test_volumes_have_no_stain_and_the_first_model_is_always_there():

@@ -246,9 +246,11 @@ def test_normalised_everything_is_seen_in_the_colours_of_the_slides_that_teach(
     assert dice != [row["dice"] for row in results["rows"] if row["arm"] == "random"]
 
 
-@pytest.mark.parametrize("change", ["by_place", "self_taught", "normalised"])
-def test_volumes_have_no_statistics_of_a_place(tmp_path: Path, change: str):
-    value = "slide" if change == "normalised" else True
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [("by_place", True), ("self_taught", True), ("normalised", "slide"), ("peaks", 8.0), ("share", 100.0)],
+)
+def test_what_is_for_pictures_is_refused_for_volumes(tmp_path: Path, change: str, value: object):
     with pytest.raises(BadInputError, match=f"balls: {change} is for pictures, not for volumes"):
         run_study(job(tmp_path, ("none",), ("balls",), **{change: value}))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 # No patient and no slide gets more than twice an equal share.
-TWICE = 2
+TWICE = 2.0
 
 
 def within_share(

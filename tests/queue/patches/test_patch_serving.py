@@ -181,6 +181,14 @@ def test_no_slide_gets_more_than_twice_an_equal_share(database):
     assert ask(queue(database, champion="next", budget=6), slides, client="new").location.slide == "hot"
 
 
+@pytest.mark.parametrize(("share", "of_hot"), [(1.0, 2), (2.0, 3), (100.0, 6)])
+def test_the_share_can_be_set(database, share, of_hot):
+    slides = {"hot": entry(ladder(10, low=0.5))} | {f"s{n}": entry(ladder(10)) for n in range(3)}
+    line = queue(database, budget=6, share=share)
+    served = [ask(line, slides, client=f"r{n}").location.slide for n in range(6)]
+    assert Counter(served)["hot"] == of_hot
+
+
 def test_centres_share_the_questions_and_one_that_has_nothing_left_gives_its_share(database):
     slides = {f"big{n}": entry(ladder(10, low=0.5), "big") for n in range(3)}
     slides |= {"small": entry(ladder(2), "small")}

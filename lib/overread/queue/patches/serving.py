@@ -266,7 +266,7 @@ class PatchQueue:
         is_within = within_share(centres, of_centre, left, max(len(centres), 1), times=1)
         allowed = {centre for centre, within in zip(centres, is_within, strict=True) if within}
         standing = [slide for slide in living if slides[slide].centre in allowed]
-        is_within = within_share(standing, had, questions, len(slides))
+        is_within = within_share(standing, had, questions, len(slides), self.settings.share)
         chosen = {slide for slide, within in zip(standing, is_within, strict=True) if within}
         return tuple(table.slide in chosen for table in tables)
 

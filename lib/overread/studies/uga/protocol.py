@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
@@ -12,6 +13,8 @@ from overread.domain import BadInputError
 from overread.ensemble.plan import Hardware
 from overread.learning.options import RetrainingOptions
 from overread.queue.patches.strategies import PATCH_STRATEGIES
+from overread.queue.settings import QueueSettings
+from overread.queue.shares import TWICE
 
 # Arms that ask nobody: the model as it is, with stain augmentation, with the place's own batch statistics, and taught
 # by what it says itself with those.
@@ -89,6 +92,9 @@ class Protocol:
             slides of its `place`, as in service where centres are known; empty: as it is. Pictures only.
         obeyed: as at a hospital, what the gate rejects is not served: the model before it goes on to ask, to be trained
             and to be judged. Otherwise every training counts.
+        peaks: exponent of doubt before it becomes a patch's mean. Above 1, a few pixels of much doubt count for more
+            than many of little; at 1 a patch is scored as in service. Of the queue of patches, as the next.
+        share: see `QueueSettings`. With 100 nothing holds a strategy back from one slide.
         queue: which queue of the server asks: that of `cases` asks about volumes, that of `patches` about pictures.
             With `patches` a volume is one patch, its slices side by side, as in tables made before there was a choice,
             and where a strategy is none of cases (`uga`). Empty: the one that would ask at a hospital.
@@ -118,6 +124,8 @@ class Protocol:
     pooled: bool = False
     gated: bool = True
     obeyed: bool = False
+    peaks: float = 1.0
+    share: float = TWICE
     queue: Queue = ""
     by_place: bool = False
     beside: bool = False
@@ -159,12 +167,15 @@ class Protocol:
             raise BadInputError(f"normalised is {self.normalised!r}, expected slide or place")
         if self.queue not in get_args(Queue):
             raise BadInputError(f"queue is {self.queue!r}, expected patches or cases")
+        if not 0 < self.peaks < math.inf:
+            raise BadInputError(f"peaks is {self.peaks}, expected an exponent above 0")
         if self.self_taught and self.by_place:
             raise BadInputError(
                 "self_taught and by_place are both yes: what taught itself needs no statistics"
             )
         # The rest is checked by those who use it, before the first hour has passed.
         self.retraining(0)
+        QueueSettings(share=self.share)
 
     @property
     def before_asking(self) -> tuple[str, ...]:
@@ -178,8 +189,8 @@ class Protocol:
             BadInputError: something in it is not for volumes, or not for pictures.
         """
         if axes == 3:
-            for change in ("by_place", "self_taught", "normalised"):
-                if getattr(self, change):
+            for change in ("by_place", "self_taught", "normalised", "peaks", "share"):
+                if getattr(self, change) != getattr(PRESETS["small"], change):
                     raise BadInputError(f"{change} is for pictures, not for volumes")
         elif self.queue == "cases":
             raise BadInputError("the queue of cases is for volumes; pictures are asked about by patches")
@@ -230,6 +241,9 @@ class Protocol:
                 del values[name]
         if self.queue != "cases":
             del values["queue"]
+        for name, usual in (("peaks", 1.0), ("share", TWICE)):
+            if values[name] == usual:
+                del values[name]
         if self.normalised == "slide":
             # What it was before places came.
             values["normalised"] = True

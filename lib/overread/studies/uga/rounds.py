@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from overread.learning.central import read_central
 from overread.learning.gate import GateOptions, judge
 from overread.learning.retraining import retrain
 from overread.learning.training_set import LocalCase, training_set, with_unlabelled
+from overread.queue.patches.candidates import MEASURE
 from overread.queue.patches.serving import PatchQueue
 from overread.queue.patches.strategies import EXTRAS
 from overread.queue.patches.tables import SlideEntry
@@ -95,7 +96,7 @@ class Round:
         each = (self.budget - had) * (len(bench.division.pool) if protocol.pooled else 1)
         ensemble = bench.load(self.model)
         # No budget, as at a hospital that has planned none: the queue shares out what comes before the next training.
-        settings = QueueSettings(strategy=self.arm, control_share=0.0, batch=each)
+        settings = QueueSettings(strategy=self.arm, control_share=0.0, batch=each, share=protocol.share)
         # The paper's score is one of patches only.
         is_of_cases = protocol.queue == "cases" and self.arm in STRATEGIES
         asking = self.cases(ensemble, settings) if is_of_cases else self.patches(settings)
@@ -147,6 +148,7 @@ class Round:
         is_first = self.number == 1 and not (bench.protocol.by_place or bench.protocol.self_taught)
         is_known = self.arm in BLIND or is_first
         maps = {case.id: bench.first_maps(case) for case in bench.pool} if is_known else self.look_again()
+        maps = {name: with_peaks(found, bench.protocol.peaks) for name, found in maps.items()}
         entries = {
             case.id: SlideEntry(
                 lambda found=maps[case.id]: found,
@@ -264,6 +266,19 @@ class Round:
         for name, table in (("local", decision.local), ("central", decision.central)):
             told[f"{name}_difference"] = table.difference if table else None
         return challenger, told
+
+
+def with_peaks(maps: SlideMaps, exponent: float) -> SlideMaps:
+    """The same with doubt raised to a power, by which a patch's mean leans towards its peaks."""
+    if exponent == 1:
+        return maps
+
+    def raised(doubt: np.ndarray) -> np.ndarray:
+        # Of doubt in half precision little would be left.
+        return doubt.astype(np.float32) ** exponent
+
+    doubt = {name: raised(values) if name == MEASURE else values for name, values in maps.maps.items()}
+    return replace(maps, maps=doubt, class_doubt=raised(maps.class_doubt))
 
 
 def slide_of(case: str) -> str:
