@@ -185,6 +185,15 @@ def refusal(desk: Desk, model: str, case: str, **params: Any) -> str:
     return answer.json()["detail"]
 
 
+def test_slicer_may_run_a_model_after_next_sample_though_it_names_none(habits, tmp_path):
+    # It names what its list of `segmentation` models has selected, and here that is empty.
+    client = habits.client(tmp_path)
+    file, facts = client.infer("", "habit_new", FORCED)
+    np.testing.assert_array_equal(read_labelmap(Path(file))[0], FIRST)
+    assert facts["model"] == "shells"
+    assert facts["label_names"] == client.info()["models"]["shells"]["labels"]
+
+
 def test_the_whole_round_of_a_reader(desk, client, tmp_path):
     info = client.info()
     assert info["labels"][:6] == ["doubt: high", "doubt: moderate", *CANDIDATES]

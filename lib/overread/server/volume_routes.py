@@ -17,7 +17,7 @@ from monailabel.endpoints.infer import ResultType
 from monailabel.interfaces.utils.app import app_instance
 from requests_toolbelt import MultipartEncoder
 
-from overread.domain import BadInputError
+from overread.domain import BadInputError, NotFoundError
 from overread.imaging.headers import check_self_contained
 from overread.learning.champions import HASH_LENGTH
 from overread.server.datastore import check_announced, check_volume, volume_suffix
@@ -96,6 +96,23 @@ def volume_router(serving: VolumeServing) -> APIRouter:
             return inference_answer(result, finite(facts), output)
 
         return await to_thread.run_sync(answer, limiter=at_once)
+
+    @router.post("/infer/", include_in_schema=False)
+    async def infer_unnamed(
+        http: Request,
+        image: str = "",
+        session_id: str = "",
+        params: str = Form("{}"),
+        file: UploadFile = File(None),
+        label: UploadFile = File(None),
+        output: ResultType | None = None,
+        user: User = USER,
+    ) -> Any:
+        """3D Slicer, set to run a model after Next Sample, names none where no `segmentation` model is served."""
+        model = serving.models.queued()
+        if not model:
+            raise NotFoundError("no model was named, and none is served yet; train one first")
+        return await infer(http, model, image, session_id, params, file, label, output, user)
 
     @router.get("/info/", tags=["App"], summary="What this server offers")
     def info(http: Request, user: User = USER) -> dict[str, Any]:
