@@ -101,6 +101,9 @@ def test_without_a_champion_it_starts_and_a_champion_can_come_later(folders):
         assert requests.get(f"{url}/info/", timeout=60).json()["models"] == {}
         answer = requests.post(f"{url}/infer/phantom", params={"image": "a"}, timeout=60)
         assert answer.json()["detail"] == "no model is called 'phantom'; no model is served yet"
+        unnamed = requests.post(f"{url}/infer/", params={"image": "a"}, timeout=60)
+        assert unnamed.status_code == 404
+        assert unnamed.json()["detail"] == "no model was named, and none is served yet; train one first"
         assert requests.post(f"{url}/activelearning/random", timeout=60).json() == {}
         publish_threshold(app_dir)
         assert list(requests.get(f"{url}/info/", timeout=60).json()["models"]) == ["phantom"]
