@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 import requests
 
 from overread.server.access.rules import rule_for
 from overread.server.front.page import MOST_SLIDES, Facts, Model, Viewer, front_page
+from support.pages import Text
 
 QUEUE = {
     "recipe": "liver",
@@ -32,29 +32,6 @@ FACTS = Facts(
     labels={"liver": 12},
     state={"queue": QUEUE, "training": {}},
 )
-
-
-class Text(HTMLParser):
-    """What people read of a page, and what the browser fetches."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.fetched: list[str] = []
-        self.tags: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.fetched += [str(value) for name, value in attrs if name in ("src", "href", "action")]
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def read(self) -> str:
-        """The text in one line."""
-        return " ".join(" ".join(self.words).split())
 
 
 def test_it_says_who_serves_what_since_when_and_how_to_get_there():
@@ -144,6 +121,11 @@ def test_names_that_are_markup_stay_text():
     )
     assert "script" not in page.tags
     assert page.read.count(hostile) == 4
+
+
+def test_what_is_remembered_of_people_is_led_to_where_models_remember():
+    assert "/preferences" not in Text(front_page(FACTS)).fetched
+    assert "/preferences" in Text(front_page(replace(FACTS, remembers=True))).fetched
 
 
 @pytest.mark.slow

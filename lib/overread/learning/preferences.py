@@ -37,9 +37,11 @@ from overread.state.preferences import (
     ExampleRow,
     PreferenceRow,
     clear_preferences,
+    count_examples,
     examples,
     forget,
     forget_example,
+    known_people,
     preferences,
     put_example,
     put_preference,
@@ -172,6 +174,19 @@ class Preferences:
         with self.database.reading() as c:
             rows = preferences(c, person, recipe)
         return [_told(row) for row in rows]
+
+    def people(self) -> list[str]:
+        """Of whom anything is remembered, by name."""
+        with self.database.reading() as c:
+            return known_people(c)
+
+    def cases(self, person: str) -> dict[tuple[str, str], int]:
+        """How many cases are remembered of a person, by recipe and purpose.
+
+        Also where `show` knows nothing: of a new champion that has not seen them yet, or whose images are gone.
+        """
+        with self.database.reading() as c:
+            return count_examples(c, person)
 
     def export(
         self, person: str, recipe: str | None = None, purpose: str | None = None

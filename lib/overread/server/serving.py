@@ -34,6 +34,7 @@ from overread.server.children import Children
 from overread.server.datastore_routes import datastore_router
 from overread.server.errors import add_error_answers
 from overread.server.faults import add_fault_answers
+from overread.server.front.memory_routes import memory_router
 from overread.server.front.page import Viewer
 from overread.server.front.routes import open_front
 from overread.server.guard import UploadGuard
@@ -43,6 +44,7 @@ from overread.server.loop import Loop
 from overread.server.models import ServedModels
 from overread.server.overlays import OVERLAY_NAMES
 from overread.server.pacs.client import Pacs
+from overread.server.preference_routes import preference_router
 from overread.server.routes import take_over
 from overread.server.settings import Settings
 from overread.server.store import GuardedStore
@@ -232,7 +234,8 @@ class Serving(ABC, Generic[Task, Store]):
     def prepare_http(self, app: FastAPI) -> None:
         """Put our endpoints, error answers and upload limits into MONAI Label's FastAPI app."""
         router = self.router()
-        for further in (login_router(self.access), datastore_router(self), log_router(self)):
+        shared = (datastore_router(self), log_router(self), preference_router(self), memory_router(self))
+        for further in (login_router(self.access), *shared):
             router.include_router(further)
         take_over(app, router, self.not_offered)
         # MONAI Label's own endpoints ask this who is logged in.

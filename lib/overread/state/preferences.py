@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select
+from sqlalchemy import Connection, Table, delete, func, insert, select
 from sqlalchemy.sql import ColumnElement
 
 from overread.state.rows import to_json
@@ -148,6 +148,20 @@ def examples(
         masks = json.loads(values.pop("masks_json", "{}"))
         found.append(ExampleRow(masks=masks, values=json.loads(values.pop("values_json")), **values))
     return found
+
+
+def count_examples(c: Connection, person: str) -> dict[tuple[str, str], int]:
+    """How many cases are kept of a person, by recipe and purpose."""
+    columns = PREFERENCE_EXAMPLES.c
+    wanted = select(columns.recipe, columns.purpose, func.count()).where(columns.person == person)
+    counted = c.execute(wanted.group_by(columns.recipe, columns.purpose))
+    return {(recipe, purpose): count for recipe, purpose, count in counted}
+
+
+def known_people(c: Connection) -> list[str]:
+    """Of whom anything is kept, by name: no preference is without the example that it was learnt from."""
+    person = PREFERENCE_EXAMPLES.c.person
+    return list(c.execute(select(person).distinct().order_by(person)).scalars())
 
 
 def forget_example(c: Connection, row: ExampleRow) -> None:

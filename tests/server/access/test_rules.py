@@ -24,6 +24,9 @@ from overread.server.access.rules import EVERYTHING_ELSE, RULES, rule_for
         ("POST", "/train/", Role.ADMIN),
         ("GET", "/train/", Role.READER),
         ("GET", "/logs/gpu", Role.ADMIN),
+        ("DELETE", "/overread/preferences", Role.READER),
+        ("DELETE", "/overread/state", Role.ADMIN),
+        ("POST", "/preferences/forget", Role.READER),
         ("GET", "/auth/", None),
         ("GET", "/static/ohif/app.js", None),
         # No part of an address stands for a whole one.
@@ -55,6 +58,8 @@ def test_whatever_changes_others_work_leaves_a_row_in_the_audit_log():
         "/infer/**",
         "/session/*",
         "/proxy/**",
+        "/overread/preferences",
+        "/preferences/forget",
     }
     for rule in RULES:
         if rule.role is not None and set(rule.methods) - {"GET"} and rule.path not in by_themselves:
@@ -64,13 +69,16 @@ def test_whatever_changes_others_work_leaves_a_row_in_the_audit_log():
 @pytest.mark.parametrize("app", ["radiology", "pathology"])
 def test_each_address_of_an_app_has_its_row(app):
     from overread.server.datastore_routes import datastore_router
+    from overread.server.front.memory_routes import memory_router
     from overread.server.log_routes import log_router
+    from overread.server.preference_routes import preference_router
     from overread.server.slides.routes import slide_router
     from overread.server.volume_routes import volume_router
 
     # The routes are made without a server behind them: nobody calls them.
     own = volume_router if app == "radiology" else slide_router
-    for router in (own(None), datastore_router(None), log_router(None)):
+    shared = (datastore_router, log_router, preference_router, memory_router)
+    for router in (own(None), *(make(None) for make in shared)):
         for route in router.routes:
             assert isinstance(route, APIRoute)
             for method in route.methods:

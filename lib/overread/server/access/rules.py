@@ -58,6 +58,10 @@ RULES = (
     Rule(GET, "/info", READER),
     Rule(GET, "/metrics", READER),
     Rule(GET, "/overread/**", READER),
+    # What is remembered of somebody: of others for admins alone, which the endpoints see to.
+    Rule(DELETE, "/overread/preferences", READER),
+    Rule(GET, "/preferences", READER),
+    Rule(POST, "/preferences/forget", READER),
     Rule(GET, "/train", READER),
     Rule(POST, "/infer/**", READER),
     Rule(POST, "/activelearning/*", READER),

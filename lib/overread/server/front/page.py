@@ -65,6 +65,7 @@ class Facts:
         labels: accepted labels, by recipe.
         state: from `Serving.info` and `Serving.state`.
         person: who is logged in; empty where nobody has to be.
+        remembers: whether models here remember how people draw, or did.
     """
 
     title: str
@@ -76,12 +77,13 @@ class Facts:
     labels: Mapping[str, int]
     state: Mapping[str, Any]
     person: str = ""
+    remembers: bool = False
 
 
 def front_page(facts: Facts) -> str:
     """The page as HTML; it runs no script."""
     slides = facts.state.get("slides") or {}
-    return _template().render(
+    return template("front.html.j2").render(
         facts=facts,
         style=STYLE,
         refresh_s=REFRESH_S,
@@ -92,7 +94,8 @@ def front_page(facts: Facts) -> str:
 
 
 @lru_cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """One of the templates beside this file; what is filled into it is escaped."""
     files = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template("front.html.j2")
+    return environment.get_template(name)

@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 import overread
 from overread.domain import OverreadError
 from overread.server.access.gate import person_of
+from overread.server.front.memory_routes import remembers
 from overread.server.front.page import POLICY, Facts, Model, front_page
 from overread.server.routes import USER, User
 from overread.server.watch.health import Health
@@ -53,6 +54,7 @@ def front_router(app: FastAPI, serving: Serving[Any, Any], health: Health) -> AP
             labels=accepted_labels(serving),
             state=serving.info() | serving.state(),
             person=person.name if person else "",
+            remembers=remembers(serving),
         )
         return HTMLResponse(front_page(facts), headers={"Content-Security-Policy": POLICY})
 
