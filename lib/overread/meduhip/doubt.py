@@ -160,6 +160,9 @@ def split_doubt(models: Sequence[Iterable[Sample]]) -> DoubtSplit:
 def split_draws(logits: torch.Tensor, lineage: Sequence[Sequence[int]]) -> torch.Tensor:
     """The parts that one network can tell apart, of its draws, `(style and within, *space)`; the structures' sum.
 
+    Where there is one draw a component, as there is of a usual model's members, what further draws of it would differ
+    by counts as style; `splits_of` has several and counts it as within.
+
     Args:
         logits: `(draw, class, *space)`, divided by the temperature; the first class is the background.
         lineage: of each structure the component that each draw came from; those of draws that are not there do not

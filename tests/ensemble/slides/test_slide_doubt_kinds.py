@@ -86,7 +86,8 @@ def test_cells_hold_the_kinds_where_the_members_differ(tmp_path: Path, lineage, 
 
 
 def test_every_draw_of_a_model_is_of_the_component_that_its_lineage_says(tmp_path: Path):
-    logits = ((-6.0, -2.0, 3.0), (5.0, 1.0, -4.0))
+    # Seven components for eight draws: which one has two of them depends on the structure's seed.
+    logits = ((-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0), (5.0, 1.0, -4.0, 3.0, -1.0, -3.0, -5.0))
     write_slide_styles(tmp_path / "styles", logits)
     ensemble = load_ensemble(tmp_path / "styles")
     shared = ensemble.members[0]._shared  # type: ignore[attr-defined]
@@ -98,7 +99,8 @@ def test_every_draw_of_a_model_is_of_the_component_that_its_lineage_says(tmp_pat
                 expected = torch.tensor(logits[structure][components[index]])
                 # A component's deviation is 0.03.
                 assert torch.allclose(said[:, structure], expected, atol=0.2)
-    assert {component for components in shared.lineage for component in components} == {0, 1, 2}
+    assert {component for components in shared.lineage for component in components} == set(range(7))
+    assert shared.lineage[0] != shared.lineage[1]
 
 
 @pytest.mark.parametrize(
