@@ -15,7 +15,7 @@ from overread.imaging.volumes import Volume
 from overread.imaging.windows import Interpolation
 from overread.uncertainty.calibration import Calibration, DoubtBands
 
-__all__ = ["Calibration", "DoubtBands", "Ensemble", "Interpolation", "Member", "Prepared"]
+__all__ = ["Calibration", "DoubtBands", "Ensemble", "Interpolation", "KindsOfDoubt", "Member", "Prepared"]
 
 
 class Member(Protocol):
@@ -50,6 +50,20 @@ class Prepared:
     interpolation: tuple[Interpolation, ...]
 
 
+@dataclass(frozen=True)
+class KindsOfDoubt:
+    """How an ensemble tells kinds of doubt apart wherever its members speak.
+
+    Attributes:
+        names: of the kinds.
+        split: from the logits `(member, class, *space)` of all members, or of the first few, divided by the
+            temperature, to how much of the doubt is of each kind, `(kind, *space)`, at least 0.
+    """
+
+    names: tuple[str, ...]
+    split: Callable[[torch.Tensor], torch.Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class Ensemble:
     """Members that share one way of seeing a volume.
@@ -76,6 +90,7 @@ class Ensemble:
             label does not settle.
         doubt_parts: of a volume, how much doubt is of what kind, by name; it may be given a function that is told the
             share done, and raises to cancel. None where nobody can tell them apart.
+        kinds: the same pixel by pixel, from what the members say; None where nobody can tell them apart.
     """
 
     name: str
@@ -95,3 +110,4 @@ class Ensemble:
     asked_by: str = "predictive_entropy"
     differ_by_style: bool = False
     doubt_parts: Callable[[Volume, Callable[[float], None] | None], dict[str, float]] | None = None
+    kinds: KindsOfDoubt | None = None

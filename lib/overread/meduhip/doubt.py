@@ -107,6 +107,8 @@ PARTS.add(
         lambda split: split.members,
     ),
 )
+# What one network can tell apart; its `members` doubt is 0.
+OF_ONE_NETWORK = ("style", "within")
 ONE_NETWORK = "`members` is 0 where there is one network: what it does not know it cannot tell."
 
 
@@ -153,6 +155,27 @@ def split_doubt(models: Sequence[Iterable[Sample]]) -> DoubtSplit:
         models=len(models),
         probability=probability,
     )
+
+
+def split_draws(logits: torch.Tensor, lineage: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The parts that one network can tell apart, of its draws, `(style and within, *space)`; the structures' sum.
+
+    Where there is one draw a component, as there is of a usual model's members, what further draws of it would differ
+    by counts as style; `splits_of` has several and counts it as within.
+
+    Args:
+        logits: `(draw, class, *space)`, divided by the temperature; the first class is the background.
+        lineage: of each structure the component that each draw came from; those of draws that are not there do not
+            count.
+    """
+
+    def samples(structure: int, components: Sequence[int]) -> Iterator[Sample]:
+        for component, of_draw in zip(components, logits, strict=False):
+            yield component, (of_draw[structure] - of_draw[0]).sigmoid()
+
+    splits = [split_doubt([samples(n, components)]) for n, components in enumerate(lineage, start=1)]
+    parts = [[PARTS[name].values(split) for split in splits] for name in OF_ONE_NETWORK]
+    return torch.stack([torch.stack(of_structure).sum(dim=0) for of_structure in parts])
 
 
 @torch.no_grad()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from overread.domain import BadInputError
-from overread.ensemble.ensemble import Ensemble
+from overread.ensemble.ensemble import Ensemble, KindsOfDoubt
 from overread.ensemble.plan import Plan
 from overread.ensemble.preparation import normalise_colours, prepare
 from overread.ensemble.storage import (
@@ -27,12 +28,12 @@ from overread.ensemble.storage import (
 )
 from overread.imaging.volumes import Volume
 from overread.meduhip.backend import Cache
-from overread.meduhip.doubt import case_scores, splits_of
+from overread.meduhip.doubt import OF_ONE_NETWORK, case_scores, split_draws, splits_of
 from overread.meduhip.mirrors import mirrors_along
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Prompts
 from overread.meduhip.reader import Reader
-from overread.meduhip.sampling_space import draw
+from overread.meduhip.sampling_space import Draws, SamplingSpace, draw
 from overread.uncertainty.calibration import Calibration
 
 KIND = "meduhip"
@@ -82,12 +83,32 @@ class _SharedEncoding:
         prompts = Prompts.none(1, windows.ndim - 2, windows.device).expanded(batch)
         space = self.model.space(cache, prompts, structure=structure)
         # Drawn for one image and used for all, so that a member is the same opinion in every window.
-        one = type(space)(space.log_weights[:1], space.means[:1], space.log_variances[:1])
-        draws = draw(one, self.members, torch.Generator().manual_seed(MEMBER_SEED + structure))
+        one = SamplingSpace(space.log_weights[:1], space.means[:1], space.log_variances[:1])
+        draws = self._drawn(one, structure)
         noise = draws.samples - one.means.gather(1, draws.components[..., None].expand_as(draws.samples))
         index = draws.components.expand(batch, -1)[..., None].expand(-1, -1, space.means.shape[2])
         samples = space.means.gather(1, index) + noise
         return self.model.decode(cache, samples, prompts, structure).float()
+
+    def _drawn(self, one: SamplingSpace, structure: int) -> Draws:
+        return draw(one, self.members, torch.Generator().manual_seed(MEMBER_SEED + structure))
+
+    @cached_property
+    def lineage(self) -> tuple[tuple[int, ...], ...]:
+        """Of each structure the component that each draw comes from.
+
+        The same in all windows, whatever they show: before anybody says anything, components weigh alike.
+        """
+        c = self.model.configuration
+        device = next(self.model.parameters()).device
+        context = torch.zeros(1, self.model.backend.context_width, device=device)
+        nothing = Cache(torch.zeros(1, 0, *[1] * c.axes, device=device), context, (1,) * c.axes)
+        prompts = Prompts.none(1, c.axes, device)
+        found = []
+        for structure in range(c.structures):
+            space = self.model.space(nothing, prompts, structure=structure).detached()
+            found.append(tuple(self._drawn(space, structure).components[0].tolist()))
+        return tuple(found)
 
 
 def save_model(
@@ -163,6 +184,7 @@ def load(folder: Path, description: dict[str, Any], device: torch.device) -> Ens
         asked_by="expected_entropy",
         differ_by_style=True,
         doubt_parts=doubt_parts,
+        kinds=KindsOfDoubt(OF_ONE_NETWORK, lambda logits: split_draws(logits, shared.lineage)),
     )
 
 

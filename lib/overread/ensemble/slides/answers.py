@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from overread.domain import OpinionSums, first_choice
+from overread.ensemble.ensemble import KindsOfDoubt
 from overread.ensemble.slides.lattice import Axis, Lattice
 from overread.ensemble.slides.maps import SlideMaps
 from overread.imaging.slides.mosaic import LabelMosaic
@@ -55,6 +56,7 @@ class Answers:
 
     Args:
         measures: names of the fields in `maps.maps` that are made.
+        kinds: of doubt, which are fields in `maps.maps`, too; None makes none.
         bands: thresholds that cut one of them; None makes no bands.
         cells: rows and columns of the maps that are written: the band's.
         pictures: drawn into; None draws none.
@@ -66,6 +68,7 @@ class Answers:
         lattice: Lattice,
         temperature: float,
         measures: Sequence[str],
+        kinds: KindsOfDoubt | None,
         bands: DoubtBands | None,
         cells: tuple[slice, slice],
         pictures: Pictures | None,
@@ -74,11 +77,13 @@ class Answers:
     ) -> None:
         self._lattice, self._temperature, self._bands = lattice, temperature, bands
         self._measures = {name: MEASURES[name] for name in measures}
+        self._kinds = kinds
+        self._names = (*self._measures, *(kinds.names if kinds is not None else ()))
         self._rows, self._columns = cells
         self._pictures, self._maps = pictures, maps
         self._members, self._foreground = maps.sizes.shape[:2]
         self._pairs = torch.tensor(maps.pairs, dtype=torch.long, device=device).reshape(-1, 2)
-        fields = len(self._measures) + self._foreground * (2 + self._members + len(maps.pairs))
+        fields = len(self._names) + self._foreground * (2 + self._members + len(maps.pairs))
         # One window's height of cells, and those that it only touches.
         depth = int(lattice.y.patch / lattice.y.cell) + 3
         self._first = self._rows.start
@@ -109,6 +114,7 @@ class Answers:
             [
                 mean[1:],
                 torch.stack(list(doubts.values())),
+                *self._by_kind(logits),
                 doubts["predictive_entropy"] * mean[1:],
                 of_class.reshape(-1, *space).float(),
                 overlaps.reshape(-1, *space).float(),
@@ -116,6 +122,10 @@ class Answers:
         )
         fields *= answered
         self._pool(row, column, fields)
+
+    def _by_kind(self, logits: torch.Tensor) -> list[torch.Tensor]:
+        """`(kind, rows, columns)`; nothing where no kinds are told apart."""
+        return [] if self._kinds is None else [self._kinds.split(logits / self._temperature)]
 
     def _drawn(
         self, sums: OpinionSums, mean: torch.Tensor, doubts: dict[str, torch.Tensor], answered: torch.Tensor
@@ -187,7 +197,7 @@ class Answers:
         probability = take(foreground)
         maps.probability[(slice(1, None), *cells)] = probability
         maps.probability[(0, *cells)] = np.clip(1 - probability.sum(axis=0), 0, 1)
-        for name, values in zip(self._measures, take(len(self._measures)), strict=True):
+        for name, values in zip(self._names, take(len(self._names)), strict=True):
             maps.maps[name][cells] = values
         maps.class_doubt[(slice(None), *cells)] = take(foreground)
         shape = (-1, foreground, *pixels.shape)

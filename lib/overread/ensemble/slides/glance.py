@@ -106,6 +106,7 @@ def _look(
         lattice,
         ensemble.calibration.temperature,
         KEPT_MEASURES,
+        maps.kinds_of(ensemble),
         None,
         cells,
         None,

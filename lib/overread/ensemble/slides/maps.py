@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from overread.domain import BadInputError, NotFoundError, PixelSize, Region
-from overread.ensemble.ensemble import Ensemble
+from overread.ensemble.ensemble import Ensemble, KindsOfDoubt
 from overread.imaging.slides.slide import Slide
 from overread.imaging.slides.tissue import TissueMask
 
@@ -45,7 +45,8 @@ class SlideMaps:
             it guessed from the windows nearby.
         is_coarse: no more than a first look (see `glance`).
         probability: `(class, rows, columns)` mean over members.
-        maps: `(rows, columns)` by measure; at least `KEPT_MEASURES`.
+        maps: `(rows, columns)` by measure; at least `KEPT_MEASURES`. Where the ensemble tells kinds of doubt apart
+            (`Ensemble.kinds`), by kind as well; maps of earlier versions have none.
         class_doubt: `(foreground class, rows, columns)` mean of predictive entropy times the class's mean probability.
         sizes: `(member, foreground class, rows, columns)` share of the cell that a member calls that class.
         overlaps: `(pair, foreground class, rows, columns)` share that both members of a pair call that class.
@@ -98,7 +99,10 @@ class SlideMaps:
             known=np.zeros(shape, bool),
             is_coarse=False,
             probability=probability,
-            maps={name: np.zeros(shape, np.float16) for name in dict.fromkeys((*KEPT_MEASURES, *measures))},
+            maps={
+                name: np.zeros(shape, np.float16)
+                for name in dict.fromkeys((*KEPT_MEASURES, *measures, *_kinds(ensemble)))
+            },
             class_doubt=np.zeros((foreground, *shape), np.float16),
             sizes=np.zeros((count, foreground, *shape), np.float16),
             overlaps=np.zeros((len(pairs), foreground, *shape), np.float16),
@@ -114,6 +118,10 @@ class SlideMaps:
     def cell_px(self) -> float:
         """Edge of a cell in level-0 pixels."""
         return self.cell / self.slide_pixel_size
+
+    def kinds_of(self, ensemble: Ensemble) -> KindsOfDoubt | None:
+        """The ensemble's kinds of doubt, if these maps have room for them."""
+        return ensemble.kinds if self.maps.keys() >= set(_kinds(ensemble)) else None
 
     def cells(self, region: Region) -> tuple[slice, slice]:
         """Rows and columns of the cells that a region touches; empty slices where it lies outside the slide."""
@@ -202,6 +210,10 @@ class SlideMaps:
 
 
 _FIELDS = ("tissue", "known", "probability", "class_doubt", "sizes", "overlaps")
+
+
+def _kinds(ensemble: Ensemble) -> tuple[str, ...]:
+    return () if ensemble.kinds is None else ensemble.kinds.names
 
 
 def _fitted(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

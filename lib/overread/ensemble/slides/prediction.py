@@ -193,6 +193,7 @@ def predict_slide(
                 lattice,
                 ensemble.calibration.temperature,
                 measures,
+                maps.kinds_of(ensemble),
                 ensemble.calibration.bands.get(measure),
                 (cells[0], band.cells),
                 pictures,

@@ -9,8 +9,8 @@ predictive entropy is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.ndimage import find_objects, label, median_filter
@@ -39,6 +39,7 @@ class DoubtField:
         peaks: `(peak, 2)` row and column of the highest cell of each square, most doubtful first.
         cell_px: edge of a cell in level-0 pixels.
         slide_px: width and height of the slide.
+        parts: `(row, column)` by kind of doubt, where the maps tell kinds apart.
     """
 
     values: np.ndarray
@@ -46,10 +47,20 @@ class DoubtField:
     peaks: np.ndarray
     cell_px: float
     slide_px: tuple[int, int]
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def heights(self) -> np.ndarray:
         """Doubt at each peak, in nat."""
         return self.values[self.peaks[:, 0], self.peaks[:, 1]]
+
+    def parts_in(self, box: Region) -> dict[str, float]:
+        """Mean of each kind of doubt over a box's tissue that was looked at; NaN where there is none."""
+        cells = _cells(self, box)
+        looked = self.values[cells] > OUTSIDE
+        return {
+            name: float(values[cells][looked].mean(dtype=np.float64)) if looked.any() else math.nan
+            for name, values in self.parts.items()
+        }
 
 
 def doubt_field(table: PatchTable, maps: SlideMaps) -> DoubtField:
@@ -72,7 +83,8 @@ def doubt_field(table: PatchTable, maps: SlideMaps) -> DoubtField:
     tissue = smooth[looked]
     percentiles = np.linspace(LOWEST_PERCENTILE, HIGHEST_PERCENTILE, 2**STEPS + 1)
     thresholds = np.percentile(tissue, percentiles) if len(tissue) else np.zeros(len(percentiles))
-    return DoubtField(values, thresholds.astype(np.float32), peaks, cell_px, maps.slide_size_px)
+    parts = {name: maps.maps[name] for name in table.parts}
+    return DoubtField(values, thresholds.astype(np.float32), peaks, cell_px, maps.slide_size_px, parts)
 
 
 def boxes_by_doubt(
@@ -175,12 +187,16 @@ def _cut_free(
     return box
 
 
-def _tissue_share(field: DoubtField, box: Region) -> float:
+def _cells(field: DoubtField, box: Region) -> tuple[slice, slice]:
     rows, columns = (
         slice(
             round(first / field.cell_px), max(round(behind / field.cell_px), round(first / field.cell_px) + 1)
         )
         for first, behind in ((box.y, box.bottom), (box.x, box.right))
     )
-    cells = field.values[rows, columns]
+    return rows, columns
+
+
+def _tissue_share(field: DoubtField, box: Region) -> float:
+    cells = field.values[_cells(field, box)]
     return float((cells > OUTSIDE).mean()) if cells.size else 0.0

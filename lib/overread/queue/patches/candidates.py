@@ -11,6 +11,7 @@ import numpy as np
 
 from overread.domain import BadInputError, PixelSize, Region
 from overread.ensemble.slides.maps import SlideMaps
+from overread.meduhip.doubt import OF_ONE_NETWORK
 from overread.queue.patches.sums import Boxes
 
 # Neighbouring candidates lie a quarter of a patch apart (nnActive, arXiv:2511.19183, and methods A7).
@@ -45,6 +46,7 @@ class PatchTable:
         is_coarse: the slide had no more than a first look.
         speck_mm2: predicted area of a class that does not count as a structure yet.
         extras: what single strategies need beside, by strategy.
+        parts: `(candidate,)` by kind of doubt, its mean over the patch's tissue; empty where nobody tells kinds apart.
     """
 
     slide: str
@@ -61,6 +63,7 @@ class PatchTable:
     is_coarse: bool
     speck_mm2: float = LARGEST_SPECK_MM2
     extras: dict[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,6 +73,13 @@ class PatchTable:
         return Region(
             int(self.xs[self.columns[candidate]]), int(self.ys[self.rows[candidate]]), *self.size_px
         )
+
+    def candidate(self, region: Region) -> int | None:
+        """Which candidate lies exactly there; None where none does."""
+        if (region.width, region.height) != self.size_px:
+            return None
+        found = np.flatnonzero((self.xs[self.columns] == region.x) & (self.ys[self.rows] == region.y))
+        return int(found[0]) if len(found) else None
 
     def free(self, occupied: Iterable[Region]) -> np.ndarray:
         """Candidates that share no pixel with any of the regions, `(candidate,)` bool."""
@@ -129,6 +139,7 @@ def patch_table(slide: str, maps: SlideMaps, patch_px: tuple[int, int]) -> Patch
             [mean(predicted == column + 1) * mm2 for column in range(len(classes))], len(rows)
         ),
         is_coarse=maps.is_coarse,
+        parts={name: mean(maps.maps[name]) for name in OF_ONE_NETWORK if name in maps.maps},
         speck_mm2=min(LARGEST_SPECK_MM2, SPECK_SHARE * cell_mm2 * float(areas.max())),
     )
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from sqlalchemy import Connection
 
 from overread.domain import NotFoundError, PatchLocation, Region
+from overread.meduhip.doubt import largest_part
 from overread.queue.leases import Leases
 from overread.queue.patches.candidates import PatchTable, PatchView
 from overread.queue.patches.occupied import History
+from overread.queue.patches.parts import parts_of_patch
 from overread.queue.patches.stopping import PatchAdvisor
 from overread.queue.patches.strategies import EXTRAS, PATCH_STRATEGIES
 from overread.queue.patches.tables import PatchTables, SlideEntry
@@ -41,6 +43,8 @@ class ServedPatch:
         is_coarse: the choice rests on a first look at the slide.
         stop: whether further patches are worth their time; None while that is not known.
         text: the one line that the reader sees.
+        parts: how much of the patch's doubt is of which kind, by name (see `patches/parts.py`); empty where the
+            champion cannot tell.
     """
 
     serving: Serving
@@ -52,6 +56,7 @@ class ServedPatch:
     is_coarse: bool
     stop: StopAdvice | None
     text: str
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class PatchQueue:
@@ -178,6 +183,9 @@ class PatchQueue:
         pick = PATCH_STRATEGIES[name].pick(view, rng)
         stop = self._advisor.advice(c, view)
         chosen = next(table for table in view.tables if table.slide == pick.location.slide)
+        parts = parts_of_patch(chosen, pick.location.region)
+        largest = largest_part(parts)
+        kind = f", {largest.words}" if largest else ""
         first_look = ", first look only" if chosen.is_coarse and pick.score is not None else ""
         serving = self._leases.hand_out(
             c,
@@ -186,7 +194,7 @@ class PatchQueue:
             client_id,
             name,
             arm,
-            f"{before}{pick.reason}{first_look}{again}",
+            f"{before}{pick.reason}{kind}{first_look}{again}",
             pick.score,
             now,
             holds=holds,
@@ -201,6 +209,7 @@ class PatchQueue:
             is_coarse=chosen.is_coarse,
             stop=stop,
             text=_text(serving, chosen.slide, view, meant, stop),
+            parts=parts,
         )
 
     def _view(

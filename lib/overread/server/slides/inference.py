@@ -24,7 +24,9 @@ from overread.imaging.slides.mosaic import LabelMosaic
 from overread.imaging.slides.outlines import Outline
 from overread.imaging.slides.slide import Slide
 from overread.learning.champions import HASH_LENGTH
+from overread.meduhip.doubt import doubt_facts
 from overread.meduhip.storage import KIND as MEDUHIP
+from overread.queue.patches.parts import parts_of_region
 from overread.server.card import Choices, ModelCard
 from overread.server.doubt import band_facts
 from overread.server.inference import called
@@ -125,12 +127,15 @@ class SlideTask(InferTask):
         with called(path, name), self.slides.open(path) as slide:
             region = place.within(slide.bounds)
             key = MapKey(ensemble.name, ensemble.identity, str(request.get("image_id") or ""))
-            kept = self._kept_outlines(ensemble, slide, region, key, place, chosen)
+            kept = self._kept_maps(ensemble, slide, region, key, place, chosen)
             opened = time.perf_counter()
             if kept is not None:
-                prediction, found = None, kept
+                prediction, maps = None, kept
+                thresholds = ensemble.calibration.bands.get(chosen.measure)
+                found = kept_outlines(maps, region, thresholds, chosen.doubt, place.min_area_px)
             else:
                 prediction = self._prediction(ensemble, slide, region, chosen, bool(key.case))
+                maps = prediction.maps
                 clicks = in_order(earlier, place)
                 client = str(request.get("client_id") or "")
                 labels = (
@@ -148,6 +153,8 @@ class SlideTask(InferTask):
                     clicks,
                 )
             facts = self._facts(ensemble, slide, region, chosen, prediction)
+            if parts := parts_of_region(maps, region):
+                facts["doubt_parts"] = doubt_facts(parts)
         finished = time.perf_counter()
         logger.info(
             "%s answered about %s of %s in %.1f s",
@@ -165,7 +172,7 @@ class SlideTask(InferTask):
         }
         return SlideAnswer(found, facts | {"latencies": latencies})
 
-    def _kept_outlines(
+    def _kept_maps(
         self,
         ensemble: Ensemble,
         slide: Slide,
@@ -173,8 +180,8 @@ class SlideTask(InferTask):
         key: MapKey,
         place: Place,
         chosen: Choices,
-    ) -> list[Outline] | None:
-        """What the background scoring made of this part of the slide, where that is more than a request may compute.
+    ) -> SlideMaps | None:
+        """What the background scoring made of the slide, where a region is more than a request may compute.
 
         Raises:
             BadInputError: it is too much, and nothing is kept of it.
@@ -196,8 +203,7 @@ class SlideTask(InferTask):
         maps = self.maps.scored(key, slide.path) if key.case and chosen.members is None else None
         if maps is None:
             raise BadInputError(f"{too_much}, or wait for the background scoring of the whole slide")
-        thresholds = ensemble.calibration.bands.get(chosen.measure)
-        return kept_outlines(maps, region, thresholds, chosen.doubt, place.min_area_px)
+        return maps
 
     def _prediction(
         self, ensemble: Ensemble, slide: Slide, region: Region, chosen: Choices, of_studies: bool

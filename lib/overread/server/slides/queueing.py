@@ -13,6 +13,7 @@ import numpy as np
 
 from overread.domain import NotFoundError, OverreadError
 from overread.ensemble.slides.prediction import glance
+from overread.meduhip.doubt import doubt_facts
 from overread.queue.patches.serving import Nothing, PatchQueue, ServedPatch
 from overread.queue.patches.strategies import PATCH_STRATEGIES
 from overread.queue.patches.tables import SlideEntry
@@ -251,6 +252,7 @@ class PatchQueueing:
             "strategy": served.strategy,
             "arm": served.arm,
             "score": served.score,
+            "doubt_parts": doubt_facts(served.parts),
             "is_coarse": served.is_coarse,
             "stop": stop_facts(served),
             "champion": served.serving.champion,
