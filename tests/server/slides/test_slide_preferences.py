@@ -49,8 +49,8 @@ OUTER_BOX, MIDDLE_BOX, CORE_BOX = (
     (slice(4, 24), slice(4, 12)),
     (slice(4, 12), slice(4, 8)),
 )
-# How many squares lie side by side on a slide, and how far apart.
-COUNT, STEP = 24, 120
+# How far apart squares lie side by side on a slide, and where the first begins.
+STEP, FIRST = 120, (40, 60)
 LESSONS = 6
 
 
@@ -65,7 +65,7 @@ def square() -> np.ndarray:
 
 def place(number: int) -> Region:
     """A square on the slide."""
-    return Region(40 + number * STEP, 60, 2 * EDGE, 2 * EDGE)
+    return Region(FIRST[0] + number * STEP, FIRST[1], 2 * EDGE, 2 * EDGE)
 
 
 def outline(box: tuple[slice, slice], at: Region) -> Region:
@@ -74,8 +74,9 @@ def outline(box: tuple[slice, slice], at: Region) -> Region:
     return Region(at.x + 2 * x.start, at.y + 2 * y.start, 2 * (x.stop - x.start), 2 * (y.stop - y.start))
 
 
-def write_squares(path: Path, count: int = COUNT) -> None:
-    picture = np.full((2 * 100, 2 * (40 + count * STEP // 2), 3), 245, np.uint8)
+def write_squares(path: Path, count: int) -> None:
+    """A slide with so many squares on glass."""
+    picture = np.full((200, count * STEP + 80, 3), 245, np.uint8)
     of_square = np.kron(square().transpose(2, 1, 0), np.ones((2, 2, 1))).astype(np.uint8)
     for number in range(count):
         at = place(number)
@@ -125,13 +126,11 @@ class Desk:
         ]
         return drawn, facts
 
-    def submit(
-        self, image: str, xml: bytes, person: str = "", token: str = "", tag: str = "final"
-    ) -> dict[str, Any]:
-        form = {"params": _json(_named(person))}
+    def submit(self, image: str, xml: bytes, person: str = "", token: str = "") -> dict[str, Any]:
+        form = {"params": json.dumps(_named(person))}
         answer = self.send(
             "PUT",
-            f"/datastore/label?image={image}&tag={tag}",
+            f"/datastore/label?image={image}",
             token,
             data=form,
             files={"label": ("one.xml", xml)},
@@ -182,10 +181,6 @@ def _named(person: str) -> dict[str, str]:
     return {"client_id": person} if person else {}
 
 
-def _json(said: dict[str, str]) -> str:
-    return json.dumps(said)
-
-
 def wait_until(done: Callable[[], bool]) -> None:
     for _ in range(240):
         if done():
@@ -214,6 +209,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     studies.mkdir()
     publish(app_dir)
     publish_blob_champion(app_dir)
+    # As many as all tests ask about, each afresh.
     write_squares(studies / "one.tif", 60)
     write_squares(studies / "gone.tif", 3)
     conf = ["scoring", "no", "max_region_px", "40000", "control_share", "0", "threads", "1"]
@@ -306,6 +302,9 @@ def test_an_address_is_no_person(desk: Desk):
     desk.accept(desk.fresh())
     desk.wait_for_all()
     assert not [row for row in desk.learnt() if row["person"] in ("", "anonymous", "at 127.0.0.1")]
+    # Nor is it somebody who calls themselves so.
+    desk.accept(desk.fresh(), "at 127.0.0.1")
+    desk.wait_for("at 127.0.0.1", 1)
     assert desk.ask(desk.fresh())[1]["preference"]["applied"] is False
 
 
