@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from overread.cli import app
+from overread.domain.slides import PatchLocation, PixelSize
+from overread.ensemble.plan import Normalisation
+from overread.imaging.slides.pyramid import write_pyramid
 from overread.learning.champions import ChampionStore
+from overread.learning.patches import read_patch
 from overread.learning.preferences import Preferences
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.storage import load_reader, save_model
@@ -84,3 +90,42 @@ def test_replay_brings_them_over_to_the_champion_in_service(place: str, tmp_path
     database = Database.open(place)
     assert Preferences(database).priors("anna", "disc", "", load_reader(champion)) is not None
     database.close()
+
+
+def test_replay_cuts_patches_of_slides(tmp_path: Path):
+    studies, case = tmp_path / "studies", "one-patch-20_10_60_40"
+    studies.mkdir()
+    pixels = np.random.default_rng(0).integers(60, 200, (80, 120, 3), dtype=np.uint8)
+    write_pyramid(studies / "one.tif", pixels, PixelSize(0.5))
+    location = PatchLocation.parse(case)
+    assert location is not None
+    plan = replace(known_reader().plan, classes=2, normalisation=(Normalisation("rgb"),) * 3, um_per_px=1.0)
+    store = ChampionStore(tmp_path / "models")
+    database = Database.open(tmp_path / "overread.db")
+    champions = []
+    for components in (2, 3):
+        configuration = Configuration(channels=3, width=4, components=components, dimension=2, prompt_width=4)
+        save_model(
+            tmp_path / "made",
+            MedUHIP(configuration).eval(),
+            plan,
+            name="disc",
+            classes=("background", "disc"),
+            channels=("R", "G", "B"),
+            training={},
+        )
+        champions.append(store.publish("disc", tmp_path / "made"))
+    reader = load_reader(champions[0])
+    opened = reader.open(read_patch(studies / "one.tif", location, 1.0))
+    mask = np.zeros((30, 20), bool)
+    mask[5:20, 3:9] = True
+    for each in (case, "gone-patch-20_10_60_40", "one-patch-100_10_60_40"):
+        Preferences(database).accepted("anna", "disc", "", reader, opened, [mask], each, 1_700_000_000)
+    database.close()
+    arguments = ["--studies", str(studies), "--models", str(store.root), "--device", "cpu"]
+    done = json.loads(
+        run("replay", "disc", *arguments, "--database", str(tmp_path / "overread.db"), "--json")
+    )
+    # Of one the slide is gone, the other does not lie in it.
+    missing = ["gone-patch-20_10_60_40", "one-patch-100_10_60_40"]
+    assert done == {"model": "disc", "people": ["anna"], "cases": 1, "missing": missing}

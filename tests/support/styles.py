@@ -46,8 +46,19 @@ def shells(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     return voxels if len(shape) == 3 else voxels[..., 4]
 
 
-def threshold_styles(axes: int, structures: Sequence[Sequence[float]]) -> tuple[MedUHIP, Plan]:
-    """The model: for each structure the thresholds of its components."""
+def threshold_styles(
+    axes: int,
+    structures: Sequence[Sequence[float]],
+    image: np.ndarray | None = None,
+    um_per_px: float | None = None,
+) -> tuple[MedUHIP, Plan]:
+    """The model: for each structure the thresholds of its components.
+
+    Args:
+        image: `(channel, *space)`, on which it is set; of the channels it sees the first. `shells` where None.
+        um_per_px: of a model for slides, whose image is RGB.
+    """
+    image = shells((0,) * axes)[None] if image is None else image
     plan = Plan(
         spacing_mm=(1.0,) * axes,
         patch=(16,) * axes,
@@ -55,13 +66,15 @@ def threshold_styles(axes: int, structures: Sequence[Sequence[float]]) -> tuple[
         kernels=((3,) * axes,) * 3,
         strides=((1,) * axes, (2,) * axes, (2,) * axes),
         features=(4, 4, 4),
-        normalisation=(Normalisation("ct", 0, 200, 0, 1),),
+        normalisation=(Normalisation("rgb" if um_per_px else "ct", 0, 200, 0, 1),) * len(image),
         mirror_axes=(),
         classes=len(structures) + 1,
+        um_per_px=um_per_px,
     )
     components = len(structures[0])
     configuration = Configuration(
         backend=f"unet{axes}d",
+        channels=len(image),
         structures=len(structures),
         width=2,
         components=components,
@@ -73,11 +86,11 @@ def threshold_styles(axes: int, structures: Sequence[Sequence[float]]) -> tuple[
     model = MedUHIP(configuration).eval()
     with torch.no_grad():
         _show_brightness(model)
-        image = shells((0,) * axes)
-        seen = prepare(plan, Volume(image[None], Grid(image.shape, np.eye(4))))
+        seen = prepare(plan, Volume(image, Grid(image.shape[1:], np.eye(4))))
         cache = model.encode(seen.voxels[None])
+        shades = (seen.voxels[0] * 255).round() if um_per_px else seen.voxels[0]
         bright = {
-            value: float(cache.features[0, 0][seen.voxels[0] == value].mean())
+            value: float(cache.features[0, 0][shades == value].mean())
             for value in (BODY, OUTER, MIDDLE, CORE)
         }
         for index, thresholds in enumerate(structures):
@@ -93,11 +106,14 @@ def publish_styles(
     classes: Sequence[str] = ("background", "organ"),
     structures: Sequence[Sequence[float]] = (THRESHOLDS,),
     bands: bool = False,
+    image: np.ndarray | None = None,
+    um_per_px: float | None = None,
 ) -> Path:
     """Make such a model a recipe's champion."""
-    model, plan = threshold_styles(axes, structures)
+    model, plan = threshold_styles(axes, structures, image, um_per_px)
     staging = app_dir / "staging" / recipe
-    save_model(staging, model, plan, name=recipe, classes=classes, channels=("image",), training={})
+    channels = ("R", "G", "B") if um_per_px else ("image",)
+    save_model(staging, model, plan, name=recipe, classes=classes, channels=channels, training={})
     if bands:
         calibration = calibration_to_json(Calibration(bands={DOUBT.measure: DOUBT}))
         write_description(staging, read_description(staging) | {"calibration": calibration})

@@ -151,7 +151,9 @@ def reset(
 @preference.command()
 def replay(
     recipe: Annotated[str, typer.Argument(metavar="MODEL", help="Name under which the model is served.")],
-    studies: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the images.")],
+    studies: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of the images, or slides.")
+    ],
     device: DeviceOption = "auto",
     app: AppOption = None,
     models: ModelsOption = None,
@@ -166,15 +168,22 @@ def replay(
 
         overread preference replay liver --studies ~/studies
     """
+    from overread.domain.slides import PatchLocation
+    from overread.imaging.slides.slide import find_slides
     from overread.imaging.volumes import Volume, read_volume
+    from overread.learning.patches import read_patch
     from overread.learning.preferences import Preferences
     from overread.learning.process import images_below
     from overread.meduhip.storage import load_reader
 
     reader = load_reader(champion_store(app, models).current(recipe), chosen_device(device))
-    files = images_below(studies)
+    files, um_per_px = images_below(studies), reader.plan.um_per_px
+    slides = {} if um_per_px is None else find_slides(studies).slides
 
     def read_image(case: str) -> Volume | None:
+        place = PatchLocation.parse(case)
+        if um_per_px is not None and place is not None and place.slide in slides:
+            return read_patch(slides[place.slide], place, um_per_px)
         return read_volume([files[case]]) if case in files else None
 
     with existing_database(app, database) as opened, progress_bar() as bar:

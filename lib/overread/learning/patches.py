@@ -11,11 +11,12 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from overread.domain import BadInputError, OverreadError
-from overread.domain.slides import PatchLocation, PixelSize
+from overread.domain import BadInputError, Grid, OverreadError
+from overread.domain.slides import PatchLocation, PixelSize, Region
 from overread.imaging.slides.files import state_of
 from overread.imaging.slides.normalised import normalised, slides_around
-from overread.imaging.slides.slide import ASSUMED, find_slides, open_slide
+from overread.imaging.slides.slide import ASSUMED, Slide, find_slides, open_slide
+from overread.imaging.volumes import Volume
 from overread.learning.label_files import file_name
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,30 @@ def label_size(location: PatchLocation, slide: PixelSize, um_per_px: float) -> t
     share = slide / PixelSize(um_per_px)
     width, height = (max(1, round(edge * share)) for edge in (location.region.width, location.region.height))
     return width, height
+
+
+def picture_of(slide: Slide, region: Region, size: tuple[int, int]) -> Volume:
+    """What a region of a slide shows, as a model for pictures takes it: `(channel, x, y)`, as labels of patches lie.
+
+    Args:
+        size: width and height in pixels.
+    """
+    picture = slide.read_into(region, size)
+    voxels = np.ascontiguousarray(picture.transpose(2, 1, 0), np.float32)
+    return Volume(voxels, Grid(voxels.shape[1:], np.eye(4)))
+
+
+def read_patch(path: Path, location: PatchLocation, um_per_px: float, assumed: PixelSize = ASSUMED) -> Volume:
+    """The picture of a patch, as large as its label.
+
+    Raises:
+        NotFoundError: the slide is not there.
+        BadInputError: it cannot be read, or the patch does not lie in it.
+    """
+    with open_slide(path, assumed) as slide:
+        if not slide.bounds.contains(location.region):
+            raise BadInputError(f"{location.name} does not lie in {path}, which has {slide.size_px} pixels")
+        return picture_of(slide, location.region, label_size(location, slide.pixel_size, um_per_px))
 
 
 class PatchImages:

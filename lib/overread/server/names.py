@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 from overread.domain import BadInputError
 
@@ -42,6 +44,11 @@ def rater_name(user: str, client_id: str) -> str:
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         raise BadInputError(f"client_id {name!r} holds a control character")
     return name
+
+
+def own_name(said: Mapping[str, Any]) -> str:
+    """What a client calls itself in a request; empty where it does not."""
+    return str(said.get("client_id") or "")
 
 
 def name_of_address(address: str) -> str:

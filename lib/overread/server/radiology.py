@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from overread.server.inference import STUDIES, EnsembleTask
 from overread.server.loop import Loop
 from overread.server.maps import MapStore
 from overread.server.meduhip.encoded import EncodedImages
+from overread.server.meduhip.memory import Memory
 from overread.server.meduhip.sittings import Sittings
 from overread.server.meduhip.task import MedUHIPTask
 from overread.server.pacs.answers import answer_segmentation
@@ -37,8 +36,6 @@ from overread.server.volume_routes import volume_router
 from overread.server.warmup import warm_up
 
 NAME = "Overread - Radiology"
-logger = logging.getLogger(__name__)
-
 DESCRIPTION = "Several networks give their opinion; where they disagree, you are asked. Research software."
 
 
@@ -52,7 +49,7 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
         maps: what inferences knew beyond their label maps.
         encoded: images that MedUHIP models have encoded.
         sittings: where each client is at each image.
-        preferences: how each person draws.
+        memory: how each person draws.
         exchange: keeps the studies in step with the PACS; None for a folder.
         queueing: hands cases out.
     """
@@ -65,9 +62,7 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
         self.maps = MapStore(self.app_dir / "maps")
         self.encoded = EncodedImages(self.settings.encoded_bytes)
         self.sittings = Sittings(self.database)
-        self.preferences = Preferences(self.database, self.settings.preference_mean)
-        # Learning from an accepted label may have to encode its image; the reader does not wait for that.
-        self._teaching = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preferences")
+        self.memory = Memory(Preferences(self.database, self.settings.preference_mean), self.models)
         # MONAI Label lists slides and their XML annotations as well, which are no volumes.
         listed = monai_settings.MONAI_LABEL_DATASTORE_FILE_EXT
         volumes = [pattern for pattern in listed if pattern.endswith(READABLE_SUFFIXES)]
@@ -110,8 +105,8 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
                 self.maps,
                 self.encoded,
                 self.sittings,
-                self.preferences,
-                self._champion_asked,
+                self.memory,
+                self._image_of,
             )
         return EnsembleTask(recipe, self.models, self.maps)
 
@@ -125,32 +120,16 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
             self.exchange.wake()
         task = self.tasks().get(recipe)
         if isinstance(task, MedUHIPTask):
-            self._teaching.submit(self._teach, task, case, person, labels)
+            self.memory.learn(
+                case,
+                lambda: task.teach(case, person, self.store.known_image(case), labels, time.time()),
+            )
 
-    def _teach(self, task: MedUHIPTask, case: str, person: str, labels: np.ndarray) -> None:
+    def _image_of(self, case: str) -> Path | None:
         try:
-            task.teach(case, person, self.store.known_image(case), labels, time.time())
-        except Exception:
-            # The label itself is kept; what it says about a person's style is worth less.
-            logger.exception("The preferences could not learn from the label of image %s", case)
-
-    def _champion_asked(self, recipe: str) -> None:
-        self._teaching.submit(self._replay, recipe)
-
-    def _replay(self, recipe: str) -> None:
-        def image_of(case: str) -> Path | None:
-            try:
-                return self.store.known_image(case)
-            except NotFoundError:
-                return None
-
-        try:
-            task = self.tasks().get(recipe)
-            if isinstance(task, MedUHIPTask):
-                task.replay(image_of, time.time())
-        except Exception:
-            # Kept as they were, they are replayed at the next start.
-            logger.exception("Preferences could not be brought over to the new champion of %s", recipe)
+            return self.store.known_image(case)
+        except NotFoundError:
+            return None
 
     def answer(self, model: str, request: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
         """Let a model answer: the label map's file, and the facts. Raises NotFoundError for an unknown model."""

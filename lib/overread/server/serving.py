@@ -42,6 +42,7 @@ from overread.server.labels import BACKGROUND
 from overread.server.log_routes import log_router
 from overread.server.loop import Loop
 from overread.server.models import ServedModels
+from overread.server.names import own_name
 from overread.server.overlays import OVERLAY_NAMES
 from overread.server.pacs.client import Pacs
 from overread.server.preference_routes import preference_router
@@ -159,7 +160,7 @@ class Serving(ABC, Generic[Task, Store]):
             said: the request's parameters.
             address: where the request comes from.
         """
-        return str(said.get("client_id") or "")
+        return own_name(said)
 
     @abstractmethod
     def warm_up(self) -> None:

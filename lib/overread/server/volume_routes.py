@@ -24,7 +24,7 @@ from overread.server.datastore import check_announced, check_volume, volume_suff
 from overread.server.datastore_routes import known_session
 from overread.server.inference import SESSION, STUDIES, UPLOAD, called
 from overread.server.maps import MapKey
-from overread.server.names import ANONYMOUS, checked_name, name_of_address
+from overread.server.names import ANONYMOUS, checked_name, name_of_address, own_name
 from overread.server.ohif.pages import ohif_router
 from overread.server.ohif.panel import asked_model, info_for_panel, is_panel
 from overread.server.routes import (
@@ -81,7 +81,7 @@ def volume_router(serving: VolumeServing) -> APIRouter:
     ) -> Any:
         def answer() -> Any:
             request = as_client(inference_request(serving, model, image, session_id, params, file), user)
-            person = signed_in(user) or str(request.get("client_id") or "")
+            person = signed_in(user) or own_name(request)
             request |= {"person": person, "asked_by": person or name_of_address(address(http))}
             recipe, _ = asked_model(model, request)
             request["as_listed"] = output == ResultType.image

@@ -10,7 +10,7 @@ from overread.domain import BadInputError
 from overread.meduhip.doubt import PARTS
 from overread.server.card import ModelCard, choice, first
 from overread.server.doubt import DOUBT_MODES, DoubtMode
-from overread.server.meduhip.preferences import DEFAULT_PURPOSE, STYLES
+from overread.server.meduhip.preferences import Wish
 from overread.server.meduhip.turns import NONE_OF_THESE
 from overread.server.overlays import (
     CANDIDATE_LETTERS,
@@ -21,7 +21,6 @@ from overread.server.overlays import (
 from overread.uncertainty.measures import MEASURES
 
 AUTO = "auto"
-LONGEST_PURPOSE = 60
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ class TurnChoices:
         candidate: name of the candidate that is wanted, `none of these`, or empty.
         candidates, doubt: how either is shown.
         measure: uncertainty map, or a part of the doubt (see `meduhip.doubt`), with which the others come too.
-        style: whether the reader's usual style is where a case begins.
-        purpose: what the segmentation is for.
+        wish: with which preferences a case begins.
         markups: labelled points instead of a label map.
         reset: begin anew. 3D Slicer's `reset_state`, which it sends with the first request after another label was
             selected, is none: it says that the model looks at another class now, and nothing is taken back.
@@ -43,8 +41,7 @@ class TurnChoices:
     candidates: CandidateMode
     doubt: DoubtMode
     measure: str
-    style: str
-    purpose: str
+    wish: Wish
     markups: bool
     reset: bool
 
@@ -68,8 +65,7 @@ class TurnCard(ModelCard):
             "candidates": list(CANDIDATE_MODES),
             "doubt": first(self._models.settings.doubt, DOUBT_MODES),
             "measure": first(self.default_measure, (*MEASURES, *PARTS)),
-            "preference": list(STYLES),
-            "purpose": DEFAULT_PURPOSE,
+            **Wish.options(),
             "markups": False,
         }
 
@@ -81,9 +77,6 @@ class TurnCard(ModelCard):
         """
         table = self.config()
         wanted = choice(request, "candidate", table["candidate"])
-        purpose = str(request.get("purpose") or DEFAULT_PURPOSE).strip() or DEFAULT_PURPOSE
-        if len(purpose) > LONGEST_PURPOSE or not purpose.isprintable():
-            raise BadInputError(f"purpose is longer than {LONGEST_PURPOSE} characters, or not plain text")
         return TurnChoices(
             candidate=f"candidate {wanted}" if wanted in CANDIDATE_LETTERS else wanted.replace(AUTO, ""),
             candidates=next(
@@ -91,8 +84,7 @@ class TurnCard(ModelCard):
             ),
             doubt=next(m for m in DOUBT_MODES if m == choice(request, "doubt", table["doubt"])),
             measure=choice(request, "measure", table["measure"]),
-            style=choice(request, "preference", table["preference"]),
-            purpose=purpose,
+            wish=Wish.read(request),
             markups=_is_set(request, "markups"),
             reset=_is_set(request, "reset"),
         )

@@ -11,6 +11,7 @@ from typing import Any
 from overread.domain import BadInputError
 from overread.meduhip.session import SITTING, Session, StructureState
 from overread.server.meduhip.clicks import Clicks, Said
+from overread.server.meduhip.preferences import Wish
 from overread.state.database import Database
 from overread.state.turns import last_turn, replace_turn
 
@@ -30,7 +31,7 @@ class Sitting:
         option: the `candidate` option of the last request. Viewers keep sending it until the reader changes it.
         focus: the class whose candidates were on offer last, by number.
         offered: whether their regions were on the screen.
-        style, purpose: with which preferences it began.
+        style, purpose: see `wish`.
         since: when it began; 0 where an earlier version kept it, which did not note that.
     """
 
@@ -43,6 +44,11 @@ class Sitting:
     style: str = ""
     purpose: str = ""
     since: float = 0.0
+
+    @property
+    def wish(self) -> Wish:
+        """With which preferences it began."""
+        return Wish(self.style, self.purpose)
 
     @property
     def has_prior(self) -> bool:

@@ -15,14 +15,11 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 
 from overread.domain import BadInputError, Grid
-from overread.domain.labels import IGNORE
 from overread.ensemble.prediction import Prediction
 from overread.imaging.volumes import Volume, read_volume
 from overread.learning.champions import HASH_LENGTH
-from overread.learning.preferences import Preferences
 from overread.meduhip.doubt import PARTS, doubt_facts
 from overread.meduhip.reader import Reader
-from overread.meduhip.session import begin
 from overread.server.doubt import BANDS_OFF, band_facts
 from overread.server.inference import STUDIES, answer_file, called, file_wishes, write_answer
 from overread.server.maps import MapKey, MapStore
@@ -30,8 +27,8 @@ from overread.server.meduhip.card import TurnCard, TurnChoices
 from overread.server.meduhip.clicks import ALL_STAND, read_clicks
 from overread.server.meduhip.encoded import EncodedImages, Opened
 from overread.server.meduhip.markups import SUFFIX, write_markups
+from overread.server.meduhip.memory import Memory, teaches
 from overread.server.meduhip.opinions import bands_of, prediction_of, with_parts
-from overread.server.meduhip.preferences import USUAL_STYLE
 from overread.server.meduhip.sittings import Sitting, Sittings, Who
 from overread.server.meduhip.turns import Turns
 from overread.server.meduhip.views import View
@@ -68,8 +65,8 @@ class MedUHIPTask(InferTask):
         card: what it tells about itself.
         encoded: images that were encoded; shared by all models.
         sittings: where each client is.
-        preferences: what is known of each person.
-        on_champion: hears the recipe when a champion is asked for the first time.
+        memory: what is known of each person.
+        image_of: the file of a case of the studies; None where it is gone.
     """
 
     def __init__(
@@ -79,12 +76,11 @@ class MedUHIPTask(InferTask):
         maps: MapStore,
         encoded: EncodedImages,
         sittings: Sittings,
-        preferences: Preferences,
-        on_champion: Callable[[str], None] = lambda _recipe: None,
+        memory: Memory,
+        image_of: Callable[[str], Path | None],
     ) -> None:
         self.card, self.models, self.maps = TurnCard(recipe, models), models, maps
-        self.encoded, self.sittings, self.preferences = encoded, sittings, preferences
-        self.on_champion, self._asked = on_champion, ""
+        self.encoded, self.sittings, self.memory, self.image_of = encoded, sittings, memory, image_of
         super().__init__("deepedit", None, self.card.dimension, self.card.recipe.description)
 
     def is_valid(self) -> bool:
@@ -113,9 +109,7 @@ class MedUHIPTask(InferTask):
         started = time.perf_counter()
         watch = Watch(started, dict.fromkeys(("waiting", "pre", "encode", "decode", "post"), 0.0))
         reader = self.models.reader(self.card.recipe.name)
-        if reader.identity != self._asked:
-            self._asked = reader.identity
-            self.on_champion(self.card.recipe.name)
+        self.memory.meet(self.card.recipe.name, reader.identity, self._read_case)
         chosen = self.card.turn_choices(request)
         if request.get("panel") == POINTS:
             # What lay over a class would be a hole in it there.
@@ -188,38 +182,23 @@ class MedUHIPTask(InferTask):
         """Let the preferences learn from a label that a person gave, where the person sat at the case with them.
 
         Args:
-            labels: class indices `(*space)` as stored. A label of a part, with voxels that nobody looked at, teaches
-                nothing.
+            labels: class indices `(*space)` as stored.
         """
         found = self.sitting_of(case, person, path)
-        if found is None or found[0].style != USUAL_STYLE or bool((labels == IGNORE).any()):
+        if found is None or not teaches(found[0].wish, labels):
             return
         sitting, key = found
-        reader = self.models.reader(self.card.recipe.name)
+        recipe = self.card.recipe.name
+        reader = self.models.reader(recipe)
         request = {"image_name": f"image {case}"}
         watch = Watch(time.perf_counter(), {})
         with self.models.turn:
             opened, _ = self._opened(reader, request, path, key, watch)
-            masks = [labels == index for index in range(1, len(reader.classes))]
-            self.preferences.accepted(
-                person, self.card.recipe.name, sitting.purpose, reader, opened.image, masks, case, now
-            )
+            self.memory.accepted(person, recipe, sitting.purpose, reader, opened.image, labels, case, now)
 
-    def replay(self, image_of: Callable[[str], Path | None], now: float) -> None:
-        """Bring everybody's preferences over to the champion in service, where they speak of an earlier one.
-
-        Args:
-            image_of: the file of a case; None where it is gone.
-        """
-        reader = self.models.reader(self.card.recipe.name)
-
-        def read_image(case: str) -> Volume | None:
-            path = image_of(case)
-            return None if path is None else as_seen(read_volume([path]), reader.plan.axes)
-
-        done = self.preferences.replay(self.card.recipe.name, reader, read_image, now, turn=self.models.turn)
-        if done.cases:
-            logger.info("%d cases of %d people were replayed", done.cases, len(done.people))
+    def _read_case(self, case: str, reader: Reader) -> Volume | None:
+        path = self.image_of(case)
+        return None if path is None else as_seen(read_volume([path]), reader.plan.axes)
 
     def _opened(
         self, reader: Reader, request: Mapping[str, Any], path: Path, image_key: str, watch: Watch
@@ -256,15 +235,11 @@ class MedUHIPTask(InferTask):
         if panel == WHOLE:
             clicks = ALL_STAND
         elif panel == POINTS and before is not None:
-            chosen = replace(chosen, style=before.style, purpose=before.purpose, candidate=before.option)
-        is_new = (
-            before is None
-            or chosen.reset
-            or (before.style, before.purpose) != (chosen.style, chosen.purpose)
-            or self._is_forgotten(who, request, before)
-        )
+            chosen = replace(chosen, wish=before.wish, candidate=before.option)
+        person = str(request.get("person") or "")
+        is_new = before is None or chosen.reset or not self.memory.goes_on(before, who, person, chosen.wish)
         if is_new or before is None:
-            sitting, shown = self._begun(reader, who, request, chosen), None
+            sitting, shown = self.memory.begun(reader, who, person, chosen.wish), None
             # What was not shown yet cannot be chosen from.
             option = ""
         else:
@@ -292,21 +267,6 @@ class MedUHIPTask(InferTask):
         self.sittings.keep(who, sitting, time.time())
         watch.note("decode", at)
         return sitting, view
-
-    def _begun(self, reader: Reader, who: Who, request: Mapping[str, Any], chosen: TurnChoices) -> Sitting:
-        person = str(request.get("person") or "")
-        priors = None
-        if person and chosen.style == USUAL_STYLE:
-            priors = self.preferences.priors(person, who.recipe, chosen.purpose, reader)
-        session = begin(reader.model, who.image, reader.identity, priors=priors)
-        return Sitting(session, session, style=chosen.style, purpose=chosen.purpose, since=time.time())
-
-    def _is_forgotten(self, who: Who, request: Mapping[str, Any], before: Sitting) -> bool:
-        """Whether a sitting began with preferences that were reset since."""
-        person = str(request.get("person") or "")
-        return before.has_prior and self.preferences.was_reset(
-            person, who.recipe, before.purpose, before.since
-        )
 
     def _focus(self, reader: Reader, request: Mapping[str, Any], otherwise: int) -> int:
         """Whose candidates are shown: the selected class's, where one is selected."""
@@ -396,11 +356,7 @@ class MedUHIPTask(InferTask):
                 name: int((view.regions[sitting.focus] == number).sum())
                 for number, name in enumerate(CANDIDATE_NAMES, start=1)
             },
-            "preference": {
-                "style": sitting.style,
-                "purpose": sitting.purpose,
-                "applied": any(state.weights for state in sitting.begun.structures),
-            },
+            "preference": sitting.wish.told(sitting.has_prior),
             "doubt": doubt,
         }
 

@@ -99,10 +99,10 @@ def kept_outlines(
     }
     found: list[Outline] = []
     if mode != BANDS_OFF:
-        found += outlines_of(_mosaic(bands.astype(np.uint8)), BAND_NAMES, **place)
+        found += outlines_of(mosaic_of(bands.astype(np.uint8)), BAND_NAMES, **place)
     if mode != BANDS_ONLY:
         names = {index: name for index, name in enumerate(maps.classes) if index > 0}
-        found += outlines_of(_mosaic(predicted), names, **place)
+        found += outlines_of(mosaic_of(predicted), names, **place)
     return found
 
 
@@ -113,7 +113,8 @@ def _holds(outlines: Sequence[Outline], click: Click, region: Region, name: str 
     return {each.name for each in outlines if shapely.contains_xy(each.polygon, x, y)} == {name} - {None}
 
 
-def _mosaic(picture: np.ndarray) -> LabelMosaic:
+def mosaic_of(picture: np.ndarray) -> LabelMosaic:
+    """A picture `(row, column)` as a mosaic."""
     mosaic = LabelMosaic((picture.shape[1], picture.shape[0]))
     mosaic.write(0, 0, picture)
     return mosaic

@@ -32,14 +32,17 @@ from overread.server.doubt import band_facts
 from overread.server.inference import called
 from overread.server.labels import BACKGROUND
 from overread.server.maps import MapKey
+from overread.server.meduhip.preferences import Wish
 from overread.server.models import ServedModels
+from overread.server.names import own_name
 from overread.server.settings import AUTO
-from overread.server.slides.answers import kept_outlines, outlines_in
+from overread.server.slides.answers import kept_outlines, mosaic_of, outlines_in
+from overread.server.slides.card import SlideTurnCard
 from overread.server.slides.clicks import apply_clicks, drawn_large_enough, in_order, pixel_of
 from overread.server.slides.maps import SlideMapStore
 from overread.server.slides.opened import OpenedSlides, all_tissue, version_of
 from overread.server.slides.request import Click, Place
-from overread.server.slides.turns import SlideTurns
+from overread.server.slides.turns import Asker, SlideTurns
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +80,9 @@ class SlideTask(InferTask):
         maps: SlideMapStore,
         turns: SlideTurns,
     ) -> None:
-        self.card = ModelCard(recipe, models)
+        # A recipe whose champion is of another kind one day gets another task.
+        self._takes_turns = models.kind(recipe) == MEDUHIP
+        self.card = SlideTurnCard(recipe, models) if self._takes_turns else ModelCard(recipe, models)
         self.models, self.slides, self.maps, self.turns = models, slides, maps, turns
         self._recent: OrderedDict[object, SlidePrediction] = OrderedDict()
         self._guard = threading.Lock()
@@ -114,7 +119,8 @@ class SlideTask(InferTask):
 
         Args:
             request: `image` is the path of the file; `image_id` its id where it belongs to the studies, and
-                `image_name` what to call it in messages; the rest is what the client sent.
+                `image_name` what to call it in messages; `person`, whose preferences apply, empty where that is not
+                known; the rest is what the client sent.
             earlier: what the same client asked about the same slide, oldest first.
 
         Raises:
@@ -123,12 +129,14 @@ class SlideTask(InferTask):
         started = time.perf_counter()
         path, name = Path(request["image"]), str(request.get("image_name") or "the image")
         place, chosen = Place.read(request), self.card.choices(request)
+        wish = Wish.read(request) if self._takes_turns else None
         ensemble = self.models.ensemble(self.card.recipe.name)
         with called(path, name), self.slides.open(path) as slide:
             region = place.within(slide.bounds)
             key = MapKey(ensemble.name, ensemble.identity, str(request.get("image_id") or ""))
             kept = self._kept_maps(ensemble, slide, region, key, place, chosen)
             opened = time.perf_counter()
+            is_usual_style = False
             if kept is not None:
                 prediction, maps = None, kept
                 thresholds = ensemble.calibration.bands.get(chosen.measure)
@@ -137,12 +145,12 @@ class SlideTask(InferTask):
                 prediction = self._prediction(ensemble, slide, region, chosen, bool(key.case))
                 maps = prediction.maps
                 clicks = in_order(earlier, place)
-                client = str(request.get("client_id") or "")
-                labels = (
-                    self._after_clicks(prediction, slide, clicks, client, place.min_area_px)
-                    if clicks
-                    else prediction.labels
-                )
+                labels = prediction.labels
+                if wish is not None:
+                    asker = Asker(own_name(request), str(request.get("person") or ""), wish)
+                    labels, is_usual_style = self._turn(prediction, slide, clicks, asker, place.min_area_px)
+                elif clicks:
+                    labels = self._after_clicks(prediction, slide, clicks)
                 found = outlines_in(
                     prediction,
                     labels,
@@ -155,6 +163,8 @@ class SlideTask(InferTask):
             facts = self._facts(ensemble, slide, region, chosen, prediction)
             if parts := parts_of_region(maps, region):
                 facts["doubt_parts"] = doubt_facts(parts)
+            if wish is not None:
+                facts["preference"] = wish.told(is_usual_style)
         finished = time.perf_counter()
         logger.info(
             "%s answered about %s of %s in %.1f s",
@@ -249,46 +259,49 @@ class SlideTask(InferTask):
                 self._recent.move_to_end(key)
             return self._recent.get(key)
 
-    def _after_clicks(
+    def _turn(
         self,
         prediction: SlidePrediction,
         slide: Slide,
         clicks: tuple[Click, ...],
-        client: str,
+        asker: Asker,
         min_area_px: float,
-    ) -> LabelMosaic:
-        """What a MedUHIP champion answers to the clicks; else what the members said apart moves the outlines."""
-        width, height = size = prediction.labels.size
-        scale = prediction.pixel_size / slide.pixel_size
-        radius = NUCLEUS / prediction.pixel_size
-        made = [(*pixel_of(each, prediction.region, scale, size), each.is_positive) for each in clicks]
-
-        def most_likely(row: int, column: int) -> int:
-            x = prediction.region.x + int((column + 0.5) * scale)
-            y = prediction.region.y + int((row + 0.5) * scale)
-            return likeliest_class(prediction.maps, x, y)
-
+    ) -> tuple[LabelMosaic, bool]:
+        """What a MedUHIP champion answers, and whether it began as the person usually draws."""
         recipe = self.card.recipe.name
-        if self.models.kind(recipe) == MEDUHIP:
-            classes = self.models.classes(recipe)
-            named = [
-                (row, column, classes[most_likely(row, column)] if is_positive else BACKGROUND)
-                for row, column, is_positive in made
-            ]
-            answered = self.turns.after(recipe, client, slide, prediction, named)
-            drawn = drawn_large_enough(answered, made, min_area_px / scale**2, radius)
-        else:
-            drawn = apply_clicks(
-                prediction.labels.read(0, 0, width, height),
-                prediction.some.read(0, 0, width, height),
-                prediction.every.read(0, 0, width, height),
-                made,
-                radius,
-                most_likely,
+        classes = self.models.classes(recipe)
+        scale = prediction.pixel_size / slide.pixel_size
+        made = _pixels_of(clicks, prediction, scale)
+        named = [
+            (
+                row,
+                column,
+                classes[_likeliest_at(prediction, scale, row, column)] if is_positive else BACKGROUND,
             )
-        labels = LabelMosaic(size)
-        labels.write(0, 0, drawn)
-        return labels
+            for row, column, is_positive in made
+        ]
+        turn = self.turns.take(recipe, asker, slide, prediction, named)
+        if turn.labels is None:
+            return prediction.labels, turn.is_usual_style
+        radius = NUCLEUS / prediction.pixel_size
+        drawn = drawn_large_enough(turn.labels, made, min_area_px / scale**2, radius)
+        return mosaic_of(drawn), turn.is_usual_style
+
+    def _after_clicks(
+        self, prediction: SlidePrediction, slide: Slide, clicks: tuple[Click, ...]
+    ) -> LabelMosaic:
+        """The outlines as clicks move them: as far as what the members said apart."""
+        width, height = prediction.labels.size
+        scale = prediction.pixel_size / slide.pixel_size
+        drawn = apply_clicks(
+            prediction.labels.read(0, 0, width, height),
+            prediction.some.read(0, 0, width, height),
+            prediction.every.read(0, 0, width, height),
+            _pixels_of(clicks, prediction, scale),
+            NUCLEUS / prediction.pixel_size,
+            lambda row, column: _likeliest_at(prediction, scale, row, column),
+        )
+        return mosaic_of(drawn)
 
     def _facts(
         self,
@@ -332,3 +345,21 @@ def likeliest_class(maps: SlideMaps, x: int, y: int) -> int:
     rows, columns = maps.cells(Region(x, y, 1, 1))
     said = maps.probability[1:, rows, columns].astype(np.float32)
     return 1 + int(said.sum(axis=(1, 2)).argmax())
+
+
+def _pixels_of(
+    clicks: tuple[Click, ...], prediction: SlidePrediction, scale: float
+) -> list[tuple[int, int, bool]]:
+    """Row, column and side of each click in the prediction's pictures.
+
+    Args:
+        scale: level-0 pixels along one of these.
+    """
+    size = prediction.labels.size
+    return [(*pixel_of(each, prediction.region, scale, size), each.is_positive) for each in clicks]
+
+
+def _likeliest_at(prediction: SlidePrediction, scale: float, row: int, column: int) -> int:
+    x = prediction.region.x + int((column + 0.5) * scale)
+    y = prediction.region.y + int((row + 0.5) * scale)
+    return likeliest_class(prediction.maps, x, y)

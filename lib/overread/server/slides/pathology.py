@@ -9,16 +9,23 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from overread.domain import PixelSize
+from overread.domain import NotFoundError, PixelSize
+from overread.domain.slides import PatchLocation
+from overread.imaging.volumes import Volume
+from overread.learning.patches import read_patch
+from overread.learning.preferences import Preferences
+from overread.meduhip.reader import Reader
 from overread.server.front.page import Viewer
 from overread.server.loop import Loop
 from overread.server.meduhip.encoded import EncodedImages
+from overread.server.meduhip.memory import Memory
 from overread.server.meduhip.sittings import Sittings
 from overread.server.names import name_of_address
 from overread.server.routes import SMALL_BODY_BYTES
 from overread.server.scoring import Scorer, Scoring
 from overread.server.serving import Serving
 from overread.server.slides.inference import SlideAnswer, SlideTask, cascade_of
+from overread.server.slides.lessons import SlideLessons
 from overread.server.slides.maps import SlideMapStore
 from overread.server.slides.opened import OpenedSlides
 from overread.server.slides.queueing import PatchQueueing
@@ -54,9 +61,12 @@ class SlideServing(Serving[SlideTask, SlideStore]):
         super().__init__(app_dir, studies, conf)
         self.slides = OpenedSlides(PixelSize(self.settings.assumed_um_per_px))
         self.maps = SlideMapStore(self.app_dir / "maps")
+        memory = Memory(Preferences(self.database, self.settings.preference_mean), self.models)
         encoded = EncodedImages(self.settings.encoded_bytes)
-        self._turns = SlideTurns(self.models, encoded, Sittings(self.database))
+        self._turns = SlideTurns(self.models, encoded, Sittings(self.database), memory, self._read_case)
         self.store = SlideStore(studies, self.models, self.accepted, self.slides.assumed, self.maps)
+        lessons = SlideLessons(self.store, self.slides, self.models, self.accepted, self._turns, memory)
+        self.store.on_accepted = lessons.labels_accepted
         self.queueing = PatchQueueing(
             self.store, self.slides, self.maps, self.models, self.database, self.settings
         )
@@ -108,6 +118,21 @@ class SlideServing(Serving[SlideTask, SlideStore]):
         for name in self.models.names():
             load(self.models, name)
         logger.info("Champions loaded after %.1f s", time.perf_counter() - started)
+
+    def _read_case(self, case: str, reader: Reader) -> Volume | None:
+        """The picture of a patch as a champion takes it; None where its slide is gone.
+
+        Raises:
+            BadInputError: the slide cannot be read, or is another one now, in which the patch does not lie.
+        """
+        place = PatchLocation.parse(case)
+        if place is None or reader.plan.um_per_px is None:
+            return None
+        try:
+            path = self.store.slide(place.slide)
+        except NotFoundError:
+            return None
+        return read_patch(path, place, reader.plan.um_per_px, self.slides.assumed)
 
     def _scorer_arguments(self, recipe: str) -> dict[str, str]:
         cascade = cascade_of(self.models.calibration(recipe), self.settings.cascade)

@@ -14,7 +14,7 @@ from overread.domain import BadInputError
 from overread.imaging.slides.annotations import to_asap, to_geojson
 from overread.imaging.slides.slide import slide_id
 from overread.server.maps import MapKey
-from overread.server.names import ANONYMOUS, checked_name
+from overread.server.names import ANONYMOUS, checked_name, own_name
 from overread.server.routes import (
     INFERENCES_AT_ONCE,
     USER,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from overread.server.slides.pathology import SlideServing
 
 # Parameters of a request that only the server may set.
-RESERVED = ("model", "image", "image_id", "image_name", "params")
+RESERVED = ("model", "image", "image_id", "image_name", "params", "person")
 XML = "application/xml"
 
 
@@ -58,8 +58,12 @@ def slide_router(serving: SlideServing) -> APIRouter:
     ) -> Response:
         def answer() -> Response:
             serving.models.current(model)
-            client = serving.client_name(as_client(said, user), address(request))
-            asked = asked_of(said) | {"client_id": client}
+            named = as_client(said, user)
+            asked = asked_of(said) | {
+                "client_id": serving.client_name(named, address(request)),
+                # An address is no person.
+                "person": own_name(named),
+            }
             if file is None:
                 answer = serving.answer(model, asked | image_of_studies(serving, image))
             else:
@@ -147,10 +151,11 @@ def slide_router(serving: SlideServing) -> APIRouter:
         user: User = USER,
     ) -> dict[str, Any]:
         info = as_client(parsed(params, "params"), user)
+        person = own_name(info)
         info["client_id"] = serving.client_name(info, address(request))
         path = received(label, LABEL_SUFFIX)
         try:
-            facts = serving.store.submit(image, path, tag or "final", info, signed_in(user))
+            facts = serving.store.submit(image, path, tag or "final", info, signed_in(user), person)
             return {"image": image, "label": image, "accepted": finite(facts)}
         finally:
             path.unlink(missing_ok=True)

@@ -79,6 +79,7 @@ class SlideStore(GuardedStore):
 
     Attributes:
         patient_of, centre_of: from the id of a slide or patch to its patient, and to its centre or "".
+        on_accepted: told the person, where one is named, and the labels of each submission that is kept.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class SlideStore(GuardedStore):
     ) -> None:
         self.assumed, self._maps = assumed, maps
         self.centre_of: Callable[[str], str] = Patients(Path(folder), read_centres)
+        self.on_accepted: Callable[[str, list[LabelRow]], None] | None = None
         self._told: set[str] = set()
         extensions = [f"*{suffix}" for suffix in (*SLIDE_SUFFIXES, LABEL_SUFFIX)]
         # The folder of a MIRAX slide may come after its file.
@@ -252,7 +254,7 @@ class SlideStore(GuardedStore):
         return image_id
 
     def submit(
-        self, image_id: str, file: Path, tag: str, params: dict[str, Any], user: str = ""
+        self, image_id: str, file: Path, tag: str, params: dict[str, Any], user: str = "", person: str = ""
     ) -> dict[str, Any]:
         """Take QuPath's XML in; see `submissions` for what becomes of it.
 
@@ -260,6 +262,7 @@ class SlideStore(GuardedStore):
             image_id: of a slide, or of a patch; then coordinates count from the patch's corner.
             params: what the client sent with it: `client_id`, `model`.
             user: who is signed in; empty where nobody has to.
+            person: whose preferences learn from it; empty where the client is known by its address alone.
 
         Returns:
             Facts about the labels, plain JSON. When it is returned they are kept for good.
@@ -301,6 +304,8 @@ class SlideStore(GuardedStore):
                 return told
             info[ACCEPTED] = told
         self._show(slide_id, tag, shown_xml(sent.xml, place), info | {"recipe": recipe}, rows)
+        if person and rows and self.on_accepted is not None:
+            self.on_accepted(person, rows)
         return told
 
     def _proposed(self, recipe: str) -> Proposed:

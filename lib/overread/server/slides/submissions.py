@@ -46,10 +46,12 @@ from overread.server.turns import interactions_of
 from overread.state.labels import LabelRow, labels
 from overread.state.servings import SUBMITTED, servings
 
-# In a label's details: the submission's file below the folder of accepted labels, and the id it was sent under.
+# In a label's details: the submission's file below the folder of accepted labels, the id it was sent under, what it is
+# of (see `Annotated`), and its pixel size.
 XML_FILE = "xml"
 SENT_AS = "sent_as"
 OF = "annotated"
+UM_PER_PX = "um_per_px"
 # Each label is written down to the disk; so many take some seconds.
 MOST_LABELS = 500
 # Labels are in memory together, a byte a pixel.
@@ -335,7 +337,7 @@ def _origin(
             "xml_sha256": hashlib.sha256(sent.xml).hexdigest(),
             SENT_AS: sent.sent_as,
             OF: one.of,
-            "um_per_px": sent.um_per_px,
+            UM_PER_PX: sent.um_per_px,
         },
     )
 
