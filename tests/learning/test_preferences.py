@@ -169,6 +169,21 @@ def test_it_can_be_forgotten_in_part_and_altogether(kept: Preferences, database:
     ]
 
 
+def test_what_was_accepted_before_somebody_was_forgotten_does_not_teach_afterwards(kept: Preferences):
+    kept.reset("anna", 5, "disc", "diagnosis")
+    # Learning takes a while: the label came first.
+    kept.accepted("anna", "disc", "diagnosis", READER, OPENED, [disc_of(10)], "case", 4)
+    assert kept.show("anna") == []
+    kept.accepted("anna", "disc", "radiotherapy", READER, OPENED, [disc_of(10)], "case", 4)
+    kept.accepted("bert", "disc", "diagnosis", READER, OPENED, [disc_of(10)], "case", 4)
+    kept.accepted("anna", "disc", "diagnosis", READER, OPENED, [disc_of(10)], "case", 6)
+    assert [(row["person"], row["purpose"]) for row in kept.show()] == [
+        ("anna", "diagnosis"),
+        ("anna", "radiotherapy"),
+        ("bert", "diagnosis"),
+    ]
+
+
 def test_what_a_case_began_with_is_forgotten_too(kept: Preferences, database: Database):
     accept(kept, [10, 8], purpose="diagnosis")
 

@@ -97,7 +97,7 @@ def test_names_that_are_markup_stay_text_and_reach_the_server_whole():
     memory = Memory(hostile, hostile, 2, (Habit(hostile, 2, "as large", ""),))
     for seen in (
         replace(SEEN, whose=hostile, person="chief", memories=(memory,), is_admin=True, people=[hostile]),
-        replace(SEEN, whose="", person="", memories=(), suggested=hostile),
+        replace(SEEN, whose="", person="", memories=(), where_named=hostile),
     ):
         page = Text(memory_page(seen))
         assert "script" not in page.tags
@@ -107,14 +107,11 @@ def test_names_that_are_markup_stay_text_and_reach_the_server_whole():
 
 
 def test_where_nobody_logs_in_a_name_is_asked_for():
-    asked = Text(memory_page(replace(SEEN, whose="", person="", memories=())))
+    told = "In the viewer's settings: Client/User-ID."
+    asked = Text(memory_page(replace(SEEN, whose="", person="", memories=(), where_named=told)))
     assert "Your name, as the viewer sends it" in asked.read
     assert "Client/User-ID" in asked.read
     assert "Nothing is remembered" not in asked.read
-    # QuPath sends none.
-    suggested = memory_page(replace(SEEN, whose="", person="", memories=(), suggested="at 10.0.0.7"))
-    assert 'value="at 10.0.0.7"' in suggested
-    assert "Client/User-ID" not in suggested
     named = Text(memory_page(replace(SEEN, person="")))
     assert f"{EXPORT}?person=anna" in named.fetched
     assert "Nothing is remembered of anna." in Text(memory_page(replace(SEEN, person="", memories=()))).read
@@ -268,7 +265,7 @@ def ward(ward_server: Place) -> Place:
 
 @pytest.fixture
 def alone(open_server: Place) -> Place:
-    open_server.begin("user-xyz", "at 127.0.0.1")
+    open_server.begin("user-xyz", "other")
     return open_server
 
 
@@ -426,7 +423,7 @@ def test_where_nobody_logs_in_a_request_names_the_person(alone):
     assert len(alone.ask("", "GET", EXPORT, params=user).json()["examples"]) == 2
     assert PAGE in alone.page("", "/").fetched
     asked = alone.ask("", "GET", PAGE)
-    assert 'value="at 127.0.0.1"' in asked.text
+    assert "QuPath sends none: of whoever does not log in nothing is remembered." in asked.text
     assert "disc" not in asked.text
     page = alone.page("", **user)
     assert "disc diagnosis disc 1" in page.read
@@ -434,6 +431,6 @@ def test_where_nobody_logs_in_a_request_names_the_person(alone):
     answer = alone.ask("", "POST", everything)
     assert answer.headers["Location"] == "/preferences?person=user-xyz&forgotten=2"
     assert "Forgotten: what 2 cases taught." in alone.page("", answer.headers["Location"]).read
-    assert alone.known() == {"at 127.0.0.1": 2}
+    assert alone.known() == {"other": 2}
     assert alone.rows("preference reset")[-1] == ("user-xyz", "all models")
-    assert alone.ask("", "DELETE", SHOW, params={"person": "at 127.0.0.1"}).json()["cases"] == 2
+    assert alone.ask("", "DELETE", SHOW, params={"person": "other"}).json()["cases"] == 2

@@ -124,7 +124,8 @@ class Preferences:
     ) -> None:
         """Learn from a case that was accepted. Takes about two turns' time; nobody has to wait for it.
 
-        Nothing is learnt where nobody is named, and of structures whose mask is empty. Leave out labels that are not
+        Nothing is learnt where nobody is named or who is named was forgotten since, and of structures whose mask is
+        empty. Leave out labels that are not
         complete: what nobody looked at would count as background.
 
         Args:
@@ -132,6 +133,7 @@ class Preferences:
             masks: what was accepted, one a structure: boolean on the *input's* grid, in the file's axis order; of
                 pictures also with a third axis of one.
             case: its id; a case that was accepted before teaches what is accepted now instead.
+            now: when it was accepted.
 
         Raises:
             BadInputError: not one mask a structure, masks of another shape than the image, or an image that another
@@ -156,6 +158,8 @@ class Preferences:
             at=now,
         )
         with self.database.writing() as c:
+            if self._was_reset(c, person, recipe, purpose, now):
+                return
             if seen:
                 put_example(c, row)
             elif examples(c, person, recipe, purpose, case_id=case, with_masks=False):
@@ -226,12 +230,14 @@ class Preferences:
     def was_reset(self, person: str, recipe: str, purpose: str, since: float) -> bool:
         """Whether the person was forgotten after a moment, for this recipe and purpose or more."""
         with self.database.reading() as c:
-            resets = done_since(c, RESET, since)
+            return self._was_reset(c, person, recipe, purpose, since)
+
+    def _was_reset(self, c: Connection, person: str, recipe: str, purpose: str, since: float) -> bool:
         return any(
             row.details["person"] == person
             and row.subject in (recipe, ALL_MODELS)
             and row.details["purpose"] in (purpose, None)
-            for row in resets
+            for row in done_since(c, RESET, since)
         )
 
     def replay(

@@ -56,6 +56,7 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
 
     title = NAME
     serves_pacs = True
+    where_named = "In 3D Slicer: Edit → Application Settings → MONAI Label → Client/User-ID."
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(app_dir, studies, conf)
@@ -118,11 +119,11 @@ class VolumeServing(Serving[VolumeTask, StudyStore]):
         """
         if self.exchange is not None:
             self.exchange.wake()
-        task = self.tasks().get(recipe)
+        task, now = self.tasks().get(recipe), time.time()
         if isinstance(task, MedUHIPTask):
             self.memory.learn(
                 case,
-                lambda: task.teach(case, person, self.store.known_image(case), labels, time.time()),
+                lambda: task.teach(case, person, self.store.known_image(case), labels, now),
             )
 
     def _image_of(self, case: str) -> Path | None:

@@ -96,6 +96,7 @@ class Serving(ABC, Generic[Task, Store]):
         pacs: the DICOM server that `--studies` names; None for a folder.
         asks_by: strategy of whoever names none, unless a setting does.
         serves_pacs: whether this app can serve one.
+        where_named: where people find the name by which their viewer calls itself, for them to read.
         not_offered: beginnings of addresses of MONAI Label's that this app does without.
     """
 
@@ -104,6 +105,7 @@ class Serving(ABC, Generic[Task, Store]):
     loop: Loop
     not_offered: tuple[str, ...] = ()
     serves_pacs = False
+    where_named: str
     asks_by = "pairwise_dice"
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:

@@ -56,7 +56,7 @@ class Remembered:
         person: who is signed in; empty where nobody has to be.
         is_admin: whether they may see what is remembered of others.
         people: names to choose from, for who may.
-        suggested: what the viewer on this computer goes by, where that is known.
+        where_named: where people of this app find the name that their viewer sends.
         has_mean: whether newcomers begin where the others do on average.
         forgotten: how many cases were just forgotten; None where it was not asked for.
     """
@@ -67,7 +67,7 @@ class Remembered:
     person: str = ""
     is_admin: bool = False
     people: Sequence[str] = ()
-    suggested: str = ""
+    where_named: str = ""
     has_mean: bool = False
     forgotten: int | None = None
 

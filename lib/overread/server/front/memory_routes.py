@@ -12,7 +12,6 @@ from overread.access import Role
 from overread.domain import OverreadError
 from overread.learning.preferences import Preferences
 from overread.meduhip.storage import KIND as MEDUHIP
-from overread.server.access.gate import address_of_client
 from overread.server.front.memory import Remembered, memories, memory_page
 from overread.server.front.page import POLICY
 from overread.server.preference_routes import forget, note_reading, whose_memory
@@ -44,7 +43,7 @@ def memory_router(serving: Serving[Any, Any]) -> APIRouter:
             person="" if user is None else user.name,
             is_admin=is_admin,
             people=known.people() if is_admin else (),
-            suggested=serving.client_name({}, address_of_client(request)),
+            where_named=serving.where_named,
             has_mean=serving.settings.preference_mean,
             forgotten=forgotten,
         )

@@ -56,6 +56,9 @@ class SlideServing(Serving[SlideTask, SlideStore]):
     asks_by = "sure_and_unsure"
     # What is sent there is taken for a volume; QuPath sends pictures with its requests.
     not_offered = ("/session",)
+    where_named = (
+        "QuPath sends none: of whoever does not log in nothing is remembered. Programs send client_id."
+    )
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(app_dir, studies, conf)
