@@ -62,6 +62,11 @@ def test_the_page_says_by_model_and_purpose_how_somebody_draws():
     assert "lesion 14 12% larger than the model's own answer 2026-11-25 08:00" in page.read
     assert "spleen – – 1 kept, but not read yet by the model in service" in page.read
     assert "Set the option preference in the viewer to off" in page.read
+    elsewhere = Text(memory_page(replace(SEEN, has_options=False))).read
+    assert "QuPath has no such option" in elsewhere
+    assert "--conf preference no" in elsewhere
+    switched_off = Text(memory_page(replace(SEEN, is_usual=False))).read
+    assert "nobody begins so who does not set the option preference to my usual style" in switched_off
 
 
 def test_each_forget_button_forgets_what_its_row_says_after_a_question():

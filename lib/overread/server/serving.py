@@ -97,6 +97,7 @@ class Serving(ABC, Generic[Task, Store]):
         asks_by: strategy of whoever names none, unless a setting does.
         serves_pacs: whether this app can serve one.
         where_named: where people find the name by which their viewer calls itself, for them to read.
+        has_options: whether viewers show what can be chosen of a model.
         not_offered: beginnings of addresses of MONAI Label's that this app does without.
     """
 
@@ -106,6 +107,7 @@ class Serving(ABC, Generic[Task, Store]):
     not_offered: tuple[str, ...] = ()
     serves_pacs = False
     where_named: str
+    has_options = True
     asks_by = "pairwise_dice"
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:

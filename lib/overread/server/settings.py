@@ -67,6 +67,7 @@ class Settings:
         pacs_maps: whether probabilities and doubt go into the PACS with an accepted label.
         users: the file of users; None keeps it in the app folder.
         allow_anonymous: whether other machines may use a server that has no users.
+        preference: whether a case begins in its reader's usual style, and teaches it, where they do not say.
         preference_mean: whether readers of whom little is known begin where the others do on average.
     """
 
@@ -102,6 +103,7 @@ class Settings:
     pacs_maps: bool = False
     users: str | None = None
     allow_anonymous: bool = False
+    preference: bool = True
     preference_mean: bool = False
 
     @classmethod
@@ -285,6 +287,7 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "pacs_maps": ("pacs_maps", _flag),
     "users": ("users", _word),
     "allow_anonymous": ("allow_anonymous", _flag),
+    "preference": ("preference", _flag),
     "preference_mean": ("preference_mean", _flag),
 }
 assert {name for name, _ in READERS.values()} == {field.name for field in fields(Settings)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from overread.learning.preferences import FEWEST_OTHERS, MOST_EXAMPLES
 from overread.server.front.page import STYLE, template
-from overread.server.meduhip.preferences import NO_STYLE
+from overread.server.meduhip.preferences import NO_STYLE, USUAL_STYLE
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Remembered:
         is_admin: whether they may see what is remembered of others.
         people: names to choose from, for who may.
         where_named: where people of this app find the name that their viewer sends.
+        has_options: whether their viewer shows a model's options.
+        is_usual: whether cases begin in the usual style where the reader does not say.
         has_mean: whether newcomers begin where the others do on average.
         forgotten: how many cases were just forgotten; None where it was not asked for.
     """
@@ -68,6 +70,8 @@ class Remembered:
     is_admin: bool = False
     people: Sequence[str] = ()
     where_named: str = ""
+    has_options: bool = True
+    is_usual: bool = True
     has_mean: bool = False
     forgotten: int | None = None
 
@@ -104,6 +108,7 @@ def memory_page(seen: Remembered) -> str:
         most=MOST_EXAMPLES,
         fewest=FEWEST_OTHERS,
         off=NO_STYLE,
+        usual=USUAL_STYLE,
     )
 
 

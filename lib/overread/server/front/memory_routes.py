@@ -44,6 +44,8 @@ def memory_router(serving: Serving[Any, Any]) -> APIRouter:
             is_admin=is_admin,
             people=known.people() if is_admin else (),
             where_named=serving.where_named,
+            has_options=serving.has_options,
+            is_usual=serving.settings.preference,
             has_mean=serving.settings.preference_mean,
             forgotten=forgotten,
         )

@@ -65,7 +65,7 @@ class TurnCard(ModelCard):
             "candidates": list(CANDIDATE_MODES),
             "doubt": first(self._models.settings.doubt, DOUBT_MODES),
             "measure": first(self.default_measure, (*MEASURES, *PARTS)),
-            **Wish.options(),
+            **Wish.options(self._models.settings.preference),
             "markups": False,
         }
 
@@ -84,7 +84,7 @@ class TurnCard(ModelCard):
             ),
             doubt=next(m for m in DOUBT_MODES if m == choice(request, "doubt", table["doubt"])),
             measure=choice(request, "measure", table["measure"]),
-            wish=Wish.read(request),
+            wish=Wish.read(request, self._models.settings.preference),
             markups=_is_set(request, "markups"),
             reset=_is_set(request, "reset"),
         )

@@ -13,4 +13,4 @@ class SlideTurnCard(ModelCard):
 
     def config(self) -> dict[str, Any]:
         """Options for the viewer's table; the first of each list is the default."""
-        return super().config() | Wish.options()
+        return super().config() | Wish.options(self._models.settings.preference)

@@ -129,7 +129,7 @@ class SlideTask(InferTask):
         started = time.perf_counter()
         path, name = Path(request["image"]), str(request.get("image_name") or "the image")
         place, chosen = Place.read(request), self.card.choices(request)
-        wish = Wish.read(request) if self._takes_turns else None
+        wish = Wish.read(request, self.models.settings.preference) if self._takes_turns else None
         ensemble = self.models.ensemble(self.card.recipe.name)
         with called(path, name), self.slides.open(path) as slide:
             region = place.within(slide.bounds)

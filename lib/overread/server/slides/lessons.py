@@ -84,7 +84,8 @@ class SlideLessons:
             if turn.kind != INFERENCE or turn.at > row.submitted_at or not self._fits(turn.recipe, row):
                 continue
             try:
-                region, wish = Place.read(turn.payload).region, Wish.read(turn.payload)
+                region = Place.read(turn.payload).region
+                wish = Wish.read(turn.payload, self._models.settings.preference)
             except BadInputError:
                 continue
             if region is None or region.overlaps(place.region):

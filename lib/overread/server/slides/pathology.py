@@ -56,6 +56,7 @@ class SlideServing(Serving[SlideTask, SlideStore]):
     asks_by = "sure_and_unsure"
     # What is sent there is taken for a volume; QuPath sends pictures with its requests.
     not_offered = ("/session",)
+    has_options = False
     where_named = (
         "QuPath sends none: of whoever does not log in nothing is remembered. Programs send client_id."
     )
