@@ -69,38 +69,10 @@ def add_turn(
     return Turn(id=key[0], payload=json.loads(text), **values)
 
 
-def replace_turn(
-    c: Connection,
-    *,
-    case_id: str,
-    client_id: str,
-    recipe: str,
-    champion: str,
-    kind: str,
-    payload: dict[str, Any],
-    now: float,
-) -> Turn:
-    """Keep a turn in place of the client's earlier ones of that kind at the case and model.
-
-    Raises:
-        BadInputError: a number in the payload is not finite. The earlier ones stay.
-    """
-    there = last_turn(c, case_id, client_id, recipe, champion, kind)
-    added = add_turn(
-        c,
-        case_id=case_id,
-        client_id=client_id,
-        recipe=recipe,
-        champion=champion,
-        kind=kind,
-        payload=payload,
-        now=now,
-    )
-    if there is not None:
-        c.execute(
-            delete(TURNS).where(*_at(case_id, client_id, recipe, champion, kind), TURNS.c.id < added.id)
-        )
-    return added
+def forget_earlier(c: Connection, turn: Turn) -> None:
+    """Remove what its client did before a turn, of its kind, at the same case and model."""
+    same = _at(turn.case_id, turn.client_id, turn.recipe, turn.champion, turn.kind)
+    c.execute(delete(TURNS).where(*same, TURNS.c.id < turn.id))
 
 
 def forget_turns(

@@ -13,7 +13,7 @@ from overread.meduhip.session import SITTING, Session, StructureState
 from overread.server.meduhip.clicks import Clicks, Said
 from overread.server.meduhip.preferences import Wish
 from overread.state.database import Database
-from overread.state.turns import last_turn, replace_turn
+from overread.state.turns import add_turn, forget_earlier, last_turn
 
 logger = logging.getLogger(__name__)
 # Sittings in memory, some ten kilobytes each.
@@ -179,7 +179,7 @@ class Sittings:
         if who.case is None:
             return
         with self._database.writing() as c:
-            replace_turn(
+            turn = add_turn(
                 c,
                 case_id=who.case,
                 client_id=who.client,
@@ -189,3 +189,5 @@ class Sittings:
                 payload=sitting.to_json(),
                 now=now,
             )
+            # Only the last is gone on from.
+            forget_earlier(c, turn)
