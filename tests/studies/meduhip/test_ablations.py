@@ -17,12 +17,12 @@ from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.posterior import lineage_posterior
 from overread.meduhip.prompts import Click
 from overread.meduhip.session import StructureAnswer, begin, click
-from overread.meduhip.vote import counted_log_odds, majority_vote
+from overread.meduhip.vote import counted_log_odds, majority_vote, vote_log_odds
 from overread.studies.meduhip.ablations import ABLATIONS
 from overread.studies.meduhip.arms import ABLATED, ARMS, Bench
 from overread.studies.meduhip.clinicians import CLICKS
 from overread.studies.meduhip.players import MedUHIPPlayer
-from overread.studies.meduhip.report import read_sessions
+from overread.studies.meduhip.report import OURS, read_sessions
 
 SHAPE = (32, 32)
 AT = Click((10, 12), True)
@@ -219,6 +219,8 @@ def test_the_arm_of_ablations_plays_every_one() -> None:
         name: player.without for name, player in players.items() if player.without
     }
     assert {part for parts in ABLATED.values() for part in parts} == set(ABLATIONS)
+    # What the parts are taken out of, under the name that tables compare with.
+    assert players[OURS].without == () and players[OURS].vote is vote_log_odds
 
 
 def test_sessions_of_earlier_studies_are_told_under_true_names(tmp_path: Path) -> None:

@@ -196,9 +196,13 @@ def meduhip(bench: Bench) -> Sequence[Contest]:
 
 @ARMS.register("ablations")
 def ablations(bench: Bench) -> Sequence[Contest]:
-    """The same networks with parts switched off, or with the samples' votes counted; nothing more is trained."""
+    """The same networks whole, with parts switched off, or with the samples' votes counted; nothing more is trained.
+
+    The whole is played here too, as `meduhip` plays it, so that this arm needs no other beside it.
+    """
     model = train_ours(bench)
     return [
+        Contest("MedUHIP", MedUHIPPlayer(model), EITHER),
         Contest("MedUHIP, votes counted (eq. 2)", MedUHIPPlayer(model, vote=counted_log_odds), EITHER),
         *(
             Contest(f"MedUHIP, {name}", MedUHIPPlayer(model, without=without), EITHER)
