@@ -138,7 +138,9 @@ def test_other_ensembles_keep_what_they_kept(slide: Slide, tmp_path: Path):
 def test_maps_of_an_earlier_version_are_gone_on_with_and_get_no_parts(slide: Slide, tmp_path: Path):
     write_slide_styles(tmp_path / "styles", ((-SURE, SURE),))
     ensemble = load_ensemble(tmp_path / "styles")
-    earlier = SlideMaps.empty(slide, replace(ensemble, kinds=None), tissue_of(slide))
+    earlier = SlideMaps.empty(
+        slide, replace(ensemble, kinds=None, asked_by="predictive_entropy"), tissue_of(slide)
+    )
     maps = predict_slide(ensemble, slide, maps=earlier).maps
     assert maps.known.all()
     assert tuple(maps.maps) == KEPT_MEASURES

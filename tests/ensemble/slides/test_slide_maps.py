@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,20 @@ def test_what_was_saved_is_loaded(maps: SlideMaps, tmp_path: Path) -> None:
     for name, values in maps.maps.items():
         np.testing.assert_array_equal(again.maps[name], values)
     assert [file.name for file in path.parent.iterdir()] == ["maps.npz"]
+
+
+def test_maps_know_by_which_doubt_is_asked_and_those_of_earlier_versions_by_all(
+    maps: SlideMaps, tmp_path: Path
+) -> None:
+    path = tmp_path / "maps.npz"
+    replace(maps, asked_by="expected_entropy").save(path)
+    assert SlideMaps.load(path).asked_by == "expected_entropy"
+    with np.load(path) as stored:
+        fields = dict(stored)
+    header = json.loads(str(fields["header"]))
+    del header["asked_by"]
+    np.savez(path, **{**fields, "header": np.array(json.dumps(header))})
+    assert SlideMaps.load(path).asked_by == "predictive_entropy"
 
 
 def test_a_missing_a_damaged_and_a_strange_file_are_named(maps: SlideMaps, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from overread.queue.patches.serving import PatchQueue, ServedPatch
 from overread.queue.patches.tables import SlideEntry
 from overread.queue.settings import QueueSettings
 from overread.state.database import Database
+from overread.state.scores import scores_of
 from support.slide_maps import PIXEL, blank, some_maps
 from support.slide_styles import write_slide_styles
 from support.slides import grey, slide_of, tissue_of
@@ -166,7 +167,9 @@ def test_maps_that_an_earlier_version_kept_are_read_and_have_no_parts(database, 
     write_slide_styles(tmp_path / "styles", ((-10.0, 10.0),))
     ensemble = load_ensemble(tmp_path / "styles")
     slide = slide_of(tmp_path / "slide.tif", grey(np.full((64, 64), 120)))
-    look = CloseLook(SlideMaps.empty(slide, replace(ensemble, kinds=None), tissue_of(slide)))
+    look = CloseLook(
+        SlideMaps.empty(slide, replace(ensemble, kinds=None, asked_by="predictive_entropy"), tissue_of(slide))
+    )
     look.look(ensemble, slide, SlideOptions(workers=1))
     assert look.maps.known.all()
     assert parts_of_region(look.maps, slide.bounds) == {}
@@ -197,3 +200,31 @@ def test_a_champion_with_styles_scores_slides_with_their_parts(
     assert served.parts["style"] == pytest.approx(style, abs=5e-3)
     assert served.parts["style"] + served.parts["within"] == pytest.approx(0.25, abs=5e-3)
     assert served.reason.endswith(f", {words}")
+    # Draws that are sure each and differ in style leave nothing for a label to settle; draws that hesitate do.
+    assert maps.asked_by == "expected_entropy"
+    hesitation = float(np.log(2)) if words == WITHIN else 0.0
+    assert served.serving.score == pytest.approx(hesitation, abs=0.03)
+    looked = maps.known & maps.tissue
+    weighted = maps.class_doubt[0][looked].astype(np.float32)
+    assert weighted.mean() == pytest.approx(hesitation / 2, abs=0.02)
+    assert maps.maps["predictive_entropy"][looked].astype(np.float32).mean() == pytest.approx(
+        np.log(2), abs=0.02
+    )
+    with database.reading() as c:
+        row = scores_of(c, "styles", scorer.champion)["one"]
+    assert row.doubt == pytest.approx(hesitation, abs=0.03)
+    assert row.quality is None
+
+
+@pytest.mark.parametrize("strategy", ["most_uncertain", "adaptive_box", "clasp_pe"])
+def test_patches_are_asked_by_the_doubt_that_a_label_settles(database, strategy: str):
+    styles, hesitating = blank(8, 16), blank(8, 16)
+    styles[:, :8] = 0.6
+    hesitating[:, 8:] = 0.3
+    maps = some_maps(styles + hesitating, class_doubt=hesitating[None])
+    maps.maps["expected_entropy"] = hesitating.astype(np.float16)
+    if strategy != "clasp_pe":
+        assert ask(database, maps, "a", strategy=strategy).location.region.right <= 64
+    served = ask(database, replace(maps, asked_by="expected_entropy"), "b", strategy=strategy)
+    assert served.strategy == strategy
+    assert served.location.region.x >= 60

@@ -220,7 +220,8 @@ def test_the_arm_of_ablations_plays_every_one() -> None:
     }
     assert {part for parts in ABLATED.values() for part in parts} == set(ABLATIONS)
     # What the parts are taken out of, under the name that tables compare with.
-    assert players[OURS].without == () and players[OURS].vote is vote_log_odds
+    assert players[OURS].without == ()
+    assert players[OURS].vote is vote_log_odds
 
 
 def test_sessions_of_earlier_studies_are_told_under_true_names(tmp_path: Path) -> None:

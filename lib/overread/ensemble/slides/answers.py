@@ -55,7 +55,7 @@ class Answers:
     """Turns finished pixels of a band into pictures and maps.
 
     Args:
-        measures: names of the fields in `maps.maps` that are made.
+        measures: names of the fields in `maps.maps` that are made, beside the one that the queue asks by.
         kinds: of doubt, which are fields in `maps.maps`, too; None makes none.
         bands: thresholds that cut one of them; None makes no bands.
         cells: rows and columns of the maps that are written: the band's.
@@ -76,7 +76,7 @@ class Answers:
         device: torch.device,
     ) -> None:
         self._lattice, self._temperature, self._bands = lattice, temperature, bands
-        self._measures = {name: MEASURES[name] for name in measures}
+        self._measures = {name: MEASURES[name] for name in dict.fromkeys((*measures, maps.asked_by))}
         self._kinds = kinds
         self._names = (*self._measures, *(kinds.names if kinds is not None else ()))
         self._rows, self._columns = cells
@@ -115,7 +115,7 @@ class Answers:
                 mean[1:],
                 torch.stack(list(doubts.values())),
                 *self._by_kind(logits),
-                doubts["predictive_entropy"] * mean[1:],
+                doubts[self._maps.asked_by] * mean[1:],
                 of_class.reshape(-1, *space).float(),
                 overlaps.reshape(-1, *space).float(),
             ]

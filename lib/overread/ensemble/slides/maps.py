@@ -47,10 +47,13 @@ class SlideMaps:
         probability: `(class, rows, columns)` mean over members.
         maps: `(rows, columns)` by measure; at least `KEPT_MEASURES`. Where the ensemble tells kinds of doubt apart
             (`Ensemble.kinds`), by kind as well; maps of earlier versions have none.
-        class_doubt: `(foreground class, rows, columns)` mean of predictive entropy times the class's mean probability.
+        class_doubt: `(foreground class, rows, columns)` mean of the doubt that is asked by, times the class's mean
+            probability.
         sizes: `(member, foreground class, rows, columns)` share of the cell that a member calls that class.
         overlaps: `(pair, foreground class, rows, columns)` share that both members of a pair call that class.
         pairs: the two members of each pair.
+        asked_by: the measure in `maps` by whose doubt the queue asks for labels (`Ensemble.asked_by`); maps of earlier
+            versions name none, and have predictive entropy.
     """
 
     slide_size_px: tuple[int, int]
@@ -66,6 +69,7 @@ class SlideMaps:
     sizes: np.ndarray
     overlaps: np.ndarray
     pairs: tuple[tuple[int, int], ...]
+    asked_by: str = "predictive_entropy"
 
     @classmethod
     def empty(
@@ -101,12 +105,13 @@ class SlideMaps:
             probability=probability,
             maps={
                 name: np.zeros(shape, np.float16)
-                for name in dict.fromkeys((*KEPT_MEASURES, *measures, *_kinds(ensemble)))
+                for name in dict.fromkeys((*KEPT_MEASURES, ensemble.asked_by, *measures, *_kinds(ensemble)))
             },
             class_doubt=np.zeros((foreground, *shape), np.float16),
             sizes=np.zeros((count, foreground, *shape), np.float16),
             overlaps=np.zeros((len(pairs), foreground, *shape), np.float16),
             pairs=pairs,
+            asked_by=ensemble.asked_by,
         )
 
     @property
@@ -159,6 +164,7 @@ class SlideMaps:
             "is_coarse": self.is_coarse,
             "pairs": self.pairs,
             "measures": list(self.maps),
+            "asked_by": self.asked_by,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -199,6 +205,7 @@ class SlideMaps:
                     is_coarse=header["is_coarse"],
                     pairs=tuple((first, second) for first, second in header["pairs"]),
                     maps={name: stored[f"map_{name}"] for name in header["measures"]},
+                    asked_by=header.get("asked_by", "predictive_entropy"),
                     **{name: stored[name] for name in _FIELDS},
                 )
         except FileNotFoundError as error:

@@ -17,7 +17,7 @@ from scipy.ndimage import find_objects, label, median_filter
 
 from overread.domain import Region
 from overread.ensemble.slides.maps import SlideMaps
-from overread.queue.patches.candidates import LEAST_TISSUE, MEASURE, PatchTable
+from overread.queue.patches.candidates import LEAST_TISSUE, PatchTable
 
 # Sides of a box as a share of the patch's.
 SMALLEST, LARGEST = 0.5, 1.5
@@ -66,7 +66,7 @@ class DoubtField:
 def doubt_field(table: PatchTable, maps: SlideMaps) -> DoubtField:
     """What `adaptive_box` needs of a slide."""
     looked = maps.known & maps.tissue
-    smooth = median_filter(np.where(looked, maps.maps[MEASURE], 0).astype(np.float32), MEDIAN_CELLS)
+    smooth = median_filter(np.where(looked, maps.maps[maps.asked_by], 0).astype(np.float32), MEDIAN_CELLS)
     values = np.where(looked, smooth, OUTSIDE).astype(np.float16)
     cell_px = maps.cell / maps.slide_pixel_size
     edge = max(1, round(PEAK_SHARE * min(table.size_px) / cell_px))

@@ -24,7 +24,6 @@ LEAST_KNOWN = 0.5
 DEFAULT_UM = 1024.0
 # On a slide that is small, a patch is at most this share of its shorter edge, and at least so many pixels.
 LARGEST_SHARE, LEAST_PX = 0.25, 256
-MEASURE = "predictive_entropy"
 # Predicted structures below this are taken for specks: 100 µm square, or that share of a patch where patches are small.
 LARGEST_SPECK_MM2, SPECK_SHARE = 0.01, 0.02
 
@@ -40,8 +39,8 @@ class PatchTable:
         rows: `(candidate,)` place of each candidate in `ys`; columns: in `xs`. Only places with tissue are candidates.
         classes: foreground classes.
         tissue: `(candidate,)` share of the patch, in [0, 1].
-        doubt: `(candidate,)` mean predictive entropy of its tissue, in nat.
-        class_doubt: `(candidate, class)` the same of entropy times the class's probability (ClaSP PE).
+        doubt: `(candidate,)` mean doubt of its tissue, in nat, by the measure that is asked by (`SlideMaps.asked_by`).
+        class_doubt: `(candidate, class)` the same of doubt times the class's probability (ClaSP PE).
         foreground_mm2: `(candidate, class)` predicted area.
         is_coarse: the slide had no more than a first look.
         speck_mm2: predicted area of a class that does not count as a structure yet.
@@ -133,7 +132,7 @@ def patch_table(slide: str, maps: SlideMaps, patch_px: tuple[int, int]) -> Patch
         columns=columns,
         classes=classes,
         tissue=(tissue / area).astype(np.float32),
-        doubt=mean(maps.maps[MEASURE]) if classes else np.full(len(rows), np.nan, np.float32),
+        doubt=mean(maps.maps[maps.asked_by]) if classes else np.full(len(rows), np.nan, np.float32),
         class_doubt=_side_by_side([mean(doubt) for doubt in maps.class_doubt[: len(classes)]], len(rows)),
         foreground_mm2=_side_by_side(
             [mean(predicted == column + 1) * mm2 for column in range(len(classes))], len(rows)

@@ -25,10 +25,11 @@ from overread.imaging.slides.annotations import to_geojson
 from overread.imaging.slides.mosaic import LabelMosaic
 from overread.imaging.slides.outlines import outlines_of
 from overread.imaging.slides.pyramid import write_pyramid, write_thumbnail
-from overread.queue.patches.candidates import MEASURE
 
 # Outlines in the kept labels deviate by half a cell at most, and hold at least four.
 SIMPLIFY_CELLS, LEAST_CELLS = 0.5, 4.0
+# All doubt, whosever it is, also where less is asked by (`SlideMaps.asked_by`).
+SHOWN = "predictive_entropy"
 # How red the highest doubt is in the thumbnail.
 REDNESS = 0.7
 
@@ -128,7 +129,7 @@ def slide_folder(maps: Path, recipe: str, champion: str, slide: str) -> Path:
 def doubt_picture(maps: SlideMaps) -> np.ndarray:
     """Predictive entropy `(rows, columns)` in bytes: 255 is the logarithm of the number of classes."""
     highest = math.log(max(len(maps.classes), 2))
-    doubt = np.where(maps.known, maps.maps[MEASURE], 0).astype(np.float32)
+    doubt = np.where(maps.known, maps.maps[SHOWN], 0).astype(np.float32)
     return np.round(np.clip(doubt / highest, 0, 1) * 255).astype(np.uint8)
 
 

@@ -13,7 +13,6 @@ from overread.ensemble.ensemble import Ensemble
 from overread.ensemble.slides.maps import SlideMaps
 from overread.ensemble.slides.prediction import SlideOptions, predict_slide
 from overread.imaging.slides.slide import Slide
-from overread.queue.patches.candidates import MEASURE
 
 
 class CloseLook:
@@ -49,7 +48,6 @@ class CloseLook:
                 ensemble,
                 slide,
                 region=Region(0, below.y, slide.size_px[0], slide.size_px[1] - below.y),
-                measure=MEASURE,
                 options=options,
                 device=device,
                 maps=self._fresh,

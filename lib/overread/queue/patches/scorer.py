@@ -224,7 +224,10 @@ class SlideScorer(Backlog[SlideCase, Look]):
             case_id=job.slide,
             revision=state.revision,
             doubt=doubt if doubt is not None else 0.0,
-            quality=disagreement(maps) if len(maps.sizes) > 1 else None,
+            # Draws of one network differ by style, which is no fault.
+            quality=disagreement(maps)
+            if len(maps.sizes) > 1 and not self._ensemble.differ_by_style
+            else None,
             class_doubt=class_doubt,
             foreground_mm3=area_mm2,
             features=(),

@@ -74,8 +74,9 @@ def patch_strategy(
 def most_uncertain(view: PatchView, rng: np.random.Generator) -> PatchPick:
     """The patch whose tissue the members doubt most.
 
-    Mean predictive entropy of the patch's tissue. What overlaps an asked patch is not free, which is greedy
-    non-maximum suppression; no slide gets more than twice and no centre more than its equal share of the questions.
+    Mean doubt of the patch's tissue: predictive entropy of an ensemble, of a MedUHIP model what is no matter of style.
+    What overlaps an asked patch is not free, which is greedy non-maximum suppression; no slide gets more than twice and
+    no centre more than its equal share of the questions.
     """
     doubt = view.side_by_side([table.doubt for table in view.tables])
     best = _highest(view, doubt)

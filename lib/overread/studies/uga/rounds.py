@@ -22,7 +22,6 @@ from overread.learning.central import read_central
 from overread.learning.gate import GateOptions, judge
 from overread.learning.retraining import retrain
 from overread.learning.training_set import LocalCase, training_set, with_unlabelled
-from overread.queue.patches.candidates import MEASURE
 from overread.queue.patches.serving import PatchQueue
 from overread.queue.patches.strategies import EXTRAS
 from overread.queue.patches.tables import SlideEntry
@@ -277,7 +276,7 @@ def with_peaks(maps: SlideMaps, exponent: float) -> SlideMaps:
         # Of doubt in half precision little would be left.
         return doubt.astype(np.float32) ** exponent
 
-    doubt = {name: raised(values) if name == MEASURE else values for name, values in maps.maps.items()}
+    doubt = {name: raised(values) if name == maps.asked_by else values for name, values in maps.maps.items()}
     return replace(maps, maps=doubt, class_doubt=raised(maps.class_doubt))
 
 
