@@ -28,7 +28,7 @@ COMMANDS = [
 ]
 # Commands of their own below a common name.
 GROUPS = {
-    "study": ["meduhip", "preference", "uga"],
+    "study": ["meduhip", "preference", "uga", "change"],
     "models": ["list", "show", "diff", "rollback"],
     "audit": ["verify", "export"],
     "preference": ["show", "export", "reset", "replay"],

@@ -441,6 +441,40 @@ def uga(
         answers.print((folder / TABLES).read_text(), markup=False, soft_wrap=True)
 
 
+@study.command("change")
+def change(
+    before: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="results.json (or .json.gz) of `overread study uga`."
+        ),
+    ],
+    after: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="The same of the study with something changed."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """What does a change of the protocol gain? Two results of `overread study uga`, seed by seed and case by case.
+
+    Both judged the same held-out cases after trainings of the same seeds, so that their differences are paired. Told is
+    every arm that both have, at the budgets that both have.
+
+    Examples:
+
+        overread study change docs/results/uga-slides/plain.json.gz docs/results/uga-slides/stain-0.05.json.gz
+    """
+    from overread.studies.sheets import markdown
+    from overread.studies.uga.changes import change_sheets, changes
+    from overread.studies.uga.elsewhere import read_files
+
+    found = changes(*read_files((before, after)))
+    if as_json:
+        print_json([asdict(one) for one in found])
+    else:
+        answers.print(markdown(change_sheets(found)), markup=False, soft_wrap=True)
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
