@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from overread.studies.uga.bench import RECIPE, Bench, Told, write_whole
+from overread.studies.uga.firsts import take_over
 from overread.studies.uga.judging import judge_cases, judge_doubt
 from overread.studies.uga.looking import Looking, everywhere
 from overread.studies.uga.patch_quality import patch_rows
@@ -29,13 +30,16 @@ from overread.studies.uga.self_taught import self_taught
 
 
 def run_unit(bench: Bench, arm: str, told: Told) -> None:
-    """Do what is not done yet of one arm.
+    """Do what is not done yet of one arm; a first model that another protocol shares is taken over.
 
     Args:
         told: hears what is being done, and the share of it that is done.
     """
     finished = bench.folder / arm / "unit.json"
     if finished.exists():
+        return
+    if arm == NONE and (unit := take_over(bench)) is not None:
+        write_whole(json.dumps(unit, allow_nan=False), finished)
         return
     began = time.monotonic()
     if arm == NONE:
