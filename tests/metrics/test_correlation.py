@@ -5,7 +5,13 @@ import pytest
 from scipy.stats import spearmanr
 
 from overread.domain import BadInputError
-from overread.metrics.correlation import Interval, bootstrap_interval, spearman, spearman_interval
+from overread.metrics.correlation import (
+    Interval,
+    bootstrap_interval,
+    bootstrap_mean,
+    spearman,
+    spearman_interval,
+)
 
 
 def seeded(seed: int = 0) -> np.random.Generator:
@@ -126,3 +132,39 @@ def test_refuses_a_statistic_that_is_no_number():
         bootstrap_interval(np.ones(3), lambda rows: float("nan"), generator=seeded())
     with pytest.raises(BadInputError, match="not constant"):
         spearman_interval(np.ones(3), np.arange(3.0), generator=seeded())
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 30])
+@pytest.mark.parametrize("most", [1, 50, 2**20])
+def test_a_mean_has_the_interval_that_any_statistic_has(
+    monkeypatch: pytest.MonkeyPatch, count: int, most: int
+):
+    monkeypatch.setattr("overread.metrics.correlation.MOST_DRAWN", most)
+    rng = np.random.default_rng(count)
+    values = rng.normal(size=count)
+    patients = np.array([f"p{n}" for n in rng.integers(0, max(1, count // 2), count)])
+    slow = bootstrap_interval(
+        values,
+        lambda rows: float(rows.mean()),
+        generator=np.random.default_rng(5),
+        groups=patients,
+        level=0.8,
+        resamples=333,
+    )
+    fast = bootstrap_mean(
+        values, generator=np.random.default_rng(5), groups=patients, level=0.8, resamples=333
+    )
+    assert (fast.estimate, fast.low, fast.high) == pytest.approx(
+        (slow.estimate, slow.low, slow.high), abs=1e-12
+    )
+    assert (fast.level, fast.groups) == (slow.level, slow.groups)
+
+
+def test_a_mean_refuses_what_any_statistic_refuses():
+    rng = np.random.default_rng(0)
+    with pytest.raises(BadInputError, match="rows and one group for each"):
+        bootstrap_mean(np.ones(3), generator=rng, groups=np.array([1, 2]))
+    with pytest.raises(BadInputError, match=r"a level in \(0, 1\)"):
+        bootstrap_mean(np.ones(3), generator=rng, level=1.0)
+    with pytest.raises(BadInputError, match="not finite"):
+        bootstrap_mean(np.array([1.0, np.nan]), generator=rng)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from overread.metrics.correlation import Interval, bootstrap_interval
+from overread.metrics.correlation import Interval, bootstrap_interval, bootstrap_mean
 from overread.state.labels import ACCEPTED, APPROVED, LabelRow
 from overread.state.servings import CONTROL, STRATEGY
 
@@ -105,9 +105,8 @@ def _arm(name: str, rows: Sequence[LabelRow], seed: int) -> Arm:
     count = len(set(patients.tolist()))
     correction = None
     if count >= FEWEST_PATIENTS:
-        correction = bootstrap_interval(
+        correction = bootstrap_mean(
             np.array([_correction(row) for row in rows]),
-            lambda drawn: float(drawn.mean()),
             generator=np.random.default_rng(seed),
             groups=patients,
         )

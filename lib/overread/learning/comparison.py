@@ -11,7 +11,7 @@ import numpy as np
 
 from overread.domain import BadInputError
 from overread.domain.labels import IGNORE
-from overread.metrics.correlation import bootstrap_interval
+from overread.metrics.correlation import bootstrap_mean
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,8 @@ def compare(
     patients = [case.patient for case in cases]
     # Sorted, so that the same cases give the same interval in whatever order they were judged.
     ordered = sorted(cases, key=lambda case: case.case)
-    interval = bootstrap_interval(
+    interval = bootstrap_mean(
         np.array([case.difference for case in ordered]),
-        lambda differences: float(differences.mean()),
         generator=generator,
         groups=np.array([case.patient for case in ordered]),
         resamples=draws,

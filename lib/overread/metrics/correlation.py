@@ -12,6 +12,8 @@ from overread.domain import BadInputError
 
 RESAMPLES = 2000
 LEVEL = 0.95
+# Groups that are drawn at a time: 8 MB.
+MOST_DRAWN = 2**20
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,46 @@ def bootstrap_interval(
     Raises:
         BadInputError: no rows, or the statistic is not finite on all rows or on every resample.
     """
+    rows, which = _grouped(values, groups, resamples, level)
+    count = which.max() + 1
+    members = [np.flatnonzero(which == g) for g in range(count)]
+    draws = np.empty(resamples)
+    for index in range(resamples):
+        drawn = generator.integers(count, size=count)
+        draws[index] = statistic(rows[np.concatenate([members[g] for g in drawn])])
+    return _percentiles(float(statistic(rows)), draws, level, int(count))
+
+
+def bootstrap_mean(
+    values: np.ndarray,
+    *,
+    generator: np.random.Generator,
+    groups: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Interval:
+    """`bootstrap_interval` of the mean, from the same resamples and many times faster.
+
+    Args:
+        values: `(n)`; the rest as there.
+
+    Raises:
+        BadInputError: as there.
+    """
+    rows, which = _grouped(np.asarray(values, dtype=float), groups, resamples, level)
+    sums, sizes = np.bincount(which, rows), np.bincount(which)
+    draws = np.empty(resamples)
+    at_once = max(1, MOST_DRAWN // len(sizes))
+    for start in range(0, resamples, at_once):
+        drawn = generator.integers(len(sizes), size=(min(at_once, resamples - start), len(sizes)))
+        draws[start : start + at_once] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    return _percentiles(float(rows.mean()), draws, level, len(sizes))
+
+
+def _grouped(
+    values: np.ndarray, groups: np.ndarray | None, resamples: int, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows, and the number of each one's group."""
     rows = np.asarray(values)
     owner = np.arange(len(rows)) if groups is None else np.asarray(groups)
     if len(rows) == 0 or owner.shape != (len(rows),):
@@ -77,18 +119,15 @@ def bootstrap_interval(
         )
     if not 0 < level < 1 or resamples < 1:
         raise BadInputError(f"a bootstrap needs a level in (0, 1) and resamples, got {level} and {resamples}")
-    names, which = np.unique(owner, return_inverse=True)
-    members = [np.flatnonzero(which == g) for g in range(len(names))]
-    estimate = float(statistic(rows))
-    draws = np.empty(resamples)
-    for index in range(resamples):
-        drawn = generator.integers(len(names), size=len(names))
-        draws[index] = statistic(rows[np.concatenate([members[g] for g in drawn])])
+    return rows, np.unique(owner, return_inverse=True)[1]
+
+
+def _percentiles(estimate: float, draws: np.ndarray, level: float, groups: int) -> Interval:
     draws = draws[np.isfinite(draws)]
     if not np.isfinite(estimate) or draws.size == 0:
         raise BadInputError("the statistic is not finite; are all values the same?")
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high), level, len(names))
+    return Interval(estimate, float(low), float(high), level, groups)
 
 
 def spearman_interval(

@@ -40,7 +40,7 @@ from overread.metrics.calibration import (
     plot_reliability,
     reliability,
 )
-from overread.metrics.correlation import Interval, bootstrap_interval, spearman_interval
+from overread.metrics.correlation import Interval, bootstrap_mean, spearman_interval
 from overread.metrics.overlap import dice
 from overread.metrics.selective import augrc, aurc
 from overread.uncertainty.aggregation import AGGREGATIONS
@@ -278,9 +278,7 @@ def _alone(system: str, ensemble: Ensemble) -> dict[str, Ensemble]:
 
 
 def _mean(values: np.ndarray) -> str:
-    return _shown(
-        bootstrap_interval(values, lambda rows: float(np.mean(rows)), generator=np.random.default_rng(0))
-    )
+    return _shown(bootstrap_mean(values, generator=np.random.default_rng(0)))
 
 
 def _shown(interval: Interval) -> str:

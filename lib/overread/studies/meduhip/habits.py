@@ -30,7 +30,7 @@ from overread.meduhip.prompts import Click
 from overread.meduhip.rated_store import RatedStore
 from overread.meduhip.session import answer, begin, click, pick
 from overread.meduhip.training import MedUHIPOptions, train_meduhip
-from overread.metrics.correlation import Interval, bootstrap_interval
+from overread.metrics.correlation import Interval, bootstrap_mean
 from overread.studies.meduhip.clinicians import Clinician
 from overread.studies.meduhip.players import MedUHIPPlayer, dice
 from overread.studies.meduhip.study import BATCH, study_plan
@@ -288,9 +288,8 @@ def summarise_habits(rows: Sequence[dict[str, Any]], told: int = 10) -> list[Hab
             usual = _of(rows, baseline.name)
             fewer = np.array([usual[key]["interactions"][at] - own[key]["interactions"][at] for key in own])
             groups = np.array([f"{seed} {row}" for seed, _, row in own])
-            saved = bootstrap_interval(
+            saved = bootstrap_mean(
                 fewer.astype(float),
-                lambda values: float(values.mean()),
                 generator=np.random.default_rng(BOOTSTRAP_SEED),
                 groups=groups,
             )

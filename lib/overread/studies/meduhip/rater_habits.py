@@ -21,7 +21,7 @@ from overread.imaging.rated import RatedDataset
 from overread.meduhip.choosers import ORACLE
 from overread.meduhip.memory import Preference
 from overread.meduhip.rated_store import RatedStore
-from overread.metrics.correlation import Interval, bootstrap_interval
+from overread.metrics.correlation import Interval, bootstrap_mean
 from overread.studies.meduhip.arms import Bench, train_ours
 from overread.studies.meduhip.clinicians import Clinician
 from overread.studies.meduhip.habits import BOOTSTRAP_SEED, ENOUGH_DICE, all_of_it, work_through
@@ -179,9 +179,8 @@ def summarise_raters(rows: Sequence[dict[str, Any]]) -> list[RaterHabit]:
 
 
 def _interval(differences: Sequence[np.ndarray], groups: np.ndarray) -> Interval:
-    return bootstrap_interval(
+    return bootstrap_mean(
         np.concatenate(differences).astype(float),
-        lambda values: float(values.mean()),
         generator=np.random.default_rng(BOOTSTRAP_SEED),
         groups=groups,
     )

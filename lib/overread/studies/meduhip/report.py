@@ -13,7 +13,7 @@ import numpy as np
 from overread.domain import NotFoundError
 from overread.imaging.rated import RatedDataset
 from overread.meduhip.lessons import RatedLessons
-from overread.metrics.correlation import Interval, bootstrap_interval
+from overread.metrics.correlation import Interval, bootstrap_mean
 from overread.metrics.interactions import MOST_INTERACTIONS, summarise
 from overread.studies.sheets import signed
 
@@ -176,9 +176,8 @@ def _differences(
 
 def _interval(values: np.ndarray, patients: np.ndarray) -> Interval:
     """Of the mean over cases of the mean over numbers of raters; `values` are `(case, raters)`."""
-    return bootstrap_interval(
+    return bootstrap_mean(
         np.nanmean(values, axis=1),
-        lambda rows: float(rows.mean()),
         generator=np.random.default_rng(BOOTSTRAP_SEED),
         groups=patients,
     )

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from overread.domain import BadInputError
 from overread.metrics.budget import area_under_budget_curve
-from overread.metrics.correlation import LEVEL, Interval, bootstrap_interval
+from overread.metrics.correlation import LEVEL, Interval, bootstrap_mean
 
 # A difference in the area under the curve below this is a tie: Dice is not told to more than three digits.
 TIE = 0.001
@@ -234,9 +234,7 @@ def compare(first: str, second: str, a: np.ndarray, b: np.ndarray) -> Pairwise:
         wins=int((difference > TIE).sum()),
         ties=int((np.abs(difference) <= TIE).sum()),
         losses=int((difference < -TIE).sum()),
-        difference=bootstrap_interval(
-            difference, lambda rows: float(np.mean(rows)), generator=np.random.default_rng(0)
-        ),
+        difference=bootstrap_mean(difference, generator=np.random.default_rng(0)),
     )
 
 
