@@ -16,6 +16,8 @@ from overread.server.doubt import BANDS_INSIDE, DOUBT_MODES, DoubtMode
 # MONAI Label and its sample apps put these beside ours.
 FOREIGN_KEYS = frozenset({"server_mode", "zoo_source", "zoo_repo", "auth_token"})
 GIB = 1 << 30
+# A reader waits for a first look.
+MOST_PATIENCE_S = 300.0
 WEEK_MINUTES = 7 * 24 * 60
 Consensus = Literal["latest", "majority", "staple"]
 CONSENSUSES: tuple[Consensus, ...] = get_args(Consensus)
@@ -60,6 +62,7 @@ class Settings:
         max_region_px: the model's pixels that one request about a slide may have computed.
         slide_batch: windows of a slide that a member sees at a time.
         slide_workers: threads that read a slide.
+        first_look_s: how long a slide that nobody looked at yet is looked at before one of its patches is served.
         encoded_bytes: memory for images that MedUHIP models have encoded.
         mirrors: whether MedUHIP models look at mirror images, too, in a reader's turns.
         pacs_filter: which series of a PACS are served, as keywords and values of a QIDO-RS search; empty serves all.
@@ -96,6 +99,8 @@ class Settings:
     max_region_px: int = 4096 * 4096
     slide_batch: int = 8
     slide_workers: int = 2
+    # A first answer is due after 5 s; opening the slide, finding its tissue and choosing take the rest.
+    first_look_s: float = 2.5
     encoded_bytes: int = GIB
     mirrors: bool = True
     pacs_filter: tuple[tuple[str, str], ...] = ()
@@ -172,6 +177,10 @@ def _minutes(key: str, text: str) -> float | None:
 
 def _seconds(key: str, text: str) -> float:
     return 60 * _number(key, text, WEEK_MINUTES)
+
+
+def _patience(key: str, text: str) -> float:
+    return _number(key, text, MOST_PATIENCE_S)
 
 
 def _database(key: str, text: str) -> str:
@@ -280,6 +289,7 @@ READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "max_region_px": ("max_region_px", _count),
     "slide_batch": ("slide_batch", _count),
     "slide_workers": ("slide_workers", _count),
+    "first_look_seconds": ("first_look_s", _patience),
     "encoded_gib": ("encoded_bytes", _bytes),
     "mirrors": ("mirrors", _flag),
     "pacs_filter": ("pacs_filter", _filter),

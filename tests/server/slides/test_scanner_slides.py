@@ -51,7 +51,8 @@ def scanned(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     publish_blob_champion(app_dir)
     shutil.copytree(made, studies)
     (studies / "broken.ndpi").write_bytes((studies / SLIDES["a 1.2"]).read_bytes()[:9000])
-    conf = ["scoring", "no", "control_share", "0", "threads", "1"]
+    # Time for a first look at all of a slide, however busy the machine is.
+    conf = ["scoring", "no", "control_share", "0", "threads", "1", "first_look_seconds", "120"]
     with running_server(app_dir, studies, conf, cwd=base) as url:
         yield Server(url, app_dir, studies)
 

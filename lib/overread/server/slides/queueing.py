@@ -33,9 +33,6 @@ from overread.state.servings import open_servings
 
 logger = logging.getLogger(__name__)
 
-# A first answer is due after 5 s; opening the slide, finding its tissue and choosing take the rest.
-GLANCE_S = 2.5
-
 
 class PatchQueueing:
     """Hands patches out, each to one client at a time."""
@@ -218,7 +215,7 @@ class PatchQueueing:
                 tissue = self._slides.tissue(slide)
                 ensemble = self._models.ensemble(key.recipe)
                 rng = self._rng.spawn(1)[0]
-                maps = glance(ensemble, slide, tissue, GLANCE_S, rng, self._models.device)
+                maps = glance(ensemble, slide, tissue, self._settings.first_look_s, rng, self._models.device)
                 self._maps.keep_first_look(key, path, maps)
             logger.info("First look at slide %s in %.1f s", key.case, time.perf_counter() - started)
 
