@@ -2,7 +2,7 @@
 
 <seed>/division.json       who teaches, waits, judges
 <seed>/central/            what the first model learns from, nnU-Net's raw layout
-<seed>/starter/            its training; <seed>/models/ the store that it was published in
+<seed>/first_study/        its training; <seed>/models/ the store that it was published in (or see `firsts`)
 <seed>/maps/CASE.npz       what it says of the cases of the pool
 <seed>/<arm>/              see `arms`
 """

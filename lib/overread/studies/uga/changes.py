@@ -9,7 +9,7 @@ from typing import Any
 from overread.domain import BadInputError
 from overread.metrics.correlation import Interval
 from overread.studies.sheets import Sheet, signed, verdict
-from overread.studies.uga.cells import INTERVALS, NOTHING
+from overread.studies.uga.cells import INTERVALS, NOTHING, all_places
 from overread.studies.uga.findings import POOLED, Findings
 from overread.studies.uga.rows import BASELINE, UNASKED, Outcome, Results, read_results
 
@@ -17,6 +17,9 @@ from overread.studies.uga.rows import BASELINE, UNASKED, Outcome, Results, read_
 ALIKE = ("set", "central", "domains")
 BEFORE, AFTER = "before", "after"
 ONE_SEED = " One seed shows nothing."
+# What a row of both tables is of, and what the first tells of each place.
+_HEADS = ("arm", "asked a domain", "seeds")
+_WHAT = ("before", "after", "gained")
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,6 @@ def change_sheets(found: Sequence[Change]) -> list[Sheet]:
     ]
 
 
-_HEADS = ("arm", "asked a domain", "seeds")
-_WHAT = ("before", "after", "gained")
-
-
 def _in_full(change: Change) -> tuple[str, ...]:
     return (
         f"{change.before.estimate:.3f}",
@@ -164,7 +163,7 @@ def _of_arm(arm: str, first: Results, second: Results) -> Iterator[Change]:
         return
     study = replace(first.study, arms=(BEFORE, AFTER), budgets=tuple(budgets), seeds=seeds, command="")
     findings = Findings(Results(study, tuple(row for row in rows if row.seed in seeds)))
-    places = (*findings.places, study.central) if study.central in study.domains else findings.places
+    places = all_places(findings)
     for budget in budgets[1:] if asks else budgets:
         for place in places:
             pair = (findings.dice(BEFORE, budget, place), findings.dice(AFTER, budget, place))
