@@ -1,4 +1,4 @@
-"""Files that changed are noticed by name, size and time, wherever the data lie."""
+"""Files that changed are noticed by name, size, time and content, wherever the data lie."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from overread.studies.made_from import changes, stamps_below, stamps_of
+from overread.studies.made_from import LARGEST_READ, changes, files_below, files_of, stamps
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,50 @@ def write(folder: Path) -> Case:
 
 
 def test_files_that_sources_name_are_found_at_any_depth_and_may_be_moved_together(tmp_path: Path):
-    here, there = (stamps_of([write(tmp_path / name)]) for name in ("here", "there"))
-    assert here == {
+    here, there = (files_of([write(tmp_path / name)]) for name in ("here", "there"))
+    assert here == {name: tmp_path / "here" / name for name in ("a.png", "ct/1.dcm", "ct/2.dcm", "gone.png")}
+    kept = stamps(here)
+    assert {name: stamp[:2] for name, stamp in kept.items()} == {
         "a.png": [5, 7 * 10**9],
         "ct/1.dcm": [8, 7 * 10**9],
         "ct/2.dcm": [8, 7 * 10**9],
         "gone.png": [],
     }
-    assert changes(here, there) == ""
-    assert stamps_of([]) == {}
+    assert changes(kept, there) == ""
+    assert files_of([]) == {}
 
 
 def test_all_files_below_a_folder_count_but_hidden_ones_and_those_apart(tmp_path: Path):
     write(tmp_path)
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "index").write_text("")
-    assert [*stamps_below(tmp_path, [tmp_path / "other"])] == ["a.png", "ct/1.dcm", "ct/2.dcm"]
+    assert [*files_below(tmp_path, [tmp_path / "other"])] == ["a.png", "ct/1.dcm", "ct/2.dcm"]
 
 
-def test_each_kind_of_change_is_named():
-    before = {"a": [1, 1], "b": [1, 1], "c": [1, 1]}
-    assert changes(before, {"a": [1, 2], "b": [1, 1], "d": [1, 1]}) == "changed: a; gone: c; new: d"
+def test_each_kind_of_change_is_named(tmp_path: Path):
+    for name in "abd":
+        (tmp_path / name).write_text(name)
+    files = files_below(tmp_path)
+    before = stamps({"a": files["a"], "b": files["b"]}) | {"c": [1, 1]}
+    # As large as before, and later.
+    files["a"].write_text("A")
+    os.utime(files["a"], (0, 9))
+    assert changes(before, files) == "changed: a; gone: c; new: d"
+
+
+def test_files_that_were_copied_without_their_times_are_the_same(tmp_path: Path):
+    (file := tmp_path / "a").write_text("a")
+    files = files_below(tmp_path)
+    before = stamps(files)
+    os.utime(file, (0, 9))
+    assert changes(before, files) == ""
+    # Of an earlier version, and of a large file, no content is known.
+    assert changes({"a": before["a"][:2]}, files) == "changed: a"
+    with file.open("r+b") as large:
+        large.truncate(LARGEST_READ + 1)
+    assert len(stamps(files)["a"]) == 2
+
+
+def test_many_changed_files_are_counted():
+    before = {f"{n}.png": [1, n] for n in range(9)}
+    assert changes(before, {}) == "gone: 0.png, 1.png, 2.png and 6 more"

@@ -18,7 +18,6 @@ from overread.domain import BadInputError, NotFoundError
 from overread.ensemble.ensemble import Ensemble, Prepared
 from overread.imaging.volumes import Volume
 from overread.queue.patches.candidates import patch_table
-from overread.studies.made_from import changes
 from overread.studies.uga.looking import look_at
 from overread.studies.uga.protocol import ARMS, PRESETS, changed_protocol, checked_arms
 from overread.studies.uga.rounds import with_peaks
@@ -206,12 +205,6 @@ def test_a_set_made_from_files_that_changed_is_refused(tmp_path: Path):
         BadInputError, match=f"{folder} was made from {data}; give another --work for {tmp_path}"
     ):
         prepare_set("dsb2018", tmp_path, folder)
-
-
-def test_many_changed_files_are_counted():
-    before = {f"{n}.png": [1, n] for n in range(9)}
-    assert changes(before, before) == ""
-    assert changes(before, {name: [2, 0] for name in before}) == "changed: 0.png, 1.png, 2.png and 6 more"
 
 
 class Says:

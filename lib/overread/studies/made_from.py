@@ -1,38 +1,42 @@
-"""What a prepared set was made from: names, sizes and times of its files, so that changed files are noticed."""
+"""What a prepared set was made from: its files by name, size, time and content, so that changes are noticed."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-# Size in bytes and time of the last change in nanoseconds, by name; a file that is not there has none.
-Stamps = dict[str, list[int]]
+# Size in bytes, time of the last change in nanoseconds and, unless it is large, SHA-256 of the content, by name; a file
+# that is not there has none.
+Stamps = dict[str, list[int | str]]
+# Of larger files, such as slides, size and time have to do.
+LARGEST_READ = 64 * 2**20
 # So many files are named, of each kind of change.
 NAMED = 3
 
 
-def stamps_below(folder: Path, apart: Iterable[Path] = ()) -> Stamps:
-    """Of all files below a folder, by their names there; hidden ones do not count.
+def files_below(folder: Path, apart: Iterable[Path] = ()) -> dict[str, Path]:
+    """All files below a folder, by their names there; hidden ones do not count.
 
     Args:
         apart: folders that do not count either.
     """
     left_out = {path.resolve() for path in apart}
-    found: Stamps = {}
+    found: dict[str, Path] = {}
     for here, folders, files in os.walk(folder.resolve()):
         folders[:] = [
             name for name in folders if not name.startswith(".") and Path(here, name) not in left_out
         ]
         paths = [Path(here, name) for name in files if not name.startswith(".")]
-        found |= {path.relative_to(folder.resolve()).as_posix(): _stamp(path) for path in paths}
+        found |= {path.relative_to(folder.resolve()).as_posix(): path for path in paths}
     return dict(sorted(found.items()))
 
 
-def stamps_of(sources: Iterable[Any]) -> Stamps:
-    """Of the files that sources of cases name, by their names below the folder that holds them all.
+def files_of(sources: Iterable[Any]) -> dict[str, Path]:
+    """The files that sources of cases name, by their names below the folder that holds them all.
 
     So the data may be moved as a whole. Of a folder the files in it count.
 
@@ -49,17 +53,32 @@ def stamps_of(sources: Iterable[Any]) -> Stamps:
     if not files:
         return {}
     top = os.path.commonpath([file.parent for file in files])
-    return {file.relative_to(top).as_posix(): _stamp(file) for file in sorted(files)}
+    return {file.relative_to(top).as_posix(): file for file in sorted(files)}
 
 
-def changes(before: Mapping[str, list[int]], now: Mapping[str, list[int]]) -> str:
-    """What is another than before, in words that name files; empty where nothing is."""
+def stamps(files: Mapping[str, Path]) -> Stamps:
+    """What to know the files by later; reads all that are not large."""
+    return {name: [*_size_and_time(path), *_content(path)] for name, path in files.items()}
+
+
+def changes(before: Mapping[str, list[int | str]], now: Mapping[str, Path]) -> str:
+    """What is another than before, in words that name files; empty where nothing is.
+
+    A file of the same size and time is the same; one of another time is read, as data that were copied or unpacked
+    again often have times of their own.
+    """
     kinds = {
-        "changed": [name for name in before if name in now and list(before[name]) != list(now[name])],
+        "changed": [name for name in before if name in now and not _is_same(before[name], now[name])],
         "gone": [name for name in before if name not in now],
         "new": [name for name in now if name not in before],
     }
     return "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
+
+
+def _is_same(before: list[int | str], path: Path) -> bool:
+    now, content = _size_and_time(path), before[2:]
+    # Earlier versions kept no content.
+    return before[:2] == now or (before[:1] == now[:1] and bool(content) and content == _content(path))
 
 
 def _some(names: list[str]) -> str:
@@ -67,11 +86,18 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _stamp(path: Path) -> list[int]:
+def _size_and_time(path: Path) -> list[int | str]:
     if not path.exists():
         return []
     state = path.stat()
     return [state.st_size, state.st_mtime_ns]
+
+
+def _content(path: Path) -> list[int | str]:
+    if not path.exists() or path.stat().st_size > LARGEST_READ:
+        return []
+    with path.open("rb") as file:
+        return [hashlib.file_digest(file, "sha256").hexdigest()]
 
 
 def _paths_in(value: Any) -> Iterator[Path]:

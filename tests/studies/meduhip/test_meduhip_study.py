@@ -343,6 +343,7 @@ def test_a_study_goes_on_from_its_sessions_alone(folder: Path, studied: Path, tm
     assert len(json.loads(own.read_text())["contests"]["U-Net"]["sessions"]) == 1
     own.unlink()
     assert unpack(packed, again) == 1
+    assert all((again / piece).read_bytes() == (studied / piece).read_bytes() for piece in pieces)
     # Nothing is trained again, and the tables are the same.
     run_study(read_rated(folder), again, protocol)
     assert not list(again.rglob("*.pt"))

@@ -18,7 +18,7 @@ DIGITS = 6
 def pack(work: Path, path: Path) -> None:
     """Write what arms of all seeds and folds have played in a work folder; not their weights."""
     study = json.loads((work / "study.json").read_text())
-    pieces = [_rounded(json.loads(piece.read_text())) for piece in sorted(work.glob("seed_*/fold_*/*.json"))]
+    pieces = [rounded(json.loads(piece.read_text())) for piece in sorted(work.glob("seed_*/fold_*/*.json"))]
     text = json.dumps({"study": study, "pieces": pieces}, separators=(",", ":"))
     # Without a time in it, the same sessions are the same file.
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
@@ -59,9 +59,10 @@ def unpack(path: Path, work: Path) -> int:
     return len(missing)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """What a piece keeps: every number with as many digits as packed sessions have."""
     if isinstance(value, float):
         return round(value, DIGITS)
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list) else value
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list) else value

@@ -33,8 +33,9 @@ from overread.meduhip.rated_store import RatedStore
 from overread.metrics.set_distance import set_distance
 from overread.raters.chance import generator_of
 from overread.raters.ground_truth import draw_ground_truth
-from overread.studies.made_from import changes, stamps_of
+from overread.studies.made_from import changes, files_of, stamps
 from overread.studies.meduhip.arms import ARMS, Bench, Contest, arms_named
+from overread.studies.meduhip.pieces import rounded
 
 LARGEST_PATCH = {2: 192, 3: 64}
 SMALLEST_PATCH = 32
@@ -150,7 +151,10 @@ def run_study(
             contest.name: play_contest(contest, folds[fold].test, work / "data", protocol, seed)
             for contest in ARMS[arm](bench)
         }
-        write_json({"arm": arm, "seed": seed, "fold": fold, "contests": rows}, folder / f"{arm}.json")
+        # As they are packed, so that tables from packed sessions are the very same.
+        write_json(
+            rounded({"arm": arm, "seed": seed, "fold": fold, "contests": rows}), folder / f"{arm}.json"
+        )
     progress("done", 1.0)
 
 
@@ -303,7 +307,7 @@ def prepare_study(
 
 
 def _ensure_same_files(dataset: RatedDataset, work: Path) -> None:
-    origin, files = work / "data" / ORIGIN, stamps_of(case.source for case in dataset.cases)
+    origin, files = work / "data" / ORIGIN, files_of(case.source for case in dataset.cases)
     if origin.exists():
         if what := changes(json.loads(origin.read_text()), files):
             raise BadInputError(
@@ -313,7 +317,7 @@ def _ensure_same_files(dataset: RatedDataset, work: Path) -> None:
     # Earlier versions did not keep the files.
     elif not (work / "data" / "plan.json").exists():
         origin.parent.mkdir(parents=True, exist_ok=True)
-        write_json(files, origin)
+        write_json(stamps(files), origin)
 
 
 def study_plan(shape: tuple[int, ...], channels: int, rules: tuple[Normalisation, ...], batch: int) -> Plan:

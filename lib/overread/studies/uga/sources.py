@@ -19,7 +19,7 @@ from PIL import Image
 from overread.domain import BadInputError, NotFoundError, Registry
 from overread.imaging.slides.slide import open_slide
 from overread.imaging.volumes import read_volume
-from overread.studies.made_from import changes, stamps_below
+from overread.studies.made_from import changes, files_below, stamps
 from overread.studies.slides.centres import CENTRES
 from overread.studies.uga.sets import StudyCase, StudySet
 
@@ -279,7 +279,7 @@ def prepare_set(
         found = made.find(data)
         folder.mkdir(parents=True, exist_ok=True)
         # Before anything is read: what changes meanwhile is noticed.
-        files = stamps_below(found, (folder, *apart)) if made.folder else {}
+        files = stamps(files_below(found, (folder, *apart))) if made.folder else {}
         made.make(found, folder, progress).save(folder)
         origin = {"name": name, "data": str(data and data.resolve()), "files": files}
         marker.write_text(json.dumps(origin) + "\n")
@@ -289,7 +289,7 @@ def prepare_set(
             raise BadInputError(f"{folder} was made from {there}; give another --work for {data}")
         # Earlier versions did not keep the files.
         before = origin.get("files")
-        if before is not None and (what := changes(before, stamps_below(made.find(data), (folder, *apart)))):
+        if before is not None and (what := changes(before, files_below(made.find(data), (folder, *apart)))):
             raise BadInputError(
                 f"{folder} was made from {data}, whose files are not the same any more ({what}); "
                 "give another --work, where the set is made anew"
