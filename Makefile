@@ -23,8 +23,9 @@ help:
 demo: $(VENV)/.installed-runtime
 	@$(BIN)/overread demo $(APP) $(ARGS)
 
+# Bytecode is kept, also where a container's environment says otherwise: every worker and child would compile all again.
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check lib tests apps
