@@ -238,7 +238,8 @@ def test_the_summary_pairs_by_case_and_counts_interactions(studied: Path) -> Non
     assert fixed.interactions["1"] == (10.0, 1.0)
     assert len(fixed.by_raters) == 3
     text = markdown(list(lines.values()), "seven people")
-    assert text.startswith("seven people.\n\n| system | t = 0 |")
+    told = "seven people. Intervals are over patients, not over trainings: there is one a fold.\n\n| system | t = 0 |"
+    assert text.startswith(told)
     # One row a system, and the same by number of raters before and after one and three interactions.
     assert text.count("\n") == 2 + (len(lines) + 2) + 3 * (len(lines) + 5)
     assert "empty" not in text, "no truth of the discs is"
@@ -261,27 +262,48 @@ def test_best_of_n_and_of_k_are_told_where_they_are_known(studied: Path) -> None
     assert best["U-Net"][heads.index("best of N")] == best["U-Net"][heads.index("best of K")] == ""
 
 
+def write_played(work: Path, arm: str, seed: int, contest: str, sessions: list[dict[str, object]]) -> None:
+    piece = work / f"seed_{seed}" / "fold_0" / f"{arm}.json"
+    piece.parent.mkdir(parents=True, exist_ok=True)
+    contests = {contest: {"sessions": sessions, "sets": []}}
+    piece.write_text(json.dumps({"arm": arm, "seed": seed, "fold": 0, "contests": contests}))
+
+
+def played(case: str, count: int, said: list[float], empty: bool = False) -> dict[str, object]:
+    """A session about a truth fused of so many raters, with its Dice at every turn."""
+    return {
+        "case": case,
+        "patient": case,
+        "raters": count,
+        "repetition": 0,
+        "empty": empty,
+        "dice": said,
+        "best_of_samples": None,
+        "best_of_candidates": None,
+    }
+
+
+def test_a_lead_of_one_training_alone_is_not_taken_for_one_of_all(tmp_path: Path) -> None:
+    # Ahead by 0.2 on each of twelve cases with one seed, level with the other.
+    for seed, lead in enumerate((0.2, 0.0)):
+        for arm, contest, more in (("meduhip", "MedUHIP", lead), ("unet", "U-Net", 0.0)):
+            dices = {f"case{n}": 0.5 + 0.01 * n + more for n in range(12)}
+            sessions = [played(case, 1, [found, found]) for case, found in dices.items()]
+            write_played(tmp_path, arm, seed, contest, sessions)
+    lines = summary(tmp_path)
+    ahead = lines[1].against
+    assert ahead is not None
+    assert (ahead[0].estimate, ahead[0].low, ahead[0].high) == pytest.approx((0.1, 0.0, 0.2))
+    assert "Intervals are over patients and 2 trainings a fold." in markdown(lines, "")
+
+
 def test_empty_truths_are_told_apart(tmp_path: Path) -> None:
     # Two truths of one case mark something; of two empty ones, something is shown in one until it is clicked away.
     dices = {1: ([0.5, 0.7], False), 2: ([0.0, 1.0], True), 3: ([0.7, 0.9], False), 4: ([1.0, 1.0], True)}
-    played = [
-        {
-            "case": case,
-            "patient": case,
-            "raters": count,
-            "repetition": 0,
-            "empty": empty,
-            "dice": said,
-            "best_of_samples": None,
-            "best_of_candidates": None,
-        }
-        for case in ("a", "b")
-        for count, (said, empty) in dices.items()
+    sessions = [
+        played(case, count, said, empty) for case in ("a", "b") for count, (said, empty) in dices.items()
     ]
-    piece = tmp_path / "seed_0" / "fold_0" / "unet.json"
-    piece.parent.mkdir(parents=True)
-    contests = {"U-Net": {"sessions": played, "sets": []}}
-    piece.write_text(json.dumps({"arm": "unet", "seed": 0, "fold": 0, "contests": contests}))
+    write_played(tmp_path, "unet", 0, "U-Net", sessions)
     (line,) = summary(tmp_path)
     assert [value.estimate for value in line.dice] == pytest.approx([0.55, 0.9])
     assert line.dice_non_empty is not None

@@ -13,7 +13,8 @@ import numpy as np
 from overread.domain import NotFoundError
 from overread.imaging.rated import RatedDataset
 from overread.meduhip.lessons import RatedLessons
-from overread.metrics.correlation import Interval, bootstrap_mean
+from overread.metrics.correlation import Interval
+from overread.metrics.crossed import crossed_interval
 from overread.metrics.interactions import MOST_INTERACTIONS, summarise
 from overread.studies.sheets import signed
 
@@ -37,8 +38,9 @@ class Line:
 
     Attributes:
         name: of the contest.
-        dice: at each of `turns`, the mean over numbers of raters of the mean over cases; intervals over patients. Where
-            the truth and what is shown are empty, it is 1.
+        dice: at each of `turns`, the mean over numbers of raters of the mean over cases and seeds. Where the truth and
+            what is shown are empty, it is 1. Intervals are over patients and seeds, both drawn anew; of one seed over
+            patients alone.
         dice_non_empty: the same over truths that mark something; None where none does.
         shown_though_empty: of the sessions whose truth is empty, the share in which something is shown at each of
             `turns`; None where no truth is.
@@ -127,8 +129,8 @@ def _line(
         else None,
         turns=turns,
         by_raters=tuple(
-            tuple(float(np.nanmean(table[:, row, column])) for column in range(len(turns)))
-            for row in range(table.shape[1])
+            tuple(float(np.nanmean(table[..., row, column])) for column in range(len(turns)))
+            for row in range(table.shape[2])
         ),
         against=None if name == OURS or not ours else _differences(ours, sessions, turns),
         interactions={key: (found.mean, found.failed) for key, found in counted.items()},
@@ -143,17 +145,18 @@ def _line(
 
 
 def _table(sessions: list[dict[str, Any]], turns: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean Dice over seeds and repetitions `(case, raters, turn)`, and the patient of each case."""
+    """Mean Dice over repetitions `(seed, case, raters, turn)`, NaN where not played, and the patient of each case."""
+    seeds = sorted({session["seed"] for session in sessions})
     cases = sorted({session["case"] for session in sessions})
     most = max(session["raters"] for session in sessions)
-    total = np.zeros((len(cases), most, len(turns)))
-    count = np.zeros((len(cases), most, 1))
+    total = np.zeros((len(seeds), len(cases), most, len(turns)))
+    count = np.zeros((len(seeds), len(cases), most, 1))
     patients = np.empty(len(cases), dtype=object)
     for session in sessions:
-        row = cases.index(session["case"])
-        patients[row] = session["patient"]
-        total[row, session["raters"] - 1] += [session["dice"][turn] for turn in turns]
-        count[row, session["raters"] - 1] += 1
+        place = seeds.index(session["seed"]), cases.index(session["case"]), session["raters"] - 1
+        patients[place[1]] = session["patient"]
+        total[place] += [session["dice"][turn] for turn in turns]
+        count[place] += 1
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0), patients
 
 
@@ -175,12 +178,15 @@ def _differences(
 
 
 def _interval(values: np.ndarray, patients: np.ndarray) -> Interval:
-    """Of the mean over cases of the mean over numbers of raters; `values` are `(case, raters)`."""
-    return bootstrap_mean(
-        np.nanmean(values, axis=1),
-        generator=np.random.default_rng(BOOTSTRAP_SEED),
-        groups=patients,
+    """Of the mean over trainings and cases of the mean over numbers of raters; `values` are `(seed, case, raters)`."""
+    played = np.isfinite(values)
+    means = np.divide(
+        np.where(played, values, 0.0).sum(axis=2),
+        played.sum(axis=2),
+        out=np.full(values.shape[:2], np.nan),
+        where=played.any(axis=2),
     )
+    return crossed_interval([means], generator=np.random.default_rng(BOOTSTRAP_SEED), groups=patients)
 
 
 def _mean(sessions: list[dict[str, Any]], what: str) -> float | None:
@@ -217,7 +223,10 @@ def _who_rated(dataset: RatedDataset) -> str:
 
 def markdown(lines: Sequence[Line], raters: str) -> str:
     """The tables as Markdown, below what was rated by whom (see `who_rated`)."""
-    return "\n".join([f"{raters}.", "", *_main_table(lines), *_tables_by_raters(lines)]) + "\n"
+    seeds = max(line.seeds for line in lines)
+    over = f" and {seeds} trainings a fold" if seeds > 1 else ", not over trainings: there is one a fold"
+    intervals = f"Intervals are over patients{over}."
+    return "\n".join([f"{raters}. {intervals}", "", *_main_table(lines), *_tables_by_raters(lines)]) + "\n"
 
 
 def _main_table(lines: Sequence[Line]) -> list[str]:
@@ -300,7 +309,7 @@ def plot(lines: Sequence[Line], path: Path, sessions: dict[str, list[dict[str, A
     for line in lines:
         most = len(sessions[line.name][0]["dice"])
         table, _ = _table(sessions[line.name], tuple(range(most)))
-        curve = np.nanmean(np.nanmean(table, axis=0), axis=0)
+        curve = np.nanmean(np.nanmean(table, axis=(0, 1)), axis=0)
         width, opacity = (2.5, 1.0) if line.name == OURS else (1.2, 0.85)
         # There are ten colours.
         style = ("-", "--", ":")[len(axes.lines) // 10 % 3]
