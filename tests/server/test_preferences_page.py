@@ -147,11 +147,16 @@ def test_admins_alone_are_offered_other_names():
 
 def test_cases_that_taught_nothing_yet_are_told_as_well():
     row = {"recipe": "liver", "purpose": "", "structure": "lesion", "cases": 2, "in_words": "as large"}
-    found = memories([row | {"updated_at": 1_795_729_500.0}], {("spleen", "b"): 1, ("liver", ""): 3})
-    assert found == (
-        Memory("liver", "", 3, (Habit("lesion", 2, "as large", "2026-11-26 21:45"),)),
-        Memory("spleen", "b", 1, ()),
+    learnt = [row | {"champion": "c1", "updated_at": 1_795_729_500.0}]
+    cases = {("spleen", "b"): 1, ("liver", ""): 3}
+    spleen, told = Memory("spleen", "b", 1, ()), Habit("lesion", 2, "as large", "2026-11-26 21:45")
+    assert memories(learnt, cases, {"liver": "c1", "spleen": "c2"}) == (
+        Memory("liver", "", 3, (told,)),
+        spleen,
     )
+    # What an earlier champion learnt is not how the next case begins; of a model that is gone, it is all there is.
+    assert memories(learnt, cases, {"liver": "c2"}) == (Memory("liver", "", 3, ()), spleen)
+    assert memories(learnt, cases, {}) == (Memory("liver", "", 3, (told,)), spleen)
 
 
 # -- whose it is

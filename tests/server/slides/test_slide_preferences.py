@@ -32,6 +32,7 @@ from overread.server.maps import MapKey
 from overread.server.slides.maps import SlideMapStore
 from overread.state.database import Database
 from support.blobs import CLASSES, MODEL_PIXEL, PIXEL, TUMOUR, publish_blob_champion
+from support.pages import Text
 from support.servers import app_copy, running_server
 from support.slide_store import asap, rectangle
 from support.styles import BODY, CORE, MIDDLE, OUTER, THRESHOLDS, publish_styles
@@ -39,6 +40,7 @@ from support.styles import BODY, CORE, MIDDLE, OUTER, THRESHOLDS, publish_styles
 pytestmark = pytest.mark.slow
 
 RECIPE = "styles"
+NOT_READ = "kept, but not read yet by the model in service"
 # Green and blue of all tissue; red tells the shells.
 GREEN, BLUE = 20, 60
 # The square that is asked about, in pixels of the model, which are two of the slide's; and what is drawn in one quarter
@@ -166,6 +168,12 @@ class Desk:
     def learnt(self, person: str | None = None) -> list[dict[str, Any]]:
         """What the database holds of a person, as `overread preference show` tells it."""
         return self.with_preferences(lambda kept: kept.show(person))
+
+    def page(self, person: str) -> str:
+        """What a browser shows of it."""
+        answer = requests.get(f"{self.url}/preferences", params={"person": person}, timeout=60)
+        assert answer.ok, answer.text
+        return Text(answer.text).read
 
     def wait_for(self, person: str, cases: int) -> None:
         """Learning is done in the background."""
@@ -375,8 +383,10 @@ def test_preferences_are_learnt_anew_for_a_new_champion_without_images_that_are_
         desk.accept(place(number), anna, "gone")
     (before,) = desk.learnt(anna)
     desk.wait_for(anna, LESSONS + 2)
+    assert NOT_READ not in desk.page(anna)
     (desk.studies / "gone.tif").unlink()
     publish(desk.app_dir, THRESHOLDS[::-1])
+    wait_until(lambda: NOT_READ in desk.page(anna))
     desk.ask(desk.fresh(), anna)
 
     def is_replayed() -> bool:
@@ -384,6 +394,7 @@ def test_preferences_are_learnt_anew_for_a_new_champion_without_images_that_are_
         return now["champion"] != before["champion"] and now["cases"] == LESSONS
 
     wait_until(is_replayed)
+    assert NOT_READ not in desk.page(anna)
     (after,) = desk.learnt(anna)
     np.testing.assert_allclose(after["components"], before["components"][::-1], atol=0.02)
     at = desk.fresh()

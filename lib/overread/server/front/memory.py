@@ -76,12 +76,17 @@ class Remembered:
     forgotten: int | None = None
 
 
-def memories(shown: Sequence[Mapping[str, Any]], cases: Mapping[tuple[str, str], int]) -> tuple[Memory, ...]:
+def memories(
+    shown: Sequence[Mapping[str, Any]],
+    cases: Mapping[tuple[str, str], int],
+    in_service: Mapping[str, str],
+) -> tuple[Memory, ...]:
     """One a model and purpose, by name.
 
     Args:
         shown: from `Preferences.show`, of one person.
         cases: from `Preferences.cases`, of the same.
+        in_service: champions as preferences name them, by model. What an earlier one learnt, cases do not begin with.
     """
     return tuple(
         Memory(
@@ -92,6 +97,7 @@ def memories(shown: Sequence[Mapping[str, Any]], cases: Mapping[tuple[str, str],
                 Habit(row["structure"], row["cases"], row["in_words"], to_the_minute(row["updated_at"]))
                 for row in shown
                 if (row["recipe"], row["purpose"]) == (model, purpose)
+                and row["champion"] == in_service.get(model, row["champion"])
             ),
         )
         for (model, purpose), count in sorted(cases.items())

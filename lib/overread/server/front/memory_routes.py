@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from overread.access import Role
 from overread.domain import OverreadError
+from overread.learning.champions import HASH_LENGTH
 from overread.learning.preferences import Preferences
 from overread.meduhip.storage import KIND as MEDUHIP
 from overread.server.front.memory import Remembered, memories, memory_page
@@ -39,7 +40,7 @@ def memory_router(serving: Serving[Any, Any]) -> APIRouter:
         seen = Remembered(
             title=serving.title,
             whose=whose,
-            memories=memories(known.show(whose), known.cases(whose)) if whose else (),
+            memories=memories(known.show(whose), known.cases(whose), champions(serving)) if whose else (),
             person="" if user is None else user.name,
             is_admin=is_admin,
             people=known.people() if is_admin else (),
@@ -71,11 +72,17 @@ def memory_router(serving: Serving[Any, Any]) -> APIRouter:
 
 def remembers(serving: Serving[Any, Any]) -> bool:
     """Whether there is anything to see there: a model that remembers people, or somebody who is remembered."""
+    return bool(champions(serving)) or bool(Preferences(serving.database).people())
+
+
+def champions(serving: Serving[Any, Any]) -> dict[str, str]:
+    """The champions in service that remember people, as their preferences name them, by model."""
+    found: dict[str, str] = {}
     for name in serving.models.names():
         try:
             if serving.models.kind(name) == MEDUHIP:
-                return True
+                found[name] = serving.models.description(name)["identity"][:HASH_LENGTH]
         except OverreadError:
             # It is replaced at this moment.
             continue
-    return bool(Preferences(serving.database).people())
+    return found
