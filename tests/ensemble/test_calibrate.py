@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from PIL import Image
 
 from overread.domain import BadInputError, Grid
 from overread.ensemble.calibrate import DIAGRAM, calibrate
+from overread.ensemble.ensemble import Ensemble, Prepared
 from overread.ensemble.prediction import predict
 from overread.ensemble.storage import load_ensemble, read_description, write_description
 from overread.ensemble.threshold import write_threshold_ensemble
 from overread.imaging.dataset import Dataset, read_dataset
-from overread.imaging.volumes import read_labelmap, read_volume, write_nifti
+from overread.imaging.volumes import Volume, read_labelmap, read_volume, write_nifti
 from overread.uncertainty.calibration import band_map
 
 SHAPE = (20, 18, 16)
@@ -62,30 +64,70 @@ def an_ensemble(folder, held_out, *, offsets=(-3, 0, 3), sharpness=1.0):
     return folder
 
 
-def test_shares_of_the_bands_are_those_that_a_prediction_has(dataset, tmp_path):
+def turned_and_cut(ensemble: Ensemble) -> Ensemble:
+    """Members that look at a part of the image only, the first axis the other way round."""
+
+    def prepare(volume: Volume) -> Prepared:
+        prepared = ensemble.prepare(volume)
+        crop = ((0, 20), (2, 9), (4, 16))
+        voxels = prepared.voxels.flip(1)[(slice(None), *(slice(*edge) for edge in crop))]
+        return replace(prepared, voxels=voxels, flips=(True, False, False), crop=crop)
+
+    return replace(ensemble, prepare=prepare)
+
+
+@pytest.mark.parametrize("seen", [lambda ensemble: ensemble, turned_and_cut])
+@pytest.mark.parametrize("measure", ["predictive_entropy", "mutual_information"])
+def test_shares_of_the_bands_are_those_that_a_prediction_has(dataset, tmp_path, monkeypatch, seen, measure):
+    monkeypatch.setattr(
+        "overread.ensemble.calibrate.load_ensemble", lambda *where: seen(load_ensemble(*where))
+    )
     folder = an_ensemble(tmp_path / "e", [["ball0", "ball2"]] * 3)
     calibration = calibrate(folder, dataset)
     assert calibration is not None
-    ensemble = load_ensemble(folder)
+    ensemble = seen(load_ensemble(folder))
     assert ensemble.calibration == calibration
 
     wrong_in_high, wrong_all, high_all, voxels = 0, 0, 0, 0
     for case in (dataset.cases[0], dataset.cases[2]):
-        prediction = predict(ensemble, read_volume(case.channels))
-        high = (
-            band_map(prediction.maps["predictive_entropy"].values, calibration.bands["predictive_entropy"])
-            == 2
-        )
+        prediction = predict(ensemble, read_volume(case.channels), measures=[measure])
+        high = band_map(prediction.maps[measure].values, calibration.bands[measure]) == 2
         wrong = prediction.labels != read_labelmap(case.label)[0]
         wrong_in_high += (high & wrong).sum()
         wrong_all += wrong.sum()
         high_all += high.sum()
         voxels += high.size
-    bands = calibration.bands["predictive_entropy"]
-    assert wrong_all > 0
+    bands = calibration.bands[measure]
+    assert wrong_in_high > 0
     assert bands.cases == 2
     assert bands.high_error_share == pytest.approx(wrong_in_high / wrong_all)
     assert bands.high_voxel_share == pytest.approx(high_all / voxels)
+
+
+def test_each_case_is_asked_about_once(dataset, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "overread.ensemble.calibrate.predict",
+        lambda ensemble, volume, **more: asked.append(volume) or predict(ensemble, volume, **more),
+    )
+    assert calibrate(an_ensemble(tmp_path / "e", [["ball0", "ball2"]] * 3), dataset) is not None
+    assert len(asked) == 2
+
+
+def test_of_many_logits_some_voxels_stand_for_all(dataset, tmp_path, monkeypatch):
+    def bands(name):
+        found = calibrate(an_ensemble(tmp_path / name, [["ball0", "ball1", "ball2"]] * 3), dataset)
+        assert found is not None
+        return found.bands["predictive_entropy"]
+
+    whole = bands("whole")
+    # A third of the voxels of each case, by three members and two classes.
+    monkeypatch.setattr("overread.ensemble.calibrate.BAND_LOGITS_PER_CASE", 2 * np.prod(SHAPE))
+    some = bands("some")
+    assert some.cases == whole.cases
+    assert some.high != whole.high
+    assert some.high == pytest.approx(whole.high, rel=0.1)
+    assert some.high_error_share == pytest.approx(whole.high_error_share, abs=0.1)
 
 
 def test_members_that_are_too_sure_are_cooled_down(dataset, tmp_path):
@@ -158,7 +200,7 @@ def test_without_held_out_cases_nothing_changes(dataset, tmp_path):
 def test_progress_rises_to_one(dataset, tmp_path):
     shares = []
     calibrate(an_ensemble(tmp_path / "e", [["ball0", "ball1"]] * 3), dataset, progress=shares.append)
-    assert shares == [0.25, 0.5, 0.75, 1.0]
+    assert shares == [0.5, 1.0]
 
 
 def test_a_held_out_case_that_is_not_there_is_named(dataset, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from overread.domain import BadInputError
+from overread.domain import BadInputError, OpinionSums, first_choice
 from overread.domain.labels import IGNORE
 from overread.ensemble.ensemble import Calibration, Ensemble
 from overread.ensemble.prediction import predict
@@ -24,6 +24,8 @@ from overread.uncertainty.measures import MEASURES
 # Enough voxels a case for shares to three digits, few enough for a hundred large cases in memory.
 REGION_VOXELS_PER_CASE = 20_000
 BAND_VOXELS_PER_CASE = 300_000
+# Of many members or classes as many voxels as have so many logits.
+BAND_LOGITS_PER_CASE = 3_000_000
 # The reliability diagram, beside the members.
 DIAGRAM = "reliability.png"
 
@@ -38,6 +40,21 @@ class _HeldOut:
 
     case: str
     members: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """What was said at some voxels of a case.
+
+    Attributes:
+        logits: `(member, class, voxel)`, before any temperature.
+        truth: class of each of those voxels.
+        unseen: truth of those beyond the part of the image that the members look at; there all is background, surely.
+    """
+
+    logits: torch.Tensor
+    truth: np.ndarray
+    unseen: np.ndarray
 
 
 def calibrate(
@@ -70,12 +87,11 @@ def calibrate_on(
 
     A reliability diagram of before and after is drawn beside it (`reliability.png`).
 
-    Each case is predicted by the members that did not learn from it: all of a deep ensemble (whose held-out
-    cases are shared), one fold of a cross-validation, either after a retraining. The
-    temperature minimises the negative log likelihood
-    near the structures (elsewhere everything is easy and would hide miscalibration), or everywhere where no held-out
-    case has a structure; bands then count all voxels.
-    Voxels that nobody labelled count in neither.
+    Each case is predicted once, by the members that did not learn from it: all of a deep ensemble (whose held-out cases
+    are shared), one fold of a cross-validation, either after a retraining. The temperature minimises the negative log
+    likelihood near the structures (elsewhere everything is easy and would hide miscalibration), or everywhere where no
+    held-out case has a structure; bands then count all voxels, of large cases some by chance. Voxels that nobody
+    labelled count in neither.
 
     One member is surer than the mean of several, and needs a higher temperature than they do together (Rahaman and
     Thiery, arXiv:2007.08792). How much higher is measured on the cases about which all may speak, and made up for in
@@ -100,31 +116,29 @@ def calibrate_on(
         return None
     ensemble = replace(load_ensemble(folder, device), calibration=Calibration())
     generator = np.random.default_rng(0)
-    steps = 2 * len(held_out)
 
-    samples = []
+    near: list[_Said] = []
+    anywhere: list[_Said] = []
     is_empty = not any(_holds_foreground(read(item.case)[1]) for item in held_out)
     for index, item in enumerate(held_out):
-        samples.append(_region_logits(ensemble, item, read, device, generator, everywhere=is_empty))
+        there, all_over = _hear(ensemble, item, read, device, generator, is_empty=is_empty)
+        near.append(there)
+        anywhere.append(all_over)
         if progress is not None:
-            progress((index + 1) / steps)
+            progress((index + 1) / len(held_out))
     everyone = tuple(range(len(ensemble.members)))
+    samples = [(said.logits, said.truth) for said in near]
     temperatures = _temperatures(held_out, samples, everyone)
 
     doubts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in MEASURES}
-    for index, item in enumerate(held_out):
-        volume, truth = read(item.case)
-        speaking = _speaking(ensemble, item, temperatures[item.members])
+    for item in held_out:
         measures = [
             name for name in MEASURES if item.members == everyone or not MEASURES[name].is_of_disagreement
         ]
-        prediction = predict(speaking, volume, measures=measures, device=device)
-        wrong = (prediction.labels != truth).ravel()
-        chosen = _some(np.flatnonzero(truth != IGNORE), BAND_VOXELS_PER_CASE, generator)
+        # Forgotten case by case: the logits are more than the doubts.
+        found, wrong = _doubts(anywhere.pop(0), temperatures[item.members], measures)
         for name in measures:
-            doubts[name].append((prediction.maps[name].values.numpy().ravel()[chosen], wrong[chosen]))
-        if progress is not None:
-            progress((len(held_out) + index + 1) / steps)
+            doubts[name].append((found[name], wrong))
 
     before = _reliability(samples, [1.0] * len(samples))
     after = _reliability(samples, [temperatures[item.members] for item in held_out])
@@ -159,43 +173,68 @@ def _holds_foreground(labels: np.ndarray) -> bool:
     return bool(((labels != 0) & (labels != IGNORE)).any())
 
 
-def _region_logits(
+def _hear(
     ensemble: Ensemble,
     item: _HeldOut,
     read: Read,
     device: torch.device | str,
     generator: np.random.Generator,
     *,
-    everywhere: bool,
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Logits `(member, class, voxel)` and true classes of voxels near the structures of one case, or everywhere."""
+    is_empty: bool,
+) -> tuple[_Said, _Said]:
+    """Ask about a case once: what is said near its structures (anywhere, if no case has one), and of all voxels."""
     volume, truth = read(item.case)
     labelled = truth != IGNORE
-    structures = np.where(labelled, truth, 0)
-    near = (
-        np.ones(truth.shape, bool)
-        if everywhere
-        else foreground_region(structures, spacing_mm=volume.grid.spacing_mm)
-    )
-    region = near & labelled
-    flat = _some(np.flatnonzero(region), REGION_VOXELS_PER_CASE, generator)
-    region = np.zeros(truth.size, bool)
-    region[flat] = True
-    region = region.reshape(truth.shape)
-    logits: list[torch.Tensor] = []
-    truths: list[np.ndarray] = []
+    region = labelled
+    if not is_empty:
+        structures = np.where(labelled, truth, 0)
+        region = labelled & foreground_region(structures, spacing_mm=volume.grid.spacing_mm)
+    most = BAND_LOGITS_PER_CASE // (len(item.members) * len(ensemble.classes))
+    chosen = [
+        _some(region, REGION_VOXELS_PER_CASE, generator),
+        _some(labelled, min(BAND_VOXELS_PER_CASE, most), generator),
+    ]
+    logits: list[list[torch.Tensor]] = [[], []]
+    truths: list[list[np.ndarray]] = [[], []]
+    unseen = [some.copy() for some in chosen]
 
     def visit(block: torch.Tensor, take: Callable[[np.ndarray], np.ndarray]) -> None:
-        inside = np.ascontiguousarray(take(region))
-        logits.append(block[:, :, torch.from_numpy(inside).to(block.device)].cpu())
-        truths.append(take(truth)[inside])
+        there = take(truth)
+        for index, some in enumerate(chosen):
+            inside = np.ascontiguousarray(take(some))
+            logits[index].append(block[:, :, torch.from_numpy(inside).to(block.device)].cpu())
+            truths[index].append(there[inside])
+            # `take` gives a view.
+            take(unseen[index])[...] = False
 
     predict(_speaking(ensemble, item), volume, measures=(), device=device, visit=visit)
-    return torch.cat(logits, dim=2), np.concatenate(truths)
+    near, anywhere = (
+        _Said(torch.cat(logits[index], dim=2), np.concatenate(truths[index]), truth[unseen[index]])
+        for index in range(2)
+    )
+    return near, anywhere
 
 
-def _some(indices: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:
-    return indices if indices.size <= most else np.sort(generator.choice(indices, most, replace=False))
+def _doubts(
+    said: _Said, temperature: float, measures: Sequence[str]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The doubt at each voxel by each measure, as a prediction has it, and where the largest mean is wrong."""
+    sums = OpinionSums()
+    for logits in said.logits:
+        sums.add(torch.softmax(logits / temperature, dim=0))
+    wrong = np.concatenate([first_choice(sums.mean).numpy() != said.truth, said.unseen != 0])
+    none = np.zeros(said.unseen.size, np.float32)
+    return {name: np.concatenate([MEASURES[name](sums).values.numpy(), none]) for name in measures}, wrong
+
+
+def _some(where: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:
+    """Those voxels of a mask, or so many of them by chance, as a mask."""
+    indices = np.flatnonzero(where)
+    if indices.size <= most:
+        return where
+    some = np.zeros(where.size, bool)
+    some[generator.choice(indices, most, replace=False)] = True
+    return some.reshape(where.shape)
 
 
 def _temperatures(
