@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from overread.domain import BadInputError
 from overread.meduhip.choosers import Chooser, simulated_evidence
-from overread.meduhip.interaction import Evidence, Round, Standing, taught
+from overread.meduhip.interaction import Round, Standing, taught
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.posterior import mask_posterior
 from overread.meduhip.prompts import Prompts
@@ -23,7 +23,8 @@ from overread.meduhip.vote import sample_dice, soft_vote_loss
 FUSED = 3
 # Errs as clinicians do, but clicks where it means to.
 TRAINING_CHOOSER = Chooser(temperature=0.05, lapse=0.1)
-SAMPLERS: dict[str, Sampler] = {"mixture": draw, "collapsed": draw_collapsed, "nothing": draw_nothing}
+NOTHING = "nothing"
+SAMPLERS: dict[str, Sampler] = {"mixture": draw, "collapsed": draw_collapsed, NOTHING: draw_nothing}
 
 
 def sampler_named(name: str) -> Sampler:
@@ -103,6 +104,8 @@ def play(
     - In eq. 3 samples are held still for the decoder alone: the encoder also learns from what it tells the
       Mean-Variance Network of the image as a whole.
     - Eq. 6 also takes the first turn, before anybody said anything.
+    - Where there is one opinion, drawn from no component (`nothing`), eq. 7 is left out: all such samples are counted
+      as the first component's, and the Weight Network would learn to choose that whatever is said.
     - At the first turn the truth is the mean of the raters, and set loss and coverage are added by their weights: no
       equation of the paper rewards samples that differ.
 
@@ -146,8 +149,10 @@ def play(
                 rng,
                 model.configuration.clustering,
             )
-        standing, loss = _learn_weights(model, standing, seen, evidence, wanted, structure)
-        weighting = weighting + loss
+        following, _ = taught(model, standing, seen, evidence, structure)
+        if options.sampler != NOTHING:
+            weighting = weighting + _weights_loss(following, seen, wanted)
+        standing = following.detached()
     return Losses(voting / options.turns, weighting)
 
 
@@ -167,23 +172,13 @@ def _diversity(
     return options.set_weight * spread + options.coverage_weight * covered
 
 
-def _learn_weights(
-    model: MedUHIP,
-    standing: Standing,
-    seen: Round,
-    evidence: Evidence,
-    wanted: torch.Tensor,
-    structure: int,
-) -> tuple[Standing, torch.Tensor]:
-    """The next standing, and eq. 7: the new weights should be the posterior given what was wanted."""
-    following, _ = taught(model, standing, seen, evidence, structure)
+def _weights_loss(following: Standing, seen: Round, wanted: torch.Tensor) -> torch.Tensor:
+    """Eq. 7: the new weights should be the posterior given what was wanted."""
     assert following.weights is not None
-    assert following.shift is not None
     with torch.no_grad():
         overlap = sample_dice(seen.logits.sigmoid(), wanted)
         target = mask_posterior(seen.space, seen.draws, overlap)
-    loss = F.mse_loss(following.weights, target)
-    return Standing(following.prompts, following.weights.detach(), following.shift.detach()), loss
+    return F.mse_loss(following.weights, target)
 
 
 def fused_of_some(raters: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

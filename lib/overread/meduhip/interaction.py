@@ -62,6 +62,11 @@ class Standing:
     weights: torch.Tensor | None = None
     shift: torch.Tensor | None = None
 
+    def detached(self) -> Standing:
+        """The same, of which nothing more is learnt."""
+        weights, shift = (None if said is None else said.detach() for said in (self.weights, self.shift))
+        return Standing(self.prompts, weights, shift)
+
 
 def click_evidence(logits: torch.Tensor, places: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:
     """How likely each sample `(batch, sample, *space)` finds the clicked side: `(batch, sample)`."""

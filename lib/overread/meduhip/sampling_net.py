@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,6 +17,8 @@ FIRST_SPREAD = 1.5
 FARTHEST_MOVE = 0.5
 SMALLEST_VARIANCE = 1e-3
 LARGEST_LOG_VARIANCE = 2.0
+# Of one component, where hardly anything is left to the others.
+SURE = 0.95
 
 
 class MeanVarianceNet(nn.Module):
@@ -66,10 +70,25 @@ class WeightNet(nn.Module):
         for width in widths:
             layers += [nn.Linear(before, width), nn.ReLU()]
             before = width
-        last = nn.Linear(before, components)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(*layers, last)
+        self.layers = nn.Sequential(*layers, nn.Linear(before, components))
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, with Bayes."""
+        nn.init.zeros_(self._last.weight)
+        nn.init.zeros_(self._last.bias)
+
+    @torch.no_grad()
+    def is_deaf(self) -> bool:
+        """Whether it is sure of the same component, whichever one the posterior is nearly sure of."""
+        components = self._last.out_features
+        posteriors = SURE * torch.eye(components) + (1 - SURE) / components
+        said, which = self(posteriors.to(self._last.weight)).max(dim=1)
+        return components > 1 and bool((which == which[0]).all()) and float(said.min()) > SURE
+
+    @property
+    def _last(self) -> nn.Linear:
+        return cast(nn.Linear, self.layers[-1])
 
     def forward(self, posterior: torch.Tensor) -> torch.Tensor:
         """`(batch, component)` to the same, summing to 1."""

@@ -6,6 +6,7 @@ As an ensemble its members are draws from the sampling space before any interact
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -35,6 +36,8 @@ from overread.meduhip.prompts import Prompts
 from overread.meduhip.reader import Reader
 from overread.meduhip.sampling_space import Draws, SamplingSpace, draw
 from overread.uncertainty.calibration import Calibration
+
+logger = logging.getLogger(__name__)
 
 KIND = "meduhip"
 WEIGHTS = "member_0.pt"
@@ -205,5 +208,10 @@ def _load_model(folder: Path, description: dict[str, Any], device: torch.device)
     plan, configuration = Plan.from_json(description["plan"]), Configuration(**description["plan"]["meduhip"])
     model = MedUHIP(configuration)
     model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+    for index in range(configuration.structures):
+        if (weights := model.sampling(index).weights).is_deaf():
+            # Trained so by earlier versions, wherever one opinion learnt what clicks mean.
+            logger.warning("%s: a Weight Network hears nothing; Bayes says the weights in its place", folder)
+            weights.forget()
     model.mirrors = mirrors_along(plan.mirror_axes, configuration.axes)
     return model.to(device).eval()

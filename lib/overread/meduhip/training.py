@@ -33,7 +33,7 @@ from overread.ensemble.member_training import LARGEST_GRADIENT, DivergedError
 from overread.ensemble.plan import Plan
 from overread.ensemble.training import StoppedError
 from overread.meduhip.configuration import SAM
-from overread.meduhip.episode import EpisodeOptions, play
+from overread.meduhip.episode import NOTHING, EpisodeOptions, play
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.rated_store import RatedStore
 
@@ -416,7 +416,7 @@ def warm(episode: EpisodeOptions) -> EpisodeOptions:
 
 def clicking(episode: EpisodeOptions) -> EpisodeOptions:
     """An episode with one opinion and clicks on its errors."""
-    return replace(episode, samples=1, set_weight=0.0, coverage_weight=0.0, pick_share=0.0, sampler="nothing")
+    return replace(episode, samples=1, set_weight=0.0, coverage_weight=0.0, pick_share=0.0, sampler=NOTHING)
 
 
 def _seed(seed: int, what: str) -> int:

@@ -14,7 +14,7 @@ from overread.ensemble.compute import choose_device, lay_out
 from overread.ensemble.member_training import write_json
 from overread.ensemble.plan import Plan
 from overread.meduhip.backend import Cache
-from overread.meduhip.episode import EpisodeOptions, in_precision
+from overread.meduhip.episode import NOTHING, EpisodeOptions, in_precision
 from overread.meduhip.mirrors import mirrors_along
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.session import answer, begin
@@ -46,7 +46,7 @@ WARM_SHARE = 0.5
 # Of the rest, a MedUHIP model learns clicks with one opinion before it has several (chosen on validation cases).
 CLICK_SHARE = 0.5
 MEMBERS = 5
-PLAIN = EpisodeOptions(turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler="nothing")
+PLAIN = EpisodeOptions(turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler=NOTHING)
 LONGEST_PAUSE_S = 60.0
 # What is left of MedUHIP, by what is taken out (see `ABLATIONS`). The first three are those of the paper's table 4.
 ABLATED = {
