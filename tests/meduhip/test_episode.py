@@ -9,6 +9,7 @@ import torch
 from overread.domain import BadInputError
 from overread.meduhip.episode import EpisodeOptions, Losses, fused_of_some, play
 from overread.meduhip.network import Configuration, MedUHIP
+from overread.meduhip.training import clicking
 
 TINY = Configuration(width=4, components=3, dimension=2, prompt_width=4)
 OPTIONS = EpisodeOptions(turns=3, samples=4, candidates=2)
@@ -100,6 +101,13 @@ def test_an_episode_of_one_turn_has_no_interaction_to_learn_weights_from():
     # Nobody clicked: only the vector of nothing is learnt.
     assert "structures.0.prompts.sides" not in touched(model, losses.voting)
     assert "structures.0.prompts.nothing" in touched(model, losses.voting)
+
+
+def test_one_opinion_that_no_component_drew_teaches_no_weights():
+    model = model_of()
+    losses = played(clicking(OPTIONS), model=model)
+    assert float(losses.weighting) == 0
+    assert not any(name.startswith("structures.0.weights.") for name in touched(model, losses.total))
 
 
 def test_the_same_seed_plays_the_same_episode():

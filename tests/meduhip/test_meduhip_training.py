@@ -16,7 +16,7 @@ from overread.meduhip.episode import EpisodeOptions
 from overread.meduhip.network import Configuration, MedUHIP
 from overread.meduhip.prompts import Prompts
 from overread.meduhip.rated_store import RatedStore
-from overread.meduhip.session import answer, begin
+from overread.meduhip.session import begin
 from overread.meduhip.training import MedUHIPOptions, MedUHIPProgress, PatchSource, train_meduhip, warm
 from overread.studies.meduhip.players import MedUHIPPlayer
 
@@ -114,7 +114,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(work: Path, tmp
 
 
 def test_training_teaches_the_square(work: Path, tmp_path: Path) -> None:
-    plain = EpisodeOptions(turns=1, samples=1, set_weight=0.0, coverage_weight=0.0)
+    plain = EpisodeOptions(turns=1, samples=1, set_weight=0.0, coverage_weight=0.0, sampler="nothing")
     one = Configuration(width=6, components=4, dimension=4, prompt_width=16)
     model = train_meduhip(
         tmp_path,
@@ -125,11 +125,24 @@ def test_training_teaches_the_square(work: Path, tmp_path: Path) -> None:
         prepared=work,
     )
     image, masks = RatedStore(work / "cases").whole("b")
-    player = MedUHIPPlayer(model, count=1)
-    shown = answer(model, player.opened(image), begin(model, "", ""), samples=1).logits > 0
+    player = MedUHIPPlayer(model, sampler="nothing")
+    shown = player.answers(player.opened(image), begin(model, "", "")).logits > 0
     agreed = masks.float().mean(dim=0) >= 0.5
     overlap = 2 * int((shown & agreed).sum()) / (int(shown.sum()) + int(agreed.sum()))
     assert overlap > 0.7
+
+
+def test_after_learning_what_clicks_mean_the_weights_still_follow_what_is_chosen(
+    work: Path, tmp_path: Path
+) -> None:
+    learning = options(40, warm_share=0.0, click_share=0.8, learning_rate=1e-2)
+    model = train_meduhip(tmp_path, CASES, PLAN, SMALL, learning, prepared=work)
+    for structure in range(2):
+        network = model.sampling(structure).weights
+        assert not network.is_deaf()
+        with torch.no_grad():
+            said = network(0.8 * torch.eye(4) + 0.05)
+        assert said.argmax(dim=1).tolist() == [0, 1, 2, 3]
 
 
 def test_a_start_is_gone_on_from(work: Path, tmp_path: Path) -> None:

@@ -38,14 +38,15 @@ def plan_of(axes: int, spacing: float = 1.0) -> Plan:
     )
 
 
-def saved(folder: Path, backend: str, spacing: float = 1.0) -> Path:
-    """An untrained model on disk."""
+def saved(folder: Path, backend: str, spacing: float = 1.0, preferring: float = 0.0) -> Path:
+    """An untrained model on disk, whose second structure's Weight Network prefers one component by so many nats."""
     model = MedUHIP(
         Configuration(backend=backend, width=4, structures=2, samples=6, components=3, dimension=4)
     )
     for decoder in model.backend.decoders:  # type: ignore[attr-defined]
         # As after some training: samples differ.
         torch.nn.init.normal_(decoder.last.weight)
+    torch.nn.init.constant_(model.sampling(1).weights.layers[-1].bias[:1], preferring)
     axes = model.configuration.axes
     save_model(
         folder,
@@ -127,6 +128,16 @@ def test_a_large_image_is_read_in_windows_with_the_same_samples(
     far = changed[0, 0, :6, :6, -4:].abs().mean()
     assert near > far, "a click is felt in the windows that hold it"
     assert parts.bytes > 0
+
+
+def test_where_the_weight_network_of_a_champion_hears_nothing_bayes_takes_its_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = saved(tmp_path / "m", "unet2d", preferring=90.0)
+    read = load_reader(folder)
+    posterior = torch.tensor([[0.2, 0.7, 0.1]])
+    torch.testing.assert_close(read.model.sampling(1).weights(posterior).detach(), posterior)
+    assert caplog.text.count("Bayes says the weights in its place") == 1
 
 
 def test_as_an_ensemble_its_members_are_draws(reader: Reader) -> None:

@@ -91,3 +91,22 @@ def test_descending_eq_7_leads_to_its_target():
         F.mse_loss(network(posterior), target).backward()
         optimizer.step()
     torch.testing.assert_close(network(posterior).detach(), target, atol=0.02, rtol=0)
+
+
+def test_a_network_that_says_the_same_whatever_was_chosen_is_deaf_until_it_forgets():
+    network = WeightNet(3)
+    assert not network.is_deaf()
+    with torch.no_grad():
+        network.layers[-1].bias[:] = torch.tensor([0.0, 5, 0])
+    # In doubt it prefers the second, but hears.
+    assert network(torch.full((1, 3), 1 / 3)).argmax() == 1
+    assert not network.is_deaf()
+    with torch.no_grad():
+        network.layers[-1].bias[:] = torch.tensor([0.0, 50, 0])
+    assert network.is_deaf()
+    network.forget()
+    assert not network.is_deaf()
+    posterior = torch.tensor([[0.7, 0.2, 0.1]])
+    torch.testing.assert_close(network(posterior).detach(), posterior)
+    # Where there is nothing to choose, nothing is overheard.
+    assert not WeightNet(1).is_deaf()

@@ -59,7 +59,11 @@ def test_killed_at_random_moments_it_loses_nothing_and_carries_on(played):
     assert any(SERVER in killed for _, killed in report.hits)
     assert report.answered > len(KILLS)
     assert report.decisions > 0
-    assert report.text(PHASES).splitlines()[-1].startswith(f"{len(KILLS)} kills; {report.answered} labels answered")
+    assert (
+        report.text(PHASES)
+        .splitlines()[-1]
+        .startswith(f"{len(KILLS)} kills; {report.answered} labels answered")
+    )
 
 
 @pytest.mark.slow

@@ -220,10 +220,11 @@ def train_ours(bench: Bench) -> MedUHIP:
 def clicks(bench: Bench) -> Sequence[Contest]:
     """One sample and clicks on the same backbone: what an interactive network does without a sampling space."""
     model = bench.train("clicks", clicking(EpisodeOptions()), 1 - WARM_SHARE)
+    single = MedUHIPPlayer(model, sampler=NOTHING)
     return [
-        Contest("Clicks, one sample", MedUHIPPlayer(model, count=1), CLICKS),
-        Contest("Clicks, one sample, with a level", MedUHIPPlayer(model, count=1, moves_level=True), CLICKS),
-        Contest("Clicks, one sample, noisy clinician", MedUHIPPlayer(model, count=1), NOISY_CLICKS),
+        Contest("Clicks, one sample", single, CLICKS),
+        Contest("Clicks, one sample, with a level", replace(single, moves_level=True), CLICKS),
+        Contest("Clicks, one sample, noisy clinician", single, NOISY_CLICKS),
     ]
 
 
@@ -329,8 +330,8 @@ def _train_probunet(bench: Bench) -> ProbabilisticUNet:
 
 @torch.no_grad()
 def _plain_logits(model: MedUHIP, image: torch.Tensor) -> torch.Tensor:
-    player = MedUHIPPlayer(model, count=1)
-    return answer(model, player.opened(image), begin(model, "", ""), samples=1).logits
+    player = MedUHIPPlayer(model, sampler=NOTHING)
+    return player.answers(player.opened(image), begin(model, "", "")).logits
 
 
 def _save(model: torch.nn.Module, path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from overread.meduhip.backend import Cache
 from overread.meduhip.candidates import propose_from_logits
-from overread.meduhip.episode import sampler_named
+from overread.meduhip.episode import NOTHING, sampler_named
 from overread.meduhip.honour import honour
 from overread.meduhip.network import MedUHIP
 from overread.meduhip.prompts import Click, Prompts
@@ -83,15 +83,14 @@ class MedUHIPPlayer:
 
     Attributes:
         model: trained; it plays without the parts that are taken out.
-        count: samples N; None takes the model's.
         without: names of `ABLATIONS`, the parts that are taken out. Raises NotFoundError for an unknown one.
         moves_level: whether a single opinion is drawn wider and tighter after clicks, as several are.
-        sampler: how samples are drawn, as in `EpisodeOptions`: a model plays with the one that it learnt with.
+        sampler: how samples are drawn, as in `EpisodeOptions`: a model plays with the one that it learnt with. With
+            `nothing` it has one opinion, and no candidates.
         vote: how they become what is shown.
     """
 
     model: MedUHIP
-    count: int | None = None
     without: tuple[str, ...] = ()
     moves_level: bool = False
     sampler: str = "mixture"
@@ -103,6 +102,11 @@ class MedUHIPPlayer:
         for part in self.without:
             self.model = ABLATIONS[part].model(self.model)
 
+    @property
+    def is_single(self) -> bool:
+        """Whether it has one opinion."""
+        return self.sampler == NOTHING
+
     @torch.no_grad()
     def opened(self, image: torch.Tensor) -> ModelImage:
         """Encoded once an image."""
@@ -112,14 +116,15 @@ class MedUHIPPlayer:
 
     def samples(self, image: torch.Tensor) -> torch.Tensor | None:
         """See `Player`."""
-        if self.count == 1:
+        if self.is_single:
             return None
         return self.answers(self.opened(image), begin(self.model, "", "")).turn.logits[0] > 0
 
     def answers(self, image: ModelImage, session: Session) -> StructureAnswer:
         """What is said of the first structure now."""
+        samples = 1 if self.is_single else None
         sampler = sampler_named(self.sampler)
-        return answer(self.model, image, session, samples=self.count, sampler=sampler, vote=self.vote)
+        return answer(self.model, image, session, samples=samples, sampler=sampler, vote=self.vote)
 
     def play(
         self,
@@ -141,12 +146,12 @@ class MedUHIPPlayer:
             if "level" in self.without:
                 given = replace(given, candidates=[one for one in given.candidates if not one.level])
             masks = torch.stack([given.mask_of(index) for index in range(len(given.candidates))])
-            if turn == 0 and self.count != 1:
+            if turn == 0 and not self.is_single:
                 best_sample = max(dice(sample > 0, wanted) for sample in given.turn.logits[0])
                 best_candidate = max(dice(mask, wanted) for mask in masks)
             if turn == turns:
                 break
-            reaction = clinician.reacts(shown, masks if self.count != 1 else masks[:0], wanted, rng)
+            reaction = clinician.reacts(shown, masks[:0] if self.is_single else masks, wanted, rng)
             if reaction is None:
                 dices += [dices[-1]] * (turns - turn)
                 break

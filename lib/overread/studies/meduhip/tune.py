@@ -22,7 +22,7 @@ from rich.table import Table
 
 from overread.ensemble.member_training import write_json
 from overread.imaging.rated import AUTO, read_rated
-from overread.meduhip.episode import EpisodeOptions
+from overread.meduhip.episode import NOTHING, EpisodeOptions
 from overread.meduhip.training import clicking
 from overread.studies.meduhip.arms import CLICK_SHARE, PLAIN, WARM_SHARE, Bench, Contest
 from overread.studies.meduhip.clinicians import CLICKS, EITHER, WORTH_PICKING
@@ -90,7 +90,7 @@ def try_variant(
     variant = VARIANTS[name]
     model = bench.train("variant", variant.episode, 1 - WARM_SHARE, click_share=variant.click_share)
     one = variant.episode.samples == 1
-    player = MedUHIPPlayer(model, count=1) if one else MedUHIPPlayer(model)
+    player = MedUHIPPlayer(model, sampler=NOTHING) if one else MedUHIPPlayer(model)
     clinicians = [CLICKS] if one else [replace(EITHER, name=f"worth {w:g}", worth_picking=w) for w in worths]
     contests = [Contest(clinician.name, player, clinician) for clinician in clinicians]
     rows = {c.name: play_contest(c, cases[-held:], work / "data", protocol, seed) for c in contests}
