@@ -164,11 +164,6 @@ def _held_out(per_member: Sequence[Sequence[str]], name: str, cases: Collection[
     return [_HeldOut(case, tuple(members)) for case, members in sorted(speakers.items())]
 
 
-def _speaking(ensemble: Ensemble, item: _HeldOut, temperature: float = 1.0) -> Ensemble:
-    members = [ensemble.members[index] for index in item.members]
-    return replace(ensemble, members=members, calibration=Calibration(temperature=temperature))
-
-
 def _holds_foreground(labels: np.ndarray) -> bool:
     return bool(((labels != 0) & (labels != IGNORE)).any())
 
@@ -207,7 +202,8 @@ def _hear(
             # `take` gives a view.
             take(unseen[index])[...] = False
 
-    predict(_speaking(ensemble, item), volume, measures=(), device=device, visit=visit)
+    speaking = replace(ensemble, members=[ensemble.members[index] for index in item.members])
+    predict(speaking, volume, measures=(), device=device, visit=visit)
     near, anywhere = (
         _Said(torch.cat(logits[index], dim=2), np.concatenate(truths[index]), truth[unseen[index]])
         for index in range(2)
